@@ -1,0 +1,45 @@
+# One word for each chore, the same here and in CI. Every target sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+SERVE ?=
+TEST ?=
+
+.PHONY: help serve demo test check proto bench bench-quick soak clean
+
+help: ## Show the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, got " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[server]' --group dev
+	@touch $@
+
+serve: $(VENV)/.ready ## Start the server on localhost:50051; flags in SERVE="--port 0".
+	carousel serve $(SERVE)
+
+demo: $(VENV)/.ready ## A server, two clients, streamed text, a fork, the metrics that moved.
+	carousel demo
+
+test: $(VENV)/.ready ## Run the tests; options in TEST="-k engine".
+	pytest $(TEST)
+
+check: $(VENV)/.ready ## Everything that must hold besides the tests.
+	ruff check .
+	ruff format --check .
+	mypy
+	pyright
+	buf lint
+	tools/check_generated
+
+proto: $(VENV)/.ready ## Generate the Python code of the protos.
+	tools/generate proto
+
+bench: $(VENV)/.ready ## The benchmark suite, about ten minutes; table in the terminal, JSON beside it.
+	python -m tests.bench
+
+clean: ## Remove the virtual environment and caches.
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
