@@ -30,6 +30,7 @@ from typing import ClassVar
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 
@@ -374,15 +375,13 @@ def _tree(root: type[CarouselError]) -> list[type[CarouselError]]:
 CATALOGUE: dict[str, type[CarouselError]] = {kind.reason: kind for kind in _tree(CarouselError)}
 """Every error class by its reason."""
 
-_BY_CODE: dict[grpc.StatusCode, type[CarouselError]] = {
-    kind.code: kind for kind in (CarouselError, *CarouselError.__subclasses__())
-}
+_BY_CODE = {kind.code: kind for kind in _tree(CarouselError)[::-1]}  # the general one wins
 
 
 def to_status(error: CarouselError) -> status_pb2.Status:
     """The error as google.rpc.Status, with exactly one ErrorInfo beside its standard details."""
     info = details.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
-    messages: list[object] = [info]
+    messages: list[Message] = [info]
     if isinstance(error, InvalidArgument) and error.field:
         violation = details.BadRequest.FieldViolation(field=error.field, description=error.message)
         messages.append(details.BadRequest(field_violations=[violation]))
@@ -399,7 +398,7 @@ def to_status(error: CarouselError) -> status_pb2.Status:
     status = status_pb2.Status(code=error.code.value[0], message=error.message)
     for message in messages:
         packed = any_pb2.Any()
-        packed.Pack(message)  # type: ignore[arg-type]
+        packed.Pack(message)
         status.details.append(packed)
     return status
 
