@@ -1,0 +1,60 @@
+"""What every kernel offers, and the slow but general way to run a chunk: step by step."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from carousel.model.network import Network
+
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Kernel(Protocol):
+    """One way to run a network fast; the numbers are those of `Network.forward`.
+
+    Shapes: B batch, T time, D input, O output. x is float32 features, or int64 tokens without D,
+    each below the vocabulary: the caller has checked them. Results never share memory with the
+    arguments.
+    """
+
+    name: str
+    device: torch.device
+
+    def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, D] or [B], rows [B, width] -> y [B, O] and the new rows [B, width]."""
+        ...
+
+    def chunk(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, T, D] or [B, T], lengths [B] (1..T) -> y [B, T, O], the new rows [B, width].
+
+        Outputs from a row's length on are zero; its new row is the state after its last step.
+        """
+        ...
+
+    def sequences(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Whole sequences from the initial state, as in `chunk` -> y [B, T, O]."""
+        ...
+
+
+def forward_only(network: Network) -> None:
+    """Refuse to carry the state of a network that also reads backward."""
+    if network.config.bidirectional:
+        raise ValueError("a bidirectional model runs whole sequences only: it has no next step")
+
+
+def chunk_by_steps(
+    step: Step, x: Tensor, lengths: Tensor, rows: Tensor, output_size: int
+) -> tuple[Tensor, Tensor]:
+    """Run a chunk with a step function; rows whose chunk is over leave the batch."""
+    order = torch.argsort(lengths, descending=True)
+    x, rows = x[order], rows[order].clone()
+    y = torch.zeros(*x.shape[:2], output_size, dtype=rows.dtype, device=rows.device)
+    # riding[t] rows still have a step t; sorted, they are the first ones.
+    riding = (lengths[:, None] > torch.arange(x.shape[1], device=x.device)).sum(0).tolist()
+    for t, n in enumerate(riding):
+        if n:
+            y[:n, t], rows[:n] = step(x[:n, t], rows[:n])
+    back = torch.argsort(order)
+    return y[back], rows[back]

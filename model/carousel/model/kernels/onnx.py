@@ -1,0 +1,68 @@
+"""Steps and chunks through onnxruntime: one call a step, outside the interpreter's lock."""
+
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from carousel.model.kernels.graph import chunk_graph, step_graph
+from carousel.model.kernels.kernel import chunk_by_steps, forward_only
+from carousel.model.network import Network, padding_mask
+
+
+class Onnx:
+    """The default on CPU. `threads` is for one call; calls from several threads are safe."""
+
+    name = "onnx"
+
+    def __init__(self, network: Network, device: str = "cpu", *, threads: int = 1) -> None:
+        self.device = torch.device(device)
+        if self.device.type != "cpu":
+            raise ValueError(f"the onnx kernel runs on cpu, got {device}")
+        self.network = network
+        config = network.config
+        with torch.no_grad():
+            self._step = None if config.bidirectional else _session(step_graph(network), threads)
+            self._chunk = None if config.projection else _session(chunk_graph(network), threads)
+
+    @torch.no_grad()
+    def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        forward_only(self.network)
+        return _run(self._step, x=x, rows=rows)
+
+    @torch.no_grad()
+    def chunk(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        forward_only(self.network)
+        return self._padded(x, lengths, rows)
+
+    @torch.no_grad()
+    def sequences(self, x: Tensor, lengths: Tensor) -> Tensor:
+        rows = self.network.initial_rows(len(x))
+        if self._chunk is None:
+            return self.network.forward_fused(x, rows, lengths)[0]
+        return self._padded(x, lengths, rows)[0]
+
+    def _padded(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        if self._chunk is None:
+            return chunk_by_steps(self.step, x, lengths, rows, self.network.config.output_size)
+        past = ~padding_mask(x, lengths)  # [B, T]
+        x = x.masked_fill(past if x.dim() == 2 else past[..., None], 0)
+        y, rows = _run(self._chunk, x=x, lengths=lengths.int(), rows=rows)
+        return y.masked_fill_(past[..., None], 0), rows
+
+
+def _session(graph: bytes, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # A thread that spins while it waits takes the core from the rest of the server.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: Any, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+    given = {name: value.detach().numpy() for name, value in inputs.items()}
+    y, rows = session.run(None, given)
+    return torch.from_numpy(y), torch.from_numpy(rows)
