@@ -1,0 +1,36 @@
+"""A model's aliases in its folder: read with care, replaced whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from carousel.errors import WeightsInvalid
+from carousel.server.staging import Staging, sync, writing
+
+ALIASES = "aliases.json"
+
+
+def read_aliases(folder: Path) -> dict[str, int]:
+    """Version numbers by alias; none where there is no file. Raises WeightsInvalid (damaged)."""
+    file = folder / ALIASES
+    if folder.is_symlink() or file.is_symlink() or not file.is_file():
+        return {}
+    try:
+        aliases = json.loads(file.read_bytes())
+        return {str(alias): int(number) for alias, number in aliases.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        # Going on without them would serve another version than the operator chose.
+        raise WeightsInvalid(f"{ALIASES} of models/{folder.name} is damaged: {error}") from None
+
+
+def write_aliases(folder: Path, aliases: Mapping[str, int], staging: Staging) -> None:
+    """Replace the file in one rename. Raises StoreUnwritable."""
+    with writing():
+        file = staging.folder / ALIASES
+        file.write_text(json.dumps(aliases, sort_keys=True, indent=2) + "\n", encoding="utf-8")
+        sync(file)
+        os.replace(file, folder / ALIASES)
+        sync(folder)

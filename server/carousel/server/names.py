@@ -1,0 +1,147 @@
+"""Resource names and page tokens: parsed, checked and made in one place."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+
+from carousel.errors import InvalidField
+
+DEFAULT_PAGE = 50
+MAX_PAGE = 1000
+MAX_VERSION = 2**32 - 1
+
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_ALIAS = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_NUMBER = re.compile(r"[1-9][0-9]{0,9}")
+_KEY = re.compile(r"[a-z0-9-]{1,63}")
+_SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """What a request calls a model: the model alone, one version of it, or one alias of it."""
+
+    model: str
+    version: int | None = None
+    alias: str | None = None
+
+    @classmethod
+    def parse(cls, name: str, *, field: str = "name") -> ModelRef:
+        """`models/x`, `models/x/versions/3` or `models/x/aliases/stable`. Raises InvalidField."""
+        match name.split("/"):
+            case ["models", model] if is_id(model):
+                return cls(model)
+            case ["models", model, "versions", number] if is_id(model) and is_number(number):
+                return cls(model, version=int(number))
+            case ["models", model, "aliases", alias] if is_id(model) and _ALIAS.fullmatch(alias):
+                return cls(model, alias=alias)
+        raise _invalid(
+            field,
+            "models/{model}, models/{model}/versions/{number} or models/{model}/aliases/{alias}",
+            name,
+        )
+
+    def __str__(self) -> str:
+        if self.version is not None:
+            return version_name(self.model, self.version)
+        if self.alias is not None:
+            return f"models/{self.model}/aliases/{self.alias}"
+        return model_name(self.model)
+
+
+def model_name(model: str) -> str:
+    return f"models/{model}"
+
+
+def version_name(model: str, number: int) -> str:
+    return f"models/{model}/versions/{number}"
+
+
+def session_name(session: str) -> str:
+    return f"sessions/{session}"
+
+
+def model_id(name: str, *, field: str = "name") -> str:
+    """The id in `models/{model}`. Raises InvalidField."""
+    match name.split("/"):
+        case ["models", model] if is_id(model):
+            return model
+    raise _invalid(field, "models/{model}", name)
+
+
+def model_version(name: str, *, field: str = "name") -> tuple[str, int]:
+    """Id and number in `models/{model}/versions/{number}`. Raises InvalidField."""
+    match name.split("/"):
+        case ["models", model, "versions", number] if is_id(model) and is_number(number):
+            return model, int(number)
+    raise _invalid(field, "models/{model}/versions/{number}", name)
+
+
+def session_id(name: str, *, field: str = "name") -> str:
+    """The id in `sessions/{id}`. Raises InvalidField."""
+    match name.split("/"):
+        case ["sessions", session] if is_id(session):
+            return session
+    raise _invalid(field, "sessions/{id}", name)
+
+
+def is_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
+def check_id(text: str, *, field: str) -> str:
+    """The id as it was given. Raises InvalidField."""
+    if not is_id(text):
+        raise _invalid(field, "1 to 63 of a-z, 0-9 and '-', beginning with a letter or digit", text)
+    return text
+
+
+def check_alias(text: str, *, field: str = "alias") -> str:
+    """The alias as it was given. Raises InvalidField."""
+    if not _ALIAS.fullmatch(text):
+        raise _invalid(field, "1 to 63 of a-z, 0-9 and '-', beginning with a letter", text)
+    return text
+
+
+def page_size(asked: int) -> int:
+    """How many to return: 0 is 50, anything above 1,000 is 1,000."""
+    return min(asked or DEFAULT_PAGE, MAX_PAGE)
+
+
+def page_token(last_key: str) -> str:
+    """The token of the page that comes after this key."""
+    return base64.urlsafe_b64encode(last_key.encode()).decode().rstrip("=")
+
+
+def page_key(token: str, *, field: str = "page_token") -> str:
+    """The key to go on after; empty for the first page. Raises InvalidField."""
+    if not token:
+        return ""
+    try:
+        key = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode("ascii")
+    except (binascii.Error, ValueError):
+        key = ""
+    # Encoding it again also refuses what lenient base64 lets pass.
+    if not _KEY.fullmatch(key) or page_token(key) != token:
+        raise _invalid(field, "the next_page_token of the page before", token)
+    return key
+
+
+def page_number(token: str, *, field: str = "page_token") -> int:
+    """As page_key, where the keys are version numbers; 0 for the first page."""
+    key = page_key(token, field=field)
+    if key and not is_number(key):
+        raise _invalid(field, "the next_page_token of the page before", token)
+    return int(key or 0)
+
+
+def is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None and int(text) <= MAX_VERSION
+
+
+def _invalid(field: str, allowed: str, given: str) -> InvalidField:
+    shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}..."
+    return InvalidField(f"{field} must be {allowed}, got {shown!r}", field=field)

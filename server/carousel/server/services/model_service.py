@@ -1,0 +1,233 @@
+"""ModelService: decode, call the store or the registry, encode."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from google.protobuf import empty_pb2
+
+from carousel.errors import ModelInUse, ModelNotFound, WeightsInvalid
+from carousel.server import names
+from carousel.server.names import ModelRef
+from carousel.server.request_ids import RequestIds
+from carousel.server.rpc import Context
+from carousel.server.services.model_messages import (
+    encode_model,
+    encode_version,
+    export_header,
+)
+from carousel.server.settings import Settings
+from carousel.server.staging import Staging
+from carousel.server.store import DEFAULT_ALIAS, ModelStore
+from carousel.server.uploads import Requests, read_header, receive, staged, to_end
+from carousel.server.version import StoredVersion
+from carousel.v1 import model_pb2
+from carousel.v1 import model_service_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+EXPORT_PIECE = 1024**2
+# Configs can be large: a page that gets heavy ends early, as pages may.
+PAGE_BYTES = 1024**2
+
+
+class Loader(Protocol):
+    """What this service needs of the registry."""
+
+    async def load(self, model: str, number: int) -> None: ...
+    async def unload(self, model: str, number: int, *, force: bool) -> None: ...
+    def state(self, model: str, number: int) -> tuple[model_pb2.VersionState.ValueType, str]: ...
+    def sessions(self, model: str, number: int) -> int: ...
+
+
+class ModelService:
+    """What there is, what comes in, what serves."""
+
+    def __init__(self, store: ModelStore, registry: Loader, settings: Settings) -> None:
+        self._store = store
+        self._registry = registry
+        self._settings = settings
+        self._request_ids: RequestIds[model_pb2.ModelVersion] = RequestIds()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsResponse:
+        after = names.page_key(request.page_token)
+        size = names.page_size(request.page_size)
+        return await asyncio.to_thread(self._page_of_models, after, size)
+
+    def _page_of_models(self, after: str, size: int) -> pb.ListModelsResponse:
+        left = [model for model in self._store.models() if model > after]
+        response = pb.ListModelsResponse()
+        for model in left[:size]:
+            try:
+                response.models.append(encode_model(self._store.get(model)))
+            except (ModelNotFound, WeightsInvalid) as error:  # deleted just now, or damaged
+                log.warning("%s is left out of a list: %s", model, error)
+        if len(left) > size:
+            response.next_page_token = names.page_token(left[size - 1])
+        return response
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> model_pb2.Model:
+        model = names.model_id(request.name)
+        return encode_model(await asyncio.to_thread(self._store.get, model))
+
+    async def ListModelVersions(
+        self, request: pb.ListModelVersionsRequest, context: Context
+    ) -> pb.ListModelVersionsResponse:
+        model = names.model_id(request.parent, field="parent")
+        after = names.page_number(request.page_token)
+        stored = await asyncio.to_thread(self._store.get, model)
+        left = [number for number in stored.versions if number > after]
+        response, weight = pb.ListModelVersionsResponse(), 0
+        for number in left[: names.page_size(request.page_size)]:
+            version = await asyncio.to_thread(self._store.version, model, number)
+            response.versions.append(await self._describe(version))
+            weight += response.versions[-1].ByteSize()
+            if weight > PAGE_BYTES:
+                break
+        if len(response.versions) < len(left):
+            response.next_page_token = names.page_token(str(left[len(response.versions) - 1]))
+        return response
+
+    async def GetModelVersion(
+        self, request: pb.GetModelVersionRequest, context: Context
+    ) -> model_pb2.ModelVersion:
+        version = await self._resolve(request.name)
+        response = await self._describe(version)
+        response.card = await asyncio.to_thread(version.card)
+        return response
+
+    async def UploadModelVersion(
+        self, requests: Requests, context: Context
+    ) -> model_pb2.ModelVersion:
+        header = await read_header(requests)
+
+        async def fill(staging: Staging) -> None:
+            await receive(header, requests, staging)
+
+        return await self._take_in(header, "header.", staged(self._store.stage, fill))
+
+    async def ImportModelVersion(
+        self, request: pb.ImportModelVersionRequest, context: Context
+    ) -> model_pb2.ModelVersion:
+        root = self._settings.import_root
+        copy = staged(lambda: self._store.stage_import(root, request.path))
+        return await self._take_in(request, "", copy)
+
+    async def _take_in(
+        self,
+        request: pb.UploadHeader | pb.ImportModelVersionRequest,
+        path: str,
+        files: AbstractAsyncContextManager[Staging],
+    ) -> model_pb2.ModelVersion:
+        model = names.model_id(request.parent, field=f"{path}parent")
+
+        async def work() -> model_pb2.ModelVersion:
+            # Before the files come, so that nobody sends them in vain.
+            await asyncio.to_thread(self._store.check_free, model, request.version)
+            async with files as staging:
+                check_only = request.validate_only
+                version = await to_end(
+                    lambda: self._store.commit(
+                        staging, model, request.version, validate_only=check_only
+                    ),
+                    final=True,
+                )
+                return await self._describe(version)
+
+        if request.validate_only:
+            return await work()
+        field = f"{path}request_id"
+        return await self._request_ids.once(request.request_id, request, work, field=field)
+
+    async def ExportModelVersion(
+        self, request: pb.ExportModelVersionRequest, context: Context
+    ) -> AsyncIterator[pb.ExportModelVersionResponse]:
+        version = await self._resolve(request.name)
+        header = await asyncio.to_thread(export_header, version)
+        # Held open, it can be read to its end even when the version is deleted meanwhile.
+        weights = await asyncio.to_thread(version.open_weights)
+        with weights:
+            yield pb.ExportModelVersionResponse(header=header)
+            while data := await asyncio.to_thread(weights.read, EXPORT_PIECE):
+                yield pb.ExportModelVersionResponse(data=data)
+
+    async def LoadModelVersion(
+        self, request: pb.LoadModelVersionRequest, context: Context
+    ) -> model_pb2.ModelVersion:
+        version = await asyncio.to_thread(self._store.resolve, ModelRef.parse(request.name))
+        async with self._lock(version):
+            await self._registry.load(version.model, version.number)
+        return await self._describe(version)
+
+    async def UnloadModelVersion(
+        self, request: pb.UnloadModelVersionRequest, context: Context
+    ) -> model_pb2.ModelVersion:
+        version = await self._resolve(request.name)
+        await self._registry.unload(version.model, version.number, force=request.force)
+        return await self._describe(version)
+
+    async def DeleteModelVersion(
+        self, request: pb.DeleteModelVersionRequest, context: Context
+    ) -> empty_pb2.Empty:
+        model, number = names.model_version(request.name)
+        version = await asyncio.to_thread(self._store.version, model, number)
+        async with self._lock(version):
+            state, _ = self._registry.state(model, number)
+            if state in (model_pb2.VERSION_STATE_READY, model_pb2.VERSION_STATE_LOADING):
+                raise ModelInUse(f"{version.name} serves; unload it first", field="name")
+            await to_end(lambda: self._store.delete(model, number), final=True)
+        return empty_pb2.Empty()
+
+    async def SetModelAlias(
+        self, request: pb.SetModelAliasRequest, context: Context
+    ) -> model_pb2.Model:
+        model, alias = names.model_id(request.name), names.check_alias(request.alias)
+        set_alias = self._store.set_alias
+        return encode_model(
+            await to_end(lambda: set_alias(model, alias, request.version), final=True)
+        )
+
+    async def DeleteModelAlias(
+        self, request: pb.DeleteModelAliasRequest, context: Context
+    ) -> model_pb2.Model:
+        model, alias = names.model_id(request.name), names.check_alias(request.alias)
+        return encode_model(
+            await to_end(lambda: self._store.delete_alias(model, alias), final=True)
+        )
+
+    def _lock(self, version: StoredVersion) -> asyncio.Lock:
+        """Held while a version is loaded or deleted, so that neither happens during the other."""
+        return self._locks.setdefault(version.name, asyncio.Lock())
+
+    async def _resolve(self, name: str) -> StoredVersion:
+        """The version that is meant; of a bare model its alias `stable`, or else what serves."""
+        ref = ModelRef.parse(name)
+        if ref == ModelRef(ref.model):
+            stored = await asyncio.to_thread(self._store.get, ref.model)
+            ready = [n for n in stored.versions if self._is_ready(ref.model, n)]
+            if ready and DEFAULT_ALIAS not in stored.aliases:
+                ref = ModelRef(ref.model, version=ready[-1])
+        return await asyncio.to_thread(self._store.resolve, ref)
+
+    def _is_ready(self, model: str, number: int) -> bool:
+        return self._registry.state(model, number)[0] == model_pb2.VERSION_STATE_READY
+
+    async def _describe(self, version: StoredVersion) -> model_pb2.ModelVersion:
+        try:
+            response = await asyncio.to_thread(encode_version, version)
+        except WeightsInvalid as error:  # put there by hand; it shows, and says what is wrong
+            failed = model_pb2.VERSION_STATE_FAILED
+            return model_pb2.ModelVersion(
+                name=version.name, state=failed, state_message=error.message
+            )
+        response.state, response.state_message = self._registry.state(version.model, version.number)
+        response.sessions = self._registry.sessions(version.model, version.number)
+        return response

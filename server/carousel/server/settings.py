@@ -1,0 +1,276 @@
+"""Settings: what an operator can choose, checked when the server starts.
+
+A flag wins over the environment (`CAROUSEL_PORT`), that over the TOML file, that over the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
+
+from carousel.errors import InvalidField
+from carousel.server.names import ModelRef
+
+PREFIX = "CAROUSEL_"
+DEFAULT_PORT = 50_051
+MIB = 1024**2
+DAY = 86_400.0
+
+# Variables of the same prefix that the command and the client read.
+_ELSEWHERE = re.compile(r"CAROUSEL_(CONFIG|TARGET|TOKEN)")
+# What Kubernetes sets in every pod beside a service of the name `carousel`.
+_INJECTED = re.compile(
+    r"CAROUSEL_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
+)
+_INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://")
+
+
+class SettingsError(ValueError):
+    """Settings are unknown, malformed or out of their range; one line for each."""
+
+
+def _default_store() -> Path:
+    home = os.environ.get("XDG_DATA_HOME", "")
+    # The XDG specification says that a relative path is to be ignored.
+    base = Path(home) if home.startswith("/") else Path.home() / ".local" / "share"
+    return base / "carousel" / "models"
+
+
+def _off(value: object) -> object:
+    """TOML and the environment have no null: `off` stands for it."""
+    return None if value == "off" else value
+
+
+def _is_injected(port: object) -> bool:
+    return isinstance(port, str) and _INJECTED_PORT.match(port) is not None
+
+
+def _not_injected(port: object) -> object:
+    """Kubernetes sets CAROUSEL_PORT to a URL beside a service named carousel; it is not meant."""
+    return DEFAULT_PORT if _is_injected(port) else port
+
+
+def _split(value: object) -> object:
+    """A list in the environment is separated by commas."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {value!r}")
+    return value
+
+
+def _model(value: str) -> str:
+    name = value if value.startswith("models/") else f"models/{value}"
+    try:
+        return str(ModelRef.parse(name, field="each of load"))
+    except InvalidField as error:
+        raise ValueError(error.message) from None
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False  # any other name may mean anything
+
+
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+Models = Annotated[
+    tuple[Annotated[str, AfterValidator(_model)], ...], NoDecode, BeforeValidator(_split)
+]
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can choose. Times are in seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    host: str = Field("localhost", description="Address to listen on.", min_length=1)
+    port: Annotated[int, BeforeValidator(_not_injected)] = Field(
+        DEFAULT_PORT, description="Port of gRPC; 0: a free one.", ge=0, le=65_535
+    )
+    http_port: Annotated[int | None, BeforeValidator(_off)] = Field(
+        9464, description="Port of /metrics and health; 0: a free one; off: none.", ge=0, le=65_535
+    )
+    insecure: bool = Field(
+        False, description="Listen on any address, though nothing is encrypted and anyone may call."
+    )
+    store: UserPath = Field(
+        default_factory=_default_store, description="Folder of the models; made at first need."
+    )
+    import_root: UserPath | None = Field(
+        None, description="Folder that models may be imported from; unset: importing is refused."
+    )
+    shipped: bool = Field(True, description="Serve the models that come with Carousel.")
+    load: Models = Field(
+        (), description="Models to load at start; empty: `stable`, or else the newest, of each."
+    )
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        "auto",
+        description="Where models run: auto, cpu, cuda or cuda:N; auto: cuda if there is one.",
+    )
+    kernel: str | None = Field(
+        None, description="Name of the step kernel; unset: the fastest for the device."
+    )
+    threads: int = Field(1, description="Threads that compute on the CPU.", ge=1, le=1024)
+    max_sessions: int = Field(
+        1_048_576, description="Live sessions, all models together.", ge=1, le=2**31 - 1
+    )
+    max_batch: int = Field(256, description="Rows in one turn.", ge=1, le=65_536)
+    chunk_slice: int = Field(
+        16, description="Steps of one chunk that ride in one turn.", ge=1, le=65_536
+    )
+    max_chunk: int = Field(16_384, description="Steps of one item of one message.", ge=1, le=2**24)
+    max_queue: int = Field(
+        65_536, description="Items that may wait for one model.", ge=1, le=2**31 - 1
+    )
+    # An upload's header, with a config of 2 MiB and a card of 1 MiB, must fit.
+    max_message_bytes: ByteSize = Field(
+        ByteSize(64 * MIB),
+        description="Bytes of one message, such as 64MiB.",
+        ge=4 * MIB,
+        le=2**31 - 1,
+    )
+    max_tokens: int = Field(4096, description="Tokens of one generation.", ge=1, le=2**24)
+    default_ttl: float = Field(
+        3600.0, description="Idle time of a session that asks for none.", gt=0, le=3650 * DAY
+    )
+    max_ttl: float = Field(
+        7 * DAY, description="Longest idle time that a session may ask for.", gt=0, le=3650 * DAY
+    )
+    drain_timeout: float = Field(
+        30.0, description="How long a shutdown waits for what still runs.", ge=0, le=DAY
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least important messages that are logged."
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="Lines of JSON or of text; auto: text on a terminal, otherwise JSON."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.default_ttl > self.max_ttl:
+            raise ValueError(
+                f"default_ttl must be at most max_ttl, {self.max_ttl:g}, got {self.default_ttl:g}"
+            )
+        if not (self.insecure or _is_loopback(self.host)):
+            raise ValueError(
+                "host must be localhost or a loopback address unless insecure is true (the "
+                f"connection is not encrypted, and anyone may use it), got {self.host!r}"
+            )
+        return self
+
+    @classmethod
+    def read(cls, config_file: Path | None = None, **flags: Any) -> Settings:
+        """Settings from flags (None: not given), environment, TOML file and defaults.
+
+        The file is `config_file`, or else the one that CAROUSEL_CONFIG names. Raises
+        SettingsError, a line for everything that is wrong.
+        """
+        wrong = _unknown_variables(os.environ)
+        try:
+            from_environment = EnvSettingsSource(cls)()
+            from_file = _read_file(config_file or _path(os.environ.get(f"{PREFIX}CONFIG")))
+            given = {name: value for name, value in flags.items() if value is not None}
+            if _is_injected(from_environment.get("port")):
+                del from_environment["port"]
+            below = {k: v for k, v in from_file.items() if k not in from_environment}
+            settings = cls(**below | given)
+        except ValidationError as error:
+            wrong += [_explain(detail) for detail in error.errors()]
+        else:
+            if not wrong:
+                return settings
+        raise SettingsError("\n".join(wrong))
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
+def _read_file(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"the file of settings {file} can't be read: {error}") from None
+
+
+def _unknown_variables(names: Iterable[str]) -> list[str]:
+    """Lines about variables that look like settings and are none."""
+    unknown = [
+        name
+        for name in sorted(names)
+        if name.startswith(PREFIX)
+        and name.removeprefix(PREFIX).lower() not in Settings.model_fields
+        and not _ELSEWHERE.fullmatch(name)
+        and not _INJECTED.fullmatch(name)
+    ]
+    return [
+        _unknown(name.removeprefix(PREFIX).lower(), f"the environment variable {name}")
+        for name in unknown
+    ]
+
+
+def _unknown(name: str, what: str) -> str:
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{what} is not a setting{hint}"
+
+
+def _explain(detail: ErrorDetails) -> str:
+    """One line: what was wrong, what was given, what is allowed."""
+    if detail["type"] == "value_error":
+        return detail["msg"].removeprefix("Value error, ")
+    name = str(detail["loc"][0])
+    if detail["type"] == "extra_forbidden":
+        return _unknown(name, name)
+    return f"{name} must be {_allowed(name) or detail['msg']}, got {detail['input']!r}"
+
+
+def _allowed(name: str) -> str:
+    """The values of a field in words."""
+    field = Settings.model_fields[name]
+    if get_origin(field.annotation) is Literal:
+        return f"one of {', '.join(get_args(field.annotation))}"
+    if field.annotation is bool:
+        return "true or false"
+    bounds = {
+        bound: getattr(item, bound)
+        for item in field.metadata
+        for bound in ("gt", "ge", "le")
+        if hasattr(item, bound)
+    }
+    kind = "a number" if field.annotation is float else "a whole number"
+    if "ge" in bounds:
+        return f"{kind} between {bounds['ge']:,.0f} and {bounds['le']:,.0f}"
+    if "gt" in bounds:
+        return f"{kind} above {bounds['gt']:,.0f} and at most {bounds['le']:,.0f}"
+    return ""

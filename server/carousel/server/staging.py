@@ -1,0 +1,159 @@
+"""Staging: a new version while it comes into the store, in a folder that nobody else looks at."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from carousel.errors import ImportRefused, StoreUnwritable, WeightsInvalid
+from carousel.server.version import CARD, CONFIG, MAX_CARD_BYTES, MAX_CONFIG_BYTES, WEIGHTS
+
+PREFIX = ".staging-"
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Staging:
+    """A folder in the store's root, removed when its `with` block ends unless it was renamed.
+
+    It is locked for as long as it is in use, so that another server on the same store, starting
+    up and sweeping, does not take it for what a crash left.
+    """
+
+    def __init__(self, root: Path) -> None:
+        with writing():
+            root.mkdir(parents=True, exist_ok=True)
+            self.folder = root / f"{PREFIX}{secrets.token_hex(8)}"
+            self.folder.mkdir()
+            self._lock = os.open(self.folder, _FOLDER)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove the folder, if it is still there. Harmless when repeated."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def write_text(self, config_json: str, card: str) -> None:
+        """Write config.json and, unless it is empty, README.md."""
+        with writing():
+            (self.folder / CONFIG).write_bytes(config_json.encode())
+            if card:
+                (self.folder / CARD).write_bytes(card.encode())
+
+    def open_weights(self) -> BinaryIO:
+        with writing():
+            return (self.folder / WEIGHTS).open("xb")
+
+    def copy(self, source: int) -> None:
+        """Copy a model's files out of an open folder. Raises ImportRefused, StoreUnwritable."""
+        for name, limit in ((CONFIG, MAX_CONFIG_BYTES), (CARD, MAX_CARD_BYTES), (WEIGHTS, None)):
+            try:
+                file = open_file(source, name)
+            except FileNotFoundError:
+                if name == CARD:
+                    continue
+                raise ImportRefused(f"the folder has no {name}") from None
+            except OSError as error:
+                raise ImportRefused(f"{name} can't be read: {error.strerror}") from None
+            with file, writing(), (self.folder / name).open("xb") as copy:
+                if limit is not None and os.fstat(file.fileno()).st_size > limit:
+                    raise WeightsInvalid(f"{name} must have at most {limit:,} bytes")
+                shutil.copyfileobj(file, copy, 1024**2)
+
+    def sync(self) -> None:
+        """Wait until all of it is on the disk."""
+        with writing():
+            for file in self.folder.iterdir():
+                sync(file)
+            sync(self.folder)
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Tell a failure of the file system as what it means to a caller."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnwritable(
+            f"the server can't write to its model store: {error.strerror or error}"
+        ) from error
+
+
+def sync(path: Path) -> None:
+    """fsync a file, or a folder (its entries)."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def open_file(folder: int, name: str) -> BinaryIO:
+    """Open a regular file in an open folder, never through a link. Raises OSError."""
+    handle = os.open(name, _FILE, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(0, "it is not a regular file")
+    return os.fdopen(handle, "rb")
+
+
+@contextlib.contextmanager
+def open_folder(root: Path, path: str) -> Iterator[int]:
+    """Open a folder below the root; no part of the path may lead out. Raises ImportRefused.
+
+    Each part is opened from the one before, so nothing can be exchanged for a link in between.
+    """
+    parts = path.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise ImportRefused(
+            "path must name a folder below the server's import_root, relative to it and "
+            f"without '.' and '..', got {path!r:.200}",
+            field="path",
+        )
+    handle = -1
+    try:
+        handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for part in parts:
+            below = os.open(part, _FOLDER, dir_fd=handle)
+            os.close(handle)
+            handle = below
+    except OSError as error:
+        if handle >= 0:
+            os.close(handle)
+        raise ImportRefused(
+            f"path must lead to a folder without links, got {path!r:.200}: {error.strerror}",
+            field="path",
+        ) from None
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def sweep(root: Path) -> None:
+    """Remove what a crash left: staging folders that nobody holds locked."""
+    for folder in root.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # a store that can't be written still serves
+            handle = os.open(folder, _FOLDER)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)

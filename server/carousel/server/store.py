@@ -1,0 +1,270 @@
+"""The model store: a folder of models, their immutable versions and their aliases.
+
+    {root}/{model}/{version}/config.json, weights.safetensors, README.md
+    {root}/{model}/aliases.json
+
+Models that come with Carousel lie over it, read-only, each as version 1 of its name. What the
+folder has at that very place wins; other versions, and aliases, of the same name add to it.
+A deleted version leaves an empty folder behind, so that its number is never given again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from carousel.errors import (
+    AliasNotFound,
+    ImportRefused,
+    ModelInUse,
+    ModelNotFound,
+    StoreUnwritable,
+    VersionExists,
+    VersionNotFound,
+)
+from carousel.server.aliases import read_aliases, write_aliases
+from carousel.server.names import ModelRef, is_id, is_number, model_name, version_name
+from carousel.server.staging import Staging, open_folder, sweep, sync, writing
+from carousel.server.version import CONFIG, WEIGHTS, StoredVersion, check_folder
+
+DEFAULT_ALIAS = "stable"
+SHIPPED_VERSION = 1
+
+logger = logging.getLogger(__name__)
+
+
+class StoredModel(NamedTuple):
+    """A model: its versions' numbers, lowest first, and its aliases."""
+
+    model: str
+    versions: tuple[int, ...]
+    aliases: Mapping[str, int]
+
+
+class ModelStore:
+    """Models in a folder. Methods read and write files: in a server, call them in a thread.
+
+    The folder is made when something is first written.
+    """
+
+    def __init__(self, root: Path, *, shipped: Mapping[str, Path] | None = None) -> None:
+        self.root = root
+        self._shipped = dict(shipped or {})
+        self._lock = threading.Lock()  # one change at a time
+        if root.exists() and not os.access(root, os.R_OK | os.X_OK):
+            logger.warning("the model store can't be read", extra={"store": str(root)})
+        sweep(root)
+
+    def models(self) -> list[str]:
+        """Ids of all models that have a version, in order."""
+        own = {entry.name for entry in _entries(self.root) if is_id(entry.name)}
+        return sorted(model for model in own | set(self._shipped) if self._numbers(model))
+
+    def get(self, model: str) -> StoredModel:
+        """Raises ModelNotFound, WeightsInvalid (damaged aliases)."""
+        versions = self._numbers(model)
+        if not versions:
+            raise _no_model(model)
+        return StoredModel(model, tuple(versions), self.aliases(model))
+
+    def aliases(self, model: str) -> dict[str, int]:
+        """Version numbers by alias; none of a model that there isn't. Raises WeightsInvalid."""
+        return read_aliases(self.root / model)
+
+    def version(self, model: str, number: int) -> StoredVersion:
+        """Raises ModelNotFound, VersionNotFound."""
+        if self._has(model, number):
+            return StoredVersion(model, number, self._folder(model, number))
+        versions = self._numbers(model)
+        if not versions:
+            raise _no_model(model)
+        raise VersionNotFound(
+            f"there is no {version_name(model, number)}; there are {_shorten(versions)}",
+            field="name",
+        )
+
+    def resolve(self, ref: ModelRef) -> StoredVersion:
+        """The version that is meant; of a bare model its alias `stable`, or else the highest.
+
+        Raises ModelNotFound, VersionNotFound, AliasNotFound, WeightsInvalid (damaged aliases).
+        """
+        if ref.version is not None:
+            return self.version(ref.model, ref.version)
+        number = self.aliases(ref.model).get(ref.alias or DEFAULT_ALIAS)
+        if number is not None:
+            return self.version(ref.model, number)
+        newest = self.get(ref.model).versions[-1]
+        if ref.alias is not None:
+            raise AliasNotFound(f"there is no {ref}", field="name")
+        return self.version(ref.model, newest)
+
+    def stage(self) -> Staging:
+        """A place for a new version. Raises StoreUnwritable."""
+        return Staging(self.root)
+
+    def check_free(self, model: str, number: int) -> int:
+        """The number that a new version will have; 0: one above the highest ever given.
+
+        Raises VersionExists.
+        """
+        if number == 0:
+            return max([*self._given(model), *self._numbers(model)], default=0) + 1
+        if self._has(model, number) or os.path.lexists(self.root / model / str(number)):
+            raise VersionExists(
+                f"{version_name(model, number)} exists, or did: versions never change",
+                field="version",
+            )
+        return number
+
+    def add(self, model: str, folder: Path, *, version: int = 0) -> StoredVersion:
+        """Take in a folder of the server's own, such as a training job's result.
+
+        Raises VersionExists, WeightsInvalid, StoreUnwritable.
+        """
+        self.check_free(model, version)
+        with (
+            open_folder(folder.parent, folder.name) as source,
+            self._stage_copy(source) as staging,
+        ):
+            return self.commit(staging, model, version)
+
+    def stage_import(self, import_root: Path | None, path: str) -> Staging:
+        """A copy of a folder below import_root. Raises ImportRefused, StoreUnwritable."""
+        if import_root is None:
+            raise ImportRefused("importing is off: the server has no import_root", field="path")
+        with open_folder(import_root, path) as source:
+            return self._stage_copy(source)
+
+    def _stage_copy(self, source: int) -> Staging:
+        staging = self.stage()
+        try:
+            staging.copy(source)
+        except BaseException:
+            staging.discard()
+            raise
+        return staging
+
+    def commit(
+        self, staging: Staging, model: str, version: int = 0, *, validate_only: bool = False
+    ) -> StoredVersion:
+        """Check what was staged and make it a version, in one rename: all of it or nothing.
+
+        With validate_only it stays where it is. Raises VersionExists, WeightsInvalid,
+        StoreUnwritable.
+        """
+        check_folder(staging.folder)
+        if validate_only:
+            return StoredVersion(model, self.check_free(model, version), staging.folder)
+        staging.sync()
+        with self._lock, writing():
+            number = self.check_free(model, version)
+            target = self._own(model) / str(number)
+            os.rename(staging.folder, target)
+            sync(target.parent)
+            sync(self.root)
+        logger.info("a version came in", extra={"version": version_name(model, number)})
+        return StoredVersion(model, number, target)
+
+    def delete(self, model: str, number: int) -> None:
+        """Raises ModelNotFound, VersionNotFound, ModelInUse (an alias), StoreUnwritable."""
+        with self._lock:
+            stored = self.version(model, number)
+            aliases = [a for a, n in self.aliases(model).items() if n == number]
+            if aliases:
+                raise ModelInUse(
+                    f"{stored.name} has aliases, point them elsewhere first: {', '.join(aliases)}",
+                    field="name",
+                )
+            if stored.folder.parent.parent != self.root:
+                raise StoreUnwritable(f"{stored.name} came with Carousel and stays", field="name")
+            with self.stage() as bin, writing():
+                os.rename(stored.folder, bin.folder / "deleted")
+                stored.folder.mkdir()  # its number stays taken
+                sync(stored.folder.parent)
+        logger.info("a version was deleted", extra={"version": stored.name})
+
+    def set_alias(self, model: str, alias: str, number: int) -> StoredModel:
+        """Raises ModelNotFound, VersionNotFound, StoreUnwritable."""
+        with self._lock:
+            self.version(model, number)
+            return self._write_aliases(model, {**self.aliases(model), alias: number})
+
+    def delete_alias(self, model: str, alias: str) -> StoredModel:
+        """Raises ModelNotFound, AliasNotFound, StoreUnwritable."""
+        with self._lock:
+            aliases = self.aliases(model)
+            if alias not in aliases:
+                raise AliasNotFound(f"there is no {ModelRef(model, alias=alias)}", field="alias")
+            del aliases[alias]
+            return self._write_aliases(model, aliases)
+
+    def _write_aliases(self, model: str, aliases: Mapping[str, int]) -> StoredModel:
+        with self.stage() as staging, writing():
+            write_aliases(self._own(model), aliases, staging)
+        return self.get(model)
+
+    def _numbers(self, model: str) -> list[int]:
+        """Its versions' numbers, lowest first."""
+        candidates = {*self._given(model), SHIPPED_VERSION}
+        return sorted(number for number in candidates if self._has(model, number))
+
+    def _has(self, model: str, number: int) -> bool:
+        if number == SHIPPED_VERSION and self._is_shipped(model):
+            return True
+        folder = self.root / model
+        return not folder.is_symlink() and _is_version(folder / str(number))
+
+    def _given(self, model: str) -> list[int]:
+        """Numbers that the store ever gave, also to versions that are deleted."""
+        if (self.root / model).is_symlink():
+            return []
+        return [int(entry.name) for entry in _entries(self.root / model) if is_number(entry.name)]
+
+    def _is_shipped(self, model: str) -> bool:
+        in_the_way = os.path.lexists(self.root / model / str(SHIPPED_VERSION))
+        return model in self._shipped and not in_the_way
+
+    def _folder(self, model: str, number: int) -> Path:
+        if number == SHIPPED_VERSION and self._is_shipped(model):
+            return self._shipped[model]
+        return self.root / model / str(number)
+
+    def _own(self, model: str) -> Path:
+        """The model's folder in the store, made when there is none."""
+        folder = self.root / model
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.is_symlink():
+            raise StoreUnwritable(f"the folder of {model_name(model)} is a symbolic link")
+        return folder
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """The real folders in it; none where it can't be read."""
+    try:
+        with os.scandir(folder) as found:
+            return [entry for entry in found if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _is_version(folder: Path) -> bool:
+    """Whether both files are there, and files: no links, no devices."""
+    try:
+        modes = [os.lstat(folder / name).st_mode for name in (CONFIG, WEIGHTS)]
+    except OSError:
+        return False
+    return not folder.is_symlink() and all(map(stat.S_ISREG, modes))
+
+
+def _no_model(model: str) -> ModelNotFound:
+    return ModelNotFound(f"there is no {model_name(model)}", field="name")
+
+
+def _shorten(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[-10:]))
+    return shown if len(numbers) <= 10 else f"..., {shown}"
