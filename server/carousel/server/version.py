@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 import torch
 
 from carousel.errors import VersionNotFound, WeightsInvalid
-from carousel.model import ConfigError, ModelConfig, Network, WeightsError, digest, load
+from carousel.model import ModelConfig, ModelError, Network, digest, load
 from carousel.server.names import version_name
 
 CONFIG = "config.json"
@@ -105,14 +105,13 @@ def check_folder(folder: Path) -> None:
     """Load the model as a server would, and forget it. Raises WeightsInvalid."""
     try:
         load(folder)
-    except (ConfigError, WeightsError, OverflowError, RecursionError) as error:
-        reason = str(error).replace(f"{folder}/", "")  # where the server keeps it is its own affair
-        raise WeightsInvalid(reason) from None
+    except (ModelError, OverflowError, RecursionError) as error:
+        raise WeightsInvalid(str(error)) from None
 
 
 def max_weights_bytes(config: ModelConfig) -> int:
-    """What no weights file of this config exceeds: float64 and a generous header."""
-    return _parameters(config) * 8 + 1024**2
+    """What no weights file of this config exceeds: float32 and a generous header."""
+    return _parameters(config) * 4 + 1024**2
 
 
 def _parameters(config: ModelConfig) -> int:
@@ -123,7 +122,10 @@ def _parameters(config: ModelConfig) -> int:
 
 @lru_cache(maxsize=4096)
 def _digest(folder: Path, _config: Stamp, _weights: Stamp) -> bytes:
-    return bytes.fromhex(digest(folder))
+    try:
+        return bytes.fromhex(digest(folder))
+    except ModelError as error:
+        raise WeightsInvalid(str(error)) from None
 
 
 @lru_cache(maxsize=4096)

@@ -1,0 +1,236 @@
+"""The server as a whole: its parts put together, started, drained and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import sys
+import time
+from importlib.metadata import version
+
+import grpc
+import torch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+
+from carousel.errors import CarouselError
+from carousel.model.zoo import shipped
+from carousel.server import logs
+from carousel.server.engine import Engine
+from carousel.server.hall import Hall
+from carousel.server.http import HttpServer
+from carousel.server.metrics import Metrics
+from carousel.server.names import ModelRef, model_name
+from carousel.server.registry import Registry
+from carousel.server.rpc import add_service
+from carousel.server.services.admin_service import AdminService
+from carousel.server.services.inference_service import InferenceService
+from carousel.server.services.model_service import ModelService
+from carousel.server.services.session_service import SessionService
+from carousel.server.sessions import Sessions
+from carousel.server.settings import Settings
+from carousel.server.store import ModelStore
+from carousel.v1 import (
+    admin_service_pb2,
+    inference_service_pb2,
+    model_service_pb2,
+    session_pb2,
+    session_service_pb2,
+)
+
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+log = logging.getLogger("carousel.server")
+
+SERVICES = {
+    "admin": admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
+    "inference": inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
+    "model": model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
+    "session": session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
+}
+
+# How long one thread of Python may make another wait. The engine needs a moment of Python every
+# few milliseconds; with the default of 5 ms a busy event loop would stretch its turns.
+SWITCH_SECONDS = 0.0005
+
+
+class StartError(Exception):
+    """The server can't start; the message says why."""
+
+
+class Server:
+    """One Carousel server. `start`, then `wait` until it is stopped or drained.
+
+    `port` and `http_port` are the ports that it listens on once it is started.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.port = 0
+        self.http_port: int | None = None
+        self.instance_id = secrets.token_hex(8)
+        self.metrics = Metrics()
+        self._ready = False
+        self._stopped = asyncio.Event()
+        self._draining: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen, load and warm up the models, then report ready. Raises StartError."""
+        begin = time.monotonic()
+        settings = self.settings
+        torch.set_num_threads(settings.threads)
+        sys.setswitchinterval(SWITCH_SECONDS)
+        store = ModelStore(settings.store, shipped=shipped() if settings.shipped else None)
+        sessions = Sessions(settings)
+        engine = Engine(
+            asyncio.get_running_loop(), max_queue=settings.max_queue, sweep=sessions.sweep
+        )
+        sessions.attach_to(engine)
+        try:
+            registry = Registry(
+                store, engine, sessions, settings, self.metrics, on_change=self._report_models
+            )
+        except ValueError as error:
+            raise StartError(str(error)) from error
+        self.hall = Hall(settings, self.metrics, store, engine, sessions, registry)
+        self.metrics.build_info.info(
+            {"version": version("carousel-rnn"), "device": registry.device}
+        )
+        await self._listen()
+        engine.start()
+        await self._load_models()
+        self._ready = True
+        await self._report("", *(s.full_name for s in SERVICES.values()))
+        log.info(
+            "ready on %s:%d",
+            settings.host,
+            self.port,
+            extra={
+                "http_port": self.http_port,
+                "device": registry.device,
+                "models": [v.name for v in registry.versions],
+                "seconds": round(time.monotonic() - begin, 2),
+            },
+        )
+
+    async def wait(self) -> None:
+        """Until the server has stopped."""
+        await self._stopped.wait()
+
+    def drain(self, timeout: float | None = None) -> None:
+        """Begin to shut down gracefully: nothing new, what waits is finished, then stop."""
+        if self._draining is None:
+            timeout = self.settings.drain_timeout if timeout is None else timeout
+            self._draining = asyncio.get_running_loop().create_task(self._drain(timeout))
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """Stop; calls still running have `grace` seconds."""
+        if self._stopped.is_set():
+            return
+        self._ready = False
+        await self._grpc.stop(grace)
+        self.hall.engine.stop()
+        if self._http is not None:
+            await asyncio.to_thread(self._http.stop)
+        self._stopped.set()
+        log.info("stopped")
+
+    async def _drain(self, seconds: float) -> None:
+        log.info("draining", extra={"sessions": len(self.hall.engine.table)})
+        self.hall.draining = True
+        self._ready = False
+        await self._health.enter_graceful_shutdown()
+        await self._grpc.stop(seconds)  # refuses new calls; those that run are finished
+        for loaded in self.hall.engine.versions:
+            await self.hall.engine.call(
+                self.hall.sessions.end_all, loaded, session_pb2.END_REASON_DRAINED
+            )
+        await self.stop()
+
+    async def _listen(self) -> None:
+        settings = self.settings
+        self._http = None
+        self._grpc = grpc.aio.server(
+            options=(
+                ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", settings.max_message_bytes),
+                ("grpc.max_concurrent_streams", 100_000),
+            )
+        )
+        self._add_services()
+        address = f"{settings.host}:{settings.port}"
+        try:
+            self.port = self._grpc.add_insecure_port(address)
+        except RuntimeError:
+            self.port = 0
+        if not self.port:
+            raise StartError(
+                f"can't listen on {address}: the port is in use or the address is not ours; "
+                "--port 0 takes a free one"
+            )
+        await self._grpc.start()
+        if settings.http_port is not None:
+            try:
+                self._http = HttpServer(
+                    settings.host, settings.http_port, self.metrics.registry, lambda: self._ready
+                )
+            except OSError as error:
+                await self._grpc.stop(0)
+                raise StartError(
+                    f"can't listen on {settings.host}:{settings.http_port} for HTTP: "
+                    f"{error.strerror}; --http-port 0 takes a free one"
+                ) from error
+            self.http_port = self._http.port
+            self._http.start()
+
+    def _add_services(self) -> None:
+        hall, settings = self.hall, self.settings
+        servicers = {
+            "admin": AdminService(hall, instance_id=self.instance_id, drain=self.drain),
+            "inference": InferenceService(hall),
+            "model": ModelService(hall.store, hall.registry, settings),
+            "session": SessionService(hall),
+        }
+        for name, servicer in servicers.items():
+            add_service(self._grpc, SERVICES[name], servicer, self.metrics)
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        names = [service.full_name for service in SERVICES.values()]
+        reflection.enable_server_reflection((*names, HEALTH, reflection.SERVICE_NAME), self._grpc)
+
+    async def _load_models(self) -> None:
+        """Load what should serve; what can't be loaded is reported and does not stop the others."""
+        store, registry = self.hall.store, self.hall.registry
+        wanted = self.settings.load or tuple(model_name(model) for model in store.models())
+        for name in wanted:
+            try:
+                stored = store.resolve(ModelRef.parse(name, field="load"))
+                await registry.load(stored.model, stored.number)
+            except CarouselError as error:
+                log.error("%s does not serve: %s", name, error.message)
+
+    def _report_models(self) -> None:
+        """Health by model: `models/{model}` serves when one of its versions does."""
+        names = {v.name for v in self.hall.registry.versions}
+        names |= {model_name(v.model) for v in self.hall.registry.versions}
+        task = asyncio.get_running_loop().create_task(self._report(*names))
+        self._reports = {task}
+
+    async def _report(self, *names: str) -> None:
+        for name in names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+
+async def serve(settings: Settings) -> None:
+    """Run a server until SIGTERM or SIGINT has drained it. Raises StartError."""
+    logs.configure(level=settings.log_level, style=settings.log_format)
+    server = Server(settings)
+    await server.start()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.drain)
+    await server.wait()

@@ -1,0 +1,94 @@
+"""The arena: all rows of one model version on one device, read, written, copied and zeroed."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from carousel.errors import SessionCapacity
+from carousel.server.work import Ints
+
+FIRST_CAPACITY = 64
+
+
+class Arena:
+    """Rows of `width` float32 numbers, given out and taken back; grows by doubling up to `limit`.
+
+    A row is zeroed when it is given out and when it comes back, so that no session ever sees
+    what another left.
+    """
+
+    def __init__(self, width: int, *, limit: int, device: str = "cpu") -> None:
+        self.width = width
+        self.limit = limit
+        self.device = torch.device(device)
+        self._rows = torch.zeros((min(FIRST_CAPACITY, limit), width), device=self.device)
+        self._free = np.arange(len(self._rows) - 1, -1, -1, dtype=np.int64)
+        self._free_count = len(self._rows)
+
+    @property
+    def capacity(self) -> int:
+        """Rows that exist by now."""
+        return len(self._rows)
+
+    @property
+    def used(self) -> int:
+        """Rows that are given out."""
+        return self.capacity - self._free_count
+
+    @property
+    def row_bytes(self) -> int:
+        return self.width * self._rows.element_size()
+
+    def allocate(self, count: int) -> Ints:
+        """Give out `count` zeroed rows, or none: raises SessionCapacity."""
+        if self.used + count > self.limit:
+            raise SessionCapacity(
+                f"the arena holds at most {self.limit} rows, {self.used} are in use, "
+                f"{count} more were asked for",
+                field="model",
+                retry_after=1.0,
+            )
+        while self._free_count < count:
+            self._grow()
+        self._free_count -= count
+        rows = self._free[self._free_count : self._free_count + count][::-1].copy()
+        self.zero(rows)
+        return rows
+
+    def release(self, rows: Ints) -> None:
+        """Take rows back."""
+        self.zero(rows)
+        self._free[self._free_count : self._free_count + len(rows)] = rows
+        self._free_count += len(rows)
+
+    def read(self, rows: Ints) -> torch.Tensor:
+        """Copies of these rows: [n, width]."""
+        return self._rows.index_select(0, self._index(rows))
+
+    def write(self, rows: Ints, values: torch.Tensor) -> None:
+        """Put values [n, width] into these rows, each named once."""
+        self._rows.index_copy_(0, self._index(rows), values)
+
+    def copy(self, row: int, rows: Ints) -> None:
+        """Copy one row into others."""
+        self._rows.index_copy_(0, self._index(rows), self._rows[row].expand(len(rows), -1))
+
+    def zero(self, rows: Ints) -> None:
+        self._rows.index_fill_(0, self._index(rows), 0.0)
+
+    def _index(self, rows: Ints) -> torch.Tensor:
+        return torch.from_numpy(rows).to(self.device, non_blocking=True)
+
+    def _grow(self) -> None:
+        old = self.capacity
+        new = min(old * 2, self.limit)
+        rows = torch.zeros((new, self.width), device=self.device)
+        rows[:old] = self._rows
+        self._rows = rows
+        free = np.empty(new, np.int64)
+        fresh = new - old
+        free[:fresh] = np.arange(new - 1, old - 1, -1)  # the lowest comes out first ...
+        free[fresh : fresh + self._free_count] = self._free[: self._free_count]  # ... after these
+        self._free = free
+        self._free_count += fresh

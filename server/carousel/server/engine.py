@@ -1,0 +1,329 @@
+"""The engine: one thread that owns the state and turns the carousel for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+import torch
+
+from carousel.errors import InternalError
+from carousel.server import gatekeeper
+from carousel.server.loaded import LoadedVersion
+from carousel.server.scheduler import Chunk, Plan
+from carousel.server.table import QUARANTINED, SessionTable
+from carousel.server.work import Answer, Floats, Ints, Work
+
+log = logging.getLogger("carousel.engine")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SWEEP_SECONDS = 0.5
+NOTHING = np.zeros(0, np.int64)
+
+
+class Engine:
+    """Takes works, runs turns, and hands answers to the event loop, once a turn.
+
+    The outside knows three calls: `submit` a work, `call` a function between two turns, `stop`.
+    Only this thread changes sessions, arenas and queues.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        max_queue: int,
+        sweep: Callable[[float], None] = lambda now: None,
+    ) -> None:
+        self.table = SessionTable()
+        self.versions: list[LoadedVersion] = []  # those that can be stepped
+        self._loop = loop
+        self._max_queue = max_queue
+        self._sweep = sweep
+        self._inbox: deque[tuple[LoadedVersion, Work]] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._answers: list[Answer] = []
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="carousel-engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the turn that runs, and end."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join()
+
+    def submit(self, version: LoadedVersion, work: Work) -> None:
+        """Queue a work; its answers come through `work.deliver`."""
+        self._inbox.append((version, work))
+        self._wake.set()
+
+    def call(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """Run a function in the engine's thread, between two turns."""
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def settle(set_result: Callable[[], None]) -> None:
+            if not future.done():
+                set_result()
+
+        def run() -> None:
+            try:
+                result = function(*args, **kwargs)
+            except Exception as error:
+                failure = error
+                self._loop.call_soon_threadsafe(settle, lambda: future.set_exception(failure))
+            else:
+                self._loop.call_soon_threadsafe(settle, lambda: future.set_result(result))
+
+        self._calls.append(run)
+        self._wake.set()
+        return future
+
+    def retire(self, version: LoadedVersion) -> None:
+        """Answer what still waits for a version, whose sessions have ended, and let go of it."""
+        while len(version.scheduler):
+            self._safe_turn(version)
+        self.versions.remove(version)
+
+    @property
+    def waiting(self) -> int:
+        """Items that have not been answered."""
+        return len(self._inbox) + sum(len(version.scheduler) for version in self.versions)
+
+    def _run(self) -> None:
+        torch.set_grad_enabled(False)
+        swept = time.time()
+        while not self._stopping:
+            self._wake.clear()
+            self._take_in()
+            turned = False
+            for version in tuple(self.versions):
+                turned |= self._safe_turn(version)
+            if not turned:
+                self._wake.wait(SWEEP_SECONDS)
+            if (now := time.time()) - swept >= SWEEP_SECONDS:
+                swept = now
+                self._sweep(now)
+            self._deliver()
+
+    def _take_in(self) -> None:
+        """Run the calls and queue the works that came since the last turn."""
+        while self._calls:
+            self._calls.popleft()()
+        while self._inbox:
+            version, work = self._inbox.popleft()
+            refused = gatekeeper.admit(self.table, version, work, max_queue=self._max_queue)
+            self._answers.extend(refused)
+
+    def _safe_turn(self, version: LoadedVersion) -> bool:
+        plan = version.scheduler.next(self.table.serving)
+        if plan is None:
+            return False
+        try:
+            self.turn(version, plan)
+        except Exception:  # a bug must not take the other sessions down
+            log.exception("a turn of %s failed", version.name)
+            error = InternalError("the turn failed; nothing of it was committed")
+            self._answers.extend(gatekeeper.refuse_all(self.table, version, plan, error))
+        self._deliver()
+        return True
+
+    def turn(self, version: LoadedVersion, plan: Plan) -> None:
+        """One turn for the riders of a plan: gather, compute, check, commit, answer."""
+        begin = time.monotonic()
+        riders, refused = gatekeeper.check_riders(self.table, version, plan, begin)
+        self._answers.extend(refused)
+        if not len(riders):
+            return
+        slots = plan.slots[riders] if len(riders) < len(plan) else plan.slots
+        rows = self.table.row[slots]
+        state = version.arena.read(rows)  # [B, width]
+        outputs, new, seconds = self._compute(version, plan, riders, state)
+        good = finite_rows(outputs, new)
+        if good is not None:
+            riders, slots, rows, state, outputs, new = self._quarantine(
+                version, plan, riders, slots, rows, state, outputs, new, good
+            )
+        self._commit(version, plan, riders, slots, rows, state, outputs, new)
+        self._measure(version, plan, riders, begin, seconds)
+
+    def _compute(
+        self, version: LoadedVersion, plan: Plan, riders: Ints, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """One call of the network for everybody: outputs [B, O] or [B, T, O], and new rows."""
+        all_ride = len(riders) == len(plan)
+        inputs = torch.from_numpy(plan.inputs if all_ride else plan.inputs[riders])
+        inputs = inputs.to(version.arena.device)
+        begin = time.monotonic()
+        if plan.lengths is None:
+            outputs, new = version.kernel.step(inputs, state)
+        else:
+            lengths = torch.from_numpy(plan.lengths if all_ride else plan.lengths[riders])
+            outputs, new = version.kernel.chunk(inputs, lengths, state)
+        return outputs.cpu(), new, time.monotonic() - begin
+
+    def _quarantine(
+        self,
+        version: LoadedVersion,
+        plan: Plan,
+        riders: Ints,
+        slots: Ints,
+        rows: Ints,
+        state: torch.Tensor,
+        outputs: torch.Tensor,
+        new: torch.Tensor,
+        good: torch.Tensor,
+    ) -> tuple[Ints, Ints, Ints, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Take the rows that became NaN or infinite out of the turn; they keep their last state."""
+        keep = good.numpy()
+        bad = riders[~keep]
+        self.table.state[plan.slots[bad]] = QUARANTINED
+        version.metrics.nonfinite.inc(len(bad))
+        version.metrics.quarantined.inc(len(bad))
+        log.warning("%d sessions of %s were quarantined", len(bad), version.name)
+        self._answers.extend(gatekeeper.refuse_quarantined(self.table, version, plan, bad))
+        on_device = good.to(new.device)
+        return (
+            riders[keep],
+            slots[keep],
+            rows[keep],
+            state[on_device],
+            outputs[good],
+            new[on_device],
+        )
+
+    def _commit(
+        self,
+        version: LoadedVersion,
+        plan: Plan,
+        riders: Ints,
+        slots: Ints,
+        rows: Ints,
+        state: torch.Tensor,
+        outputs: torch.Tensor,
+        new: torch.Tensor,
+    ) -> None:
+        """The only place where a step changes state."""
+        table = self.table
+        self._keep_for_rewind(version, slots, state)
+        version.arena.write(rows, new)
+        values: Floats = outputs.numpy()
+        table.last_use[slots] = time.time()
+        if plan.lengths is None:
+            table.next_index[slots] += 1
+            table.reply_index[slots] = plan.indexes[riders]
+            table.serving[slots] += 1
+            version.replies[rows] = values
+            if table.chunk_replies:
+                for slot in slots.tolist():
+                    table.chunk_replies.pop(slot, None)
+            self._answer_steps(plan, riders, values)
+        else:
+            for place, rider in enumerate(riders.tolist()):
+                self._commit_slice(version, plan.chunks[rider], values[place], plan.lengths[rider])
+
+    def _commit_slice(
+        self, version: LoadedVersion, chunk: Chunk, outputs: Floats, length: int
+    ) -> None:
+        table = self.table
+        if chunk.outputs is None:
+            chunk.outputs = np.empty((chunk.length, outputs.shape[-1]), np.float32)
+        chunk.outputs[chunk.done : chunk.done + length] = outputs[:length]
+        chunk.done += length
+        table.next_index[chunk.slot] += length
+        table.reply_index[chunk.slot] = chunk.start
+        table.chunk_replies[chunk.slot] = chunk.outputs[: chunk.done]
+        if chunk.done == chunk.length:
+            table.serving[chunk.slot] += 1
+            self._answers.append(gatekeeper.chunk_answer(table, chunk))
+        else:
+            version.scheduler.chunks.append(chunk)
+
+    def _answer_steps(self, plan: Plan, riders: Ints, outputs: Floats) -> None:
+        """One answer for each work that rode."""
+        bounds = plan.bounds
+        if len(riders) < len(plan):
+            bounds = np.searchsorted(riders, bounds)
+        expire = self.table.expire_time(plan.slots[riders])
+        edges = bounds.tolist()
+        items = plan.items[riders] if len(riders) < len(plan) else plan.items
+        for place, work in enumerate(plan.works):
+            begin, end = edges[place], edges[place + 1]
+            if begin < end:
+                self._answers.append(
+                    Answer(
+                        work,
+                        items[begin:end],
+                        None,
+                        outputs[begin:end],
+                        (),
+                        float(expire[begin:end].min()),
+                    )
+                )
+
+    def _keep_for_rewind(self, version: LoadedVersion, slots: Ints, state: torch.Tensor) -> None:
+        """Copy the states that these steps leave behind into the rings that want them."""
+        if not self.table.rings:
+            return
+        places = np.flatnonzero(self.table.rewind_depth[slots] > 0)
+        if not len(places):
+            return
+        targets = np.empty(len(places), np.int64)
+        for number, slot in enumerate(slots[places].tolist()):
+            targets[number] = self.table.rings[slot].keep(int(self.table.next_index[slot]))
+        version.arena.write(targets, state[torch.from_numpy(places).to(state.device)])
+
+    def _measure(
+        self, version: LoadedVersion, plan: Plan, riders: Ints, begin: float, seconds: float
+    ) -> None:
+        """Count the turn: a few additions on arrays, whatever its size."""
+        metrics = version.metrics
+        now = time.monotonic()
+        count = len(riders)
+        metrics.turn_batch_size.observe(count)
+        metrics.turn_duration.observe(now - begin)
+        metrics.waiting.set(len(version.scheduler))
+        if plan.lengths is not None:
+            metrics.steps.inc(int(plan.lengths[riders].sum()))
+            return
+        metrics.steps.inc(count)
+        metrics.step_compute.observe(seconds, count)
+        arrived = np.repeat([work.arrived for work in plan.works], np.diff(plan.bounds))
+        metrics.step_queue.observe_many(begin - arrived)
+        metrics.step_duration.observe_many(now - arrived)
+
+    def _deliver(self) -> None:
+        """Hand all answers to the event loop in one callback."""
+        if self._answers:
+            answers, self._answers = self._answers, []
+            self._loop.call_soon_threadsafe(_hand_out, answers)
+
+
+def _hand_out(answers: list[Answer]) -> None:
+    for answer in answers:
+        answer.work.deliver(answer)
+
+
+def finite_rows(outputs: torch.Tensor, new: torch.Tensor) -> torch.Tensor | None:
+    """Which rows are finite in outputs and state, [B]; None when all are.
+
+    A sum is finite only if all its terms are, and costs a fraction of looking at each.
+    """
+    total = float(new.sum()) + float(outputs.sum())
+    if np.isfinite(total):
+        return None
+    rows: torch.Tensor = torch.isfinite(new).all(1).cpu()
+    return rows & torch.isfinite(outputs).flatten(1).all(1)

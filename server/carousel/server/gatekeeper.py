@@ -1,0 +1,295 @@
+"""The gatekeeper: who may wait, who may ride, and what the others are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from carousel.errors import (
+    Cancelled,
+    CarouselError,
+    DeadlineExceeded,
+    MixedModels,
+    ModelNotLoaded,
+    QueueFull,
+    SessionFenced,
+    SessionQuarantined,
+    StepConflict,
+)
+from carousel.server.loaded import LoadedVersion
+from carousel.server.scheduler import SESSION_QUEUE, Chunk, Plan
+from carousel.server.table import NO_REPLY, QUARANTINED, SessionTable
+from carousel.server.work import NEVER, Answer, Floats, Ints, Work
+
+NOTHING = np.zeros(0, np.int64)
+RETRY_SECONDS = 0.05
+
+
+def admit(
+    table: SessionTable, version: LoadedVersion, work: Work, *, max_queue: int
+) -> list[Answer]:
+    """Queue the items of a work; gives an answer for those that are refused at the door."""
+    slots, good = table.slots_of(work.handles)
+    if good.any():
+        good &= table.version[slots] == version.ordinal
+        good &= table.tail[slots] - table.serving[slots] < SESSION_QUEUE
+    refused = list(work.refusals)
+    if refused:
+        good[[item for item, _ in refused]] = True  # refused already, for what they are
+    if not good.all():
+        refused += [
+            (item, _why_refused(table, version, work, item))
+            for item in np.flatnonzero(~good).tolist()
+        ]
+    items = np.arange(len(work))
+    if refused:
+        items = np.delete(items, [item for item, _ in refused])
+    room = 0 if version.retired else max_queue - len(version.scheduler)
+    if len(items) > room:
+        refused += [(item, _queue_full(version, max_queue)) for item in items[room:].tolist()]
+        items = items[:room]
+    if len(items):
+        _enqueue(table, version, work, items, slots[items])
+    return [_refusal(version, work, refused)] if refused else []
+
+
+def _enqueue(
+    table: SessionTable, version: LoadedVersion, work: Work, items: Ints, slots: Ints
+) -> None:
+    tickets = _draw_tickets(table, slots)
+    if work.lengths is None or work.offsets is None:
+        everything = len(items) == len(work)
+        inputs = work.inputs if everything else work.inputs[items]
+        version.scheduler.steps.push(work, items, slots, tickets, inputs)
+        return
+    lengths = work.lengths[items]
+    single = lengths == 1
+    if single.any():
+        chosen = items[single]
+        inputs = work.inputs[work.offsets[chosen]]
+        version.scheduler.steps.push(work, chosen, slots[single], tickets[single], inputs)
+    for place in np.flatnonzero(~single).tolist():
+        item, slot = int(items[place]), int(slots[place])
+        version.scheduler.chunks.append(
+            Chunk(
+                work=work,
+                item=item,
+                handle=int(work.handles[item]),
+                slot=slot,
+                ticket=int(tickets[place]),
+                start=int(work.step_indexes[item]),
+                length=int(lengths[place]),
+                offset=int(work.offsets[item]),
+                slice=1 if table.rewind_depth[slot] else version.scheduler.chunk_slice,
+            )
+        )
+
+
+def _draw_tickets(table: SessionTable, slots: Ints) -> Ints:
+    """A place in its session's queue for each item, in order."""
+    if len(slots) == 1 or len(np.unique(slots)) == len(slots):
+        tickets = table.tail[slots]
+        table.tail[slots] += 1
+        return tickets
+    tickets = np.empty(len(slots), np.int64)
+    for place, slot in enumerate(slots.tolist()):
+        tickets[place] = table.tail[slot]
+        table.tail[slot] += 1
+    return tickets
+
+
+def check_riders(
+    table: SessionTable, version: LoadedVersion, plan: Plan, now: float
+) -> tuple[Ints, list[Answer]]:
+    """The riders whose next step this is, and answers for all others.
+
+    A rider whose step is the last one again is answered from memory; a chunk that was half done
+    when its caller went away goes on where it stopped.
+    """
+    if plan.chunks:
+        _resume_chunks(table, version, plan)
+    slots = plan.slots
+    good = (
+        (table.handle[slots] == plan.handles)
+        & (table.next_index[slots] == plan.indexes)
+        & (table.state[slots] != QUARANTINED)
+    )
+    for place, work in enumerate(plan.works):
+        if work.cancelled or work.deadline <= now:
+            good[plan.bounds[place] : plan.bounds[place + 1]] = False
+    if good.all():
+        return np.arange(len(plan)), []
+    answers = [
+        _turn_away(table, version, plan, place, now) for place in np.flatnonzero(~good).tolist()
+    ]
+    return np.flatnonzero(good), answers
+
+
+def _resume_chunks(table: SessionTable, version: LoadedVersion, plan: Plan) -> None:
+    """Take what memory has of the chunks that begin where the last request began."""
+    for place, chunk in enumerate(plan.chunks):
+        slot = chunk.slot
+        ahead = int(table.next_index[slot]) - chunk.start
+        known = (
+            chunk.done == 0
+            and ahead > 0
+            and chunk.handle == int(table.handle[slot])
+            and int(table.reply_index[slot]) == chunk.start
+        )
+        if not known:
+            continue
+        reply = reply_of(table, version, slot)[: chunk.length]
+        chunk.outputs = np.empty((chunk.length, reply.shape[1]), np.float32)
+        chunk.outputs[: len(reply)] = reply
+        chunk.done = len(reply)
+        version.metrics.duplicates.inc(len(reply))
+        if chunk.done < chunk.length:
+            _reslice(plan, place, chunk)
+
+
+def _reslice(plan: Plan, place: int, chunk: Chunk) -> None:
+    """Let the chunk ride from where memory ends."""
+    assert plan.lengths is not None
+    length = min(int(plan.lengths[place]), chunk.length - chunk.done)
+    begin = chunk.offset + chunk.done
+    plan.inputs[place] = 0
+    plan.inputs[place, :length] = chunk.work.inputs[begin : begin + length]
+    plan.lengths[place] = length
+    plan.indexes[place] = chunk.start + chunk.done
+
+
+def reply_of(table: SessionTable, version: LoadedVersion, slot: int) -> Floats:
+    """The outputs of the session's last request, [steps, O]; none when there was none."""
+    if table.reply_index[slot] == NO_REPLY:
+        return np.zeros((0, version.config.output_size), np.float32)
+    chunk = table.chunk_replies.get(slot)
+    return version.replies[table.row[slot]][None] if chunk is None else chunk
+
+
+def chunk_answer(table: SessionTable, chunk: Chunk) -> Answer:
+    assert chunk.outputs is not None
+    items = np.array([chunk.item])
+    expire = float(table.expire_time(np.array([chunk.slot]))[0])
+    return Answer(chunk.work, items, np.array([chunk.length]), chunk.outputs, (), expire)
+
+
+def refuse_all(
+    table: SessionTable, version: LoadedVersion, plan: Plan, error: CarouselError
+) -> list[Answer]:
+    """Answer every rider of a plan whose turn has not been answered with an error."""
+    return [
+        _finish(table, version, plan, place, error)
+        for place in range(len(plan))
+        if not plan.chunks or plan.chunks[place].done < plan.chunks[place].length
+    ]
+
+
+def refuse_quarantined(
+    table: SessionTable, version: LoadedVersion, plan: Plan, places: Ints
+) -> list[Answer]:
+    return [
+        _finish(table, version, plan, place, _quarantined(table, int(plan.slots[place])))
+        for place in places.tolist()
+    ]
+
+
+def _turn_away(
+    table: SessionTable, version: LoadedVersion, plan: Plan, place: int, now: float
+) -> Answer:
+    """The answer for a rider who can't ride: its reply from memory, or why not."""
+    slot, index = int(plan.slots[place]), int(plan.indexes[place])
+    work = plan.works[int(np.searchsorted(plan.bounds, place, "right")) - 1]
+    if plan.chunks and plan.chunks[place].done == plan.chunks[place].length:
+        table.serving[slot] += 1
+        return chunk_answer(table, plan.chunks[place])
+    handle = int(plan.handles[place])
+    if int(table.handle[slot]) != handle:
+        return _finish(table, version, plan, place, table.why_not(handle))
+    if work.cancelled:
+        return _finish(table, version, plan, place, Cancelled("the caller went away"))
+    if not plan.chunks and table.reply_index[slot] == index and index < table.next_index[slot]:
+        table.serving[slot] += 1
+        version.metrics.duplicates.inc()
+        reply = reply_of(table, version, slot)[:1].copy()
+        expire = float(table.expire_time(np.array([slot]))[0])
+        return Answer(work, plan.items[place : place + 1], None, reply, (), expire)
+    if int(table.state[slot]) == QUARANTINED:
+        return _finish(table, version, plan, place, _quarantined(table, slot))
+    if work.deadline <= now:
+        version.metrics.deadline_queue.inc()
+        late = DeadlineExceeded("the deadline passed before the step's turn came")
+        return _finish(table, version, plan, place, late)
+    return _finish(table, version, plan, place, _conflict(table, slot, index))
+
+
+def _finish(
+    table: SessionTable, version: LoadedVersion, plan: Plan, place: int, error: CarouselError
+) -> Answer:
+    """End an item with an error and let the session's next one come."""
+    slot = int(plan.slots[place])
+    table.serving[slot] += 1
+    work = plan.works[int(np.searchsorted(plan.bounds, place, "right")) - 1]
+    if plan.chunks and plan.chunks[place].done:
+        error.metadata["committed_steps"] = str(plan.chunks[place].done)
+    return _refusal(version, work, [(int(plan.items[place]), error)])
+
+
+def _refusal(
+    version: LoadedVersion, work: Work, errors: Iterable[tuple[int, CarouselError]]
+) -> Answer:
+    numbered = tuple((int(item), error) for item, error in errors)
+    for _, error in numbered:
+        version.metrics.failed(error.reason)
+        if isinstance(error, StepConflict | SessionFenced):
+            version.metrics.conflicts.inc()
+    nothing = np.zeros((0, version.config.output_size), np.float32)
+    return Answer(work, NOTHING, None, nothing, numbered, NEVER)
+
+
+def _why_refused(
+    table: SessionTable, version: LoadedVersion, work: Work, item: int
+) -> CarouselError:
+    handle = int(work.handles[item])
+    slots, good = table.slots_of(work.handles[item : item + 1])
+    if not good[0]:
+        return table.why_not(handle)
+    if int(table.version[slots[0]]) != version.ordinal:
+        return MixedModels(
+            "all sessions of one message must be of one model version; "
+            f"the first is of {version.name}, sessions/{table.ids[int(slots[0])]} is of another",
+            field=f"handles[{item}]",
+        )
+    return QueueFull(
+        f"at most {SESSION_QUEUE} items of one session may wait",
+        field="handles",
+        retry_after=RETRY_SECONDS,
+    )
+
+
+def _queue_full(version: LoadedVersion, max_queue: int) -> CarouselError:
+    if version.retired:
+        return ModelNotLoaded(f"{version.name} was taken out of service")
+    version.metrics.rejected(QueueFull.reason)
+    return QueueFull(
+        f"at most {max_queue} items may wait for {version.name}",
+        field="handles",
+        retry_after=RETRY_SECONDS,
+    )
+
+
+def _quarantined(table: SessionTable, slot: int) -> SessionQuarantined:
+    index = int(table.next_index[slot])
+    return SessionQuarantined(
+        f"step {index} of sessions/{table.ids[slot]} gave NaN or infinity and was not committed; "
+        "reset, rewind or export the session",
+        metadata={"step_index": str(index)},
+    )
+
+
+def _conflict(table: SessionTable, slot: int, index: int) -> StepConflict:
+    expected = int(table.next_index[slot])
+    return StepConflict(
+        f"the next step of sessions/{table.ids[slot]} is {expected}, got {index}",
+        metadata={"expected_step": str(expected)},
+    )

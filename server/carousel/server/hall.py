@@ -1,0 +1,79 @@
+"""The hall: what all services share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+
+from carousel.errors import CarouselError, ServerDraining
+from carousel.server.engine import Engine
+from carousel.server.loaded import LoadedVersion
+from carousel.server.metrics import Metrics
+from carousel.server.registry import Registry
+from carousel.server.sessions import Sessions
+from carousel.server.settings import Settings
+from carousel.server.store import ModelStore
+from carousel.server.work import NEVER, Answer, Floats, Handles, Inputs, Work
+
+
+@dataclass(slots=True)
+class Hall:
+    """One server's parts."""
+
+    settings: Settings
+    metrics: Metrics
+    store: ModelStore
+    engine: Engine
+    sessions: Sessions
+    registry: Registry
+    draining: bool = False
+
+    def version_of(self, handles: Handles) -> LoadedVersion | None:
+        """The version of the first session that is live; None when none is."""
+        slots, good = self.engine.table.slots_of(handles)
+        if not good.any():
+            return None
+        first = int(slots[int(np.argmax(good))])
+        return self.registry.by_ordinal(int(self.engine.table.version[first]))
+
+    def refuse_when_draining(self) -> None:
+        if self.draining:
+            raise ServerDraining("the server is shutting down", retry_after=1.0)
+
+    async def run_steps(
+        self,
+        version: LoadedVersion,
+        handle: int,
+        index: int,
+        inputs: Inputs,
+        deadline: float = NEVER,
+    ) -> Floats:
+        """Step one session alone: inputs [T, ...] -> outputs [T, O]; raises the item's error."""
+        future: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
+
+        def deliver(answer: Answer) -> None:
+            error: CarouselError | None = answer.errors[0][1] if answer.errors else None
+            if future.done():
+                return
+            if error is None:
+                future.set_result(answer.outputs)
+            else:
+                future.set_exception(error)
+
+        work = Work(
+            np.array([handle], np.uint64),
+            np.array([index], np.int64),
+            inputs,
+            deliver,
+            lengths=None if len(inputs) == 1 else np.array([len(inputs)]),
+            deadline=deadline,
+            arrived=asyncio.get_running_loop().time(),
+        )
+        self.engine.submit(version, work)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            work.cancelled = True
+            raise

@@ -1,0 +1,76 @@
+"""A loaded version: the network, its arena, the replies in memory, and the queues before it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from carousel.model import Kernel, Network, StateSchema, make_kernel
+from carousel.server.arena import Arena
+from carousel.server.metrics import VersionMetrics
+from carousel.server.names import version_name
+from carousel.server.scheduler import Scheduler
+from carousel.server.settings import Settings
+from carousel.server.work import Floats, Ints
+
+
+class LoadedVersion:
+    """One model version in service. `ordinal` is its number in the session table."""
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        model: str,
+        version: int,
+        ordinal: int,
+        digest: bytes,
+        device: str,
+        settings: Settings,
+        metrics: VersionMetrics,
+    ) -> None:
+        self.model = model
+        self.version = version
+        self.ordinal = ordinal
+        self.name = version_name(model, version)
+        self.digest = digest
+        self.network = network
+        self.config = network.config
+        self.metrics = metrics
+        self.device = device
+        self.kernel: Kernel = make_kernel(network, device=device, name=settings.kernel)
+        self.retired = False  # on its way out: takes nothing more
+        self.stepwise = not self.config.bidirectional
+        if self.stepwise:
+            self._make_room(settings)
+
+    def _make_room(self, settings: Settings) -> None:
+        """What sessions need: rows, replies and queues."""
+        self.schema = StateSchema.of(self.config)
+        self.arena = Arena(self.schema.width, limit=settings.max_sessions, device=self.device)
+        self.scheduler = Scheduler(
+            self.input_shape,
+            self.input_dtype,
+            max_batch=settings.max_batch,
+            chunk_slice=settings.chunk_slice,
+        )
+        self.replies: Floats = np.zeros((self.arena.capacity, self.config.output_size), np.float32)
+        self.sessions = 0
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one step's input: [D], or nothing for a token."""
+        return () if self.config.takes_tokens else (self.config.input_size,)
+
+    @property
+    def input_dtype(self) -> npt.DTypeLike:
+        return np.int64 if self.config.takes_tokens else np.float32
+
+    def allocate(self, count: int) -> Ints:
+        """Rows, with room for their replies."""
+        rows = self.arena.allocate(count)
+        if len(self.replies) < self.arena.capacity:
+            grown = np.zeros((self.arena.capacity, self.replies.shape[1]), np.float32)
+            grown[: len(self.replies)] = self.replies
+            self.replies = grown
+        return rows

@@ -1,0 +1,198 @@
+"""The registry: which model versions are loaded, how they come in and how they go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from carousel.errors import ModelInUse, ModelNotLoaded, WeightsInvalid
+from carousel.model import ConfigError, Network, WeightsError, digest, load
+from carousel.server.engine import Engine
+from carousel.server.loaded import LoadedVersion
+from carousel.server.metrics import Metrics
+from carousel.server.names import ModelRef, version_name
+from carousel.server.sessions import Sessions
+from carousel.server.settings import Settings
+from carousel.server.store import ModelStore
+from carousel.v1 import model_pb2, session_pb2
+
+log = logging.getLogger("carousel.registry")
+
+WARM_UP_BATCHES = (1, 8, 64, 256)
+
+
+def pick_device(wanted: str) -> str:
+    """`auto` is the first CUDA device where there is one, else the CPU."""
+    if wanted == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {wanted} was asked for, but there is no CUDA device here")
+    return "cuda:0" if wanted == "cuda" else wanted
+
+
+class Registry:
+    """Loaded versions by name. Loading happens beside the engine; joining and leaving within it."""
+
+    def __init__(
+        self,
+        store: ModelStore,
+        engine: Engine,
+        sessions: Sessions,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.device = pick_device(settings.device)
+        self._store = store
+        self._engine = engine
+        self._sessions = sessions
+        self._settings = settings
+        self._metrics = metrics
+        self._on_change = on_change
+        self._loaded: dict[tuple[str, int], LoadedVersion] = {}
+        self._failed: dict[tuple[str, int], str] = {}
+        self._locks: dict[tuple[str, int], asyncio.Lock] = {}
+        self._ordinals = 0
+
+    @property
+    def versions(self) -> list[LoadedVersion]:
+        return list(self._loaded.values())
+
+    def by_ordinal(self, ordinal: int) -> LoadedVersion | None:
+        return next((v for v in self._loaded.values() if v.ordinal == ordinal), None)
+
+    def resolve(self, name: str, *, field: str = "model") -> LoadedVersion:
+        """The loaded version that a request names.
+
+        Raises ModelNotFound, VersionNotFound, AliasNotFound or ModelNotLoaded.
+        """
+        ref = ModelRef.parse(name, field=field)
+        model, number, _ = self._store.resolve(ref)
+        version = self._loaded.get((model, number))
+        if version is None and ref.version is None and ref.alias is None:
+            version = self._newest(model) if "stable" not in self._store.aliases(model) else None
+        if version is None:
+            why = self._failed.get((model, number))
+            raise ModelNotLoaded(
+                f"{version_name(model, number)} is in the store but does not serve"
+                + (f": {why}" if why else "; LoadModelVersion loads it")
+            )
+        return version
+
+    def _newest(self, model: str) -> LoadedVersion | None:
+        numbers = [number for name, number in self._loaded if name == model]
+        return self._loaded[model, max(numbers)] if numbers else None
+
+    async def load(self, model: str, number: int) -> None:
+        """Load and warm up a version; ready when this returns.
+
+        Raises ModelNotFound, VersionNotFound or WeightsInvalid.
+        """
+        key = (model, number)
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            if key in self._loaded:
+                return
+            folder = self._store.resolve(ModelRef(model, number))[2]
+            begin = time.monotonic()
+            self._ordinals += 1
+            try:
+                version = await asyncio.to_thread(self._read, model, number, folder, self._ordinals)
+            except (WeightsError, ConfigError) as error:
+                self._failed[key] = str(error)
+                raise WeightsInvalid(f"{version_name(model, number)}: {error}") from error
+            self._failed.pop(key, None)
+            if version.stepwise:
+                await self._engine.call(self._engine.versions.append, version)
+            self._loaded[key] = version
+            self._count(version, time.monotonic() - begin)
+            self._on_change()
+
+    def _read(self, model: str, number: int, folder: Path, ordinal: int) -> LoadedVersion:
+        network: Network = load(folder)
+        version = LoadedVersion(
+            network.eval(),
+            model=model,
+            version=number,
+            ordinal=ordinal,
+            digest=bytes.fromhex(digest(folder)),
+            device=self.device,
+            settings=self._settings,
+            metrics=self._metrics.version(model, number),
+        )
+        if version.stepwise:
+            warm_up(version, self._settings.max_batch, self._settings.chunk_slice)
+        return version
+
+    def _count(self, version: LoadedVersion, seconds: float) -> None:
+        version.metrics.model_load.observe(seconds)
+        version.metrics.model_ready.set(1)
+        config = version.config
+        self._metrics.model_info.labels(
+            version.model,
+            str(version.version),
+            config.cell,
+            str(config.layers),
+            str(config.hidden_size),
+            version.kernel.name,
+            version.device,
+        ).set(1)
+        log.info("%s ready in %.2f s", version.name, seconds, extra={"kernel": version.kernel.name})
+
+    async def unload(self, model: str, number: int, *, force: bool) -> None:
+        """Take a version out of service. Raises ModelInUse while it has sessions, unless forced."""
+        key = (model, number)
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            version = self._loaded.get(key)
+            if version is None:
+                self._store.resolve(ModelRef(model, number))
+                return
+            if version.stepwise:
+                await self._engine.call(self._retire, version, force)
+            del self._loaded[key]
+            version.metrics.remove()
+            log.info("%s unloaded", version.name)
+            self._on_change()
+
+    def _retire(self, version: LoadedVersion, force: bool) -> None:
+        if version.sessions and not force:
+            raise ModelInUse(
+                f"{version.name} has {version.sessions} live sessions; end them, or use force"
+            )
+        version.retired = True
+        self._sessions.end_all(version, session_pb2.END_REASON_DRAINED)
+        self._engine.retire(version)
+
+    def state(self, model: str, number: int) -> tuple[model_pb2.VersionState.ValueType, str]:
+        key = (model, number)
+        if key in self._loaded:
+            return model_pb2.VERSION_STATE_READY, ""
+        if (lock := self._locks.get(key)) is not None and lock.locked():
+            return model_pb2.VERSION_STATE_LOADING, ""
+        if key in self._failed:
+            return model_pb2.VERSION_STATE_FAILED, self._failed[key]
+        return model_pb2.VERSION_STATE_UNLOADED, ""
+
+    def sessions(self, model: str, number: int) -> int:
+        version = self._loaded.get((model, number))
+        return version.sessions if version is not None and version.stepwise else 0
+
+
+def warm_up(version: LoadedVersion, max_batch: int, chunk_slice: int) -> None:
+    """Run every kernel once in typical sizes, so that no caller pays for what happens only once."""
+    shape, tokens = version.input_shape, version.config.takes_tokens
+    kind = torch.int64 if tokens else torch.float32
+    for batch in sorted({min(size, max_batch) for size in WARM_UP_BATCHES}):
+        rows = version.network.initial_rows(batch).to(version.device)
+        with torch.no_grad():
+            version.kernel.step(
+                torch.zeros((batch, *shape), dtype=kind, device=version.device), rows
+            )
+    chunk = torch.zeros((1, chunk_slice, *shape), dtype=kind, device=version.device)
+    with torch.no_grad():
+        version.kernel.chunk(chunk, torch.tensor([chunk_slice]), rows[:1])

@@ -1,0 +1,143 @@
+"""Whole sequences beside the engine: Predict and Trace keep nothing and wait for no turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from carousel import tensors
+from carousel.errors import ChunkTooLong, InvalidField, NoTokenizer, QueueFull, TokenOutOfRange
+from carousel.model import TokenizerError
+from carousel.server import names, steps
+from carousel.server.hall import Hall
+from carousel.server.loaded import LoadedVersion
+from carousel.server.work import Floats, Inputs, Ints
+from carousel.v1 import inference_service_pb2 as pb
+from carousel.v1 import tensor_pb2
+
+T = TypeVar("T")
+
+MAX_TRACE = 4096
+MAX_WAITING = 256
+
+
+class Sequences:
+    """Runs whole sequences in a thread of their own, so that steps never wait for them."""
+
+    def __init__(self, hall: Hall) -> None:
+        self._hall = hall
+        self._thread = ThreadPoolExecutor(1, "carousel-sequences")
+        self._waiting = 0
+
+    async def predict(self, request: pb.PredictRequest) -> pb.PredictResponse:
+        version = self._hall.registry.resolve(request.model)
+        lengths = np.array(request.lengths, np.int64)
+        if not len(lengths) or len(lengths) > steps.MAX_ITEMS or lengths.min() < 1:
+            raise InvalidField(
+                f"lengths must be 1 to {steps.MAX_ITEMS} numbers of at least 1", field="lengths"
+            )
+        if lengths.max() > self._hall.settings.max_chunk:
+            raise ChunkTooLong(
+                f"a sequence must have at most {self._hall.settings.max_chunk} steps, "
+                f"got {lengths.max()}",
+                field="lengths",
+            )
+        if request.output_mode == pb.OUTPUT_MODE_NONE:
+            raise InvalidField("output_mode must be ALL or LAST, got NONE", field="output_mode")
+        inputs = steps.read_inputs(request.inputs, version, int(lengths.sum()))
+        if refused := steps.bad_inputs(inputs, version, lengths):
+            raise min(refused, key=lambda pair: pair[0])[1]
+        only_last = request.output_mode == pb.OUTPUT_MODE_LAST
+        outputs = await self._run(_predict, version, inputs, lengths, only_last)
+        return pb.PredictResponse(outputs=tensors.encode(outputs), model_version=version.name)
+
+    async def trace(self, request: pb.TraceRequest) -> pb.TraceResponse:
+        source = request.WhichOneof("source")
+        if source is None:
+            raise InvalidField("model or session must be set", field="source")
+        if source == "model":
+            version = self._hall.registry.resolve(request.model)
+            row = version.network.initial_rows(1)[0]
+        else:
+            session_id = names.session_id(request.session, field="session")
+            exported = await self._hall.engine.call(self._hall.sessions.export, session_id)
+            version, row = exported.version, exported.row
+        if not version.stepwise:
+            raise InvalidField("a bidirectional model has no trace step by step", field="model")
+        inputs = self._sequence(request, version)
+        gates, outputs = await self._run(_trace, version, inputs, row)
+        layers = [
+            pb.LayerTrace(
+                values=[
+                    tensor_pb2.NamedTensor(name=name, tensor=tensors.encode(value[:, layer]))
+                    for name, value in gates.items()
+                ]
+            )
+            for layer in range(version.config.layers)
+        ]
+        return pb.TraceResponse(
+            layers=layers, outputs=tensors.encode(outputs), model_version=version.name
+        )
+
+    def _sequence(self, request: pb.TraceRequest, version: LoadedVersion) -> Inputs:
+        kind = request.WhichOneof("sequence")
+        if kind is None:
+            raise InvalidField("inputs or text must be set", field="sequence")
+        if kind == "text":
+            inputs: Inputs = encode_text(version, request.text, field="text")
+        else:
+            shape = request.inputs.shape
+            inputs = steps.read_inputs(request.inputs, version, shape[0] if shape else 0)
+            if refused := steps.bad_inputs(inputs, version, None):
+                raise refused[-1][1]
+        if not 1 <= len(inputs) <= MAX_TRACE:
+            raise ChunkTooLong(f"a trace has 1 to {MAX_TRACE} steps, got {len(inputs)}")
+        return inputs
+
+    async def _run(self, function: Callable[..., T], *args: Any) -> T:
+        if self._waiting >= MAX_WAITING:
+            raise QueueFull(f"at most {MAX_WAITING} sequence calls may wait", retry_after=0.5)
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        finally:
+            self._waiting -= 1
+
+
+def encode_text(version: LoadedVersion, text: str, *, field: str) -> Ints:
+    """Tokens of a text. Raises NoTokenizer or TokenOutOfRange."""
+    tokenizer = version.config.tokenizer
+    if tokenizer is None:
+        raise NoTokenizer(f"{version.name} has no tokenizer: give tokens instead of text")
+    try:
+        return np.array(tokenizer.encode(text), np.int64)
+    except TokenizerError as error:
+        raise TokenOutOfRange(str(error), field=field) from error
+
+
+def _predict(version: LoadedVersion, inputs: Inputs, lengths: Ints, only_last: bool) -> Floats:
+    """Outputs [rows, O], sequence after sequence."""
+    longest = int(lengths.max())
+    padded = np.zeros((len(lengths), longest, *inputs.shape[1:]), inputs.dtype)
+    real = np.arange(longest) < lengths[:, None]  # [B, T]
+    padded[real] = inputs
+    with torch.no_grad():
+        outputs = version.kernel.sequences(
+            torch.from_numpy(padded).to(version.device), torch.from_numpy(lengths)
+        ).cpu()
+    values: Floats = outputs.numpy()
+    return values[np.arange(len(lengths)), lengths - 1] if only_last else values[real]
+
+
+def _trace(
+    version: LoadedVersion, inputs: Inputs, row: torch.Tensor
+) -> tuple[dict[str, Floats], Floats]:
+    """Gates by name, each [T, L, H], and outputs [T, O]."""
+    with torch.no_grad():
+        trace = version.network.trace(torch.from_numpy(inputs.copy()), row[None])
+    return {name: value.numpy() for name, value in trace.gates.items()}, trace.outputs.numpy()

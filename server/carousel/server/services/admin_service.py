@@ -1,0 +1,74 @@
+"""AdminService: what the server is and what it counts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+from carousel.server.hall import Hall
+from carousel.server.rpc import Context
+from carousel.v1 import admin_service_pb2 as pb
+
+TYPES = {
+    "counter": pb.METRIC_TYPE_COUNTER,
+    "gauge": pb.METRIC_TYPE_GAUGE,
+    "info": pb.METRIC_TYPE_GAUGE,
+    "histogram": pb.METRIC_TYPE_HISTOGRAM,
+}
+
+
+class AdminService:
+    """Describes the server, reads its metrics, drains it."""
+
+    def __init__(
+        self, hall: Hall, *, instance_id: str, drain: Callable[[float | None], None]
+    ) -> None:
+        self._hall = hall
+        self._instance_id = instance_id
+        self._drain = drain
+        self._start_time = time.time_ns()
+
+    async def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, context: Context
+    ) -> pb.ServerInfo:
+        settings, registry = self._hall.settings, self._hall.registry
+        info = pb.ServerInfo(
+            version=version("carousel-rnn"),
+            instance_id=self._instance_id,
+            device=registry.device,
+            shards=1,
+            draining=self._hall.draining,
+            sessions=len(self._hall.engine.table),
+            max_sessions=settings.max_sessions,
+            max_batch=settings.max_batch,
+            max_chunk=settings.max_chunk,
+            max_message_bytes=settings.max_message_bytes,
+            max_tokens=settings.max_tokens,
+            ready_versions=sorted(version.name for version in registry.versions),
+        )
+        info.start_time.FromNanoseconds(self._start_time)
+        info.default_ttl.FromNanoseconds(int(settings.default_ttl * 1e9))
+        return info
+
+    async def GetStatistics(
+        self, request: pb.GetStatisticsRequest, context: Context
+    ) -> pb.Statistics:
+        await self._hall.engine.call(self._hall.sessions.measure)
+        statistics = pb.Statistics()
+        statistics.create_time.FromNanoseconds(time.time_ns())
+        for metric in sorted(self._hall.metrics.registry.collect(), key=lambda m: m.name):
+            family = statistics.families.add(
+                name=metric.name, help=metric.documentation, type=TYPES.get(metric.type)
+            )
+            for sample in metric.samples:
+                if not sample.name.endswith("_created"):
+                    family.samples.add(name=sample.name, labels=sample.labels, value=sample.value)
+        return statistics
+
+    async def DrainServer(
+        self, request: pb.DrainServerRequest, context: Context
+    ) -> pb.DrainServerResponse:
+        timeout = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else None
+        self._drain(timeout)
+        return pb.DrainServerResponse()

@@ -1,0 +1,187 @@
+"""InferenceService: steps, streams of steps, whole sequences, generation, traces."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from carousel.errors import CarouselError
+from carousel.server import generation, sequences, steps
+from carousel.server.hall import Hall
+from carousel.server.loaded import LoadedVersion
+from carousel.server.rpc import Context
+from carousel.server.work import NEVER, Answer, Work
+from carousel.v1 import inference_service_pb2 as pb
+
+STREAM_WINDOW = 65_536  # items of one stream on their way, above which it is not read further
+STREAM_ANSWERS = 64  # messages that wait for a slow reader, above which it is not read further
+
+
+def deadline_of(context: Context) -> float:
+    """The caller's deadline on the clock of time.monotonic."""
+    remaining = context.time_remaining()
+    return NEVER if remaining is None else time.monotonic() + remaining
+
+
+class Reply:
+    """Collects the answers to one work until all of its items have one."""
+
+    __slots__ = ("answers", "future", "left")
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        self.answers: list[Answer] = []
+        self.left = 0
+
+    def deliver(self, answer: Answer) -> None:
+        self.answers.append(answer)
+        self.left -= len(answer.items) + len(answer.errors)
+        if self.left <= 0 and not self.future.done():
+            self.future.set_result(self.answers)
+
+
+class Stream:
+    """The answers of one stream, coalesced: what one turn finished goes out as one message."""
+
+    def __init__(self) -> None:
+        self.messages: asyncio.Queue[pb.StreamStepsResponse | None] = asyncio.Queue()
+        self.flying = 0
+        self.calm = asyncio.Event()
+        self.calm.set()
+        self.half_closed = False
+        self._answers: list[Answer] = []
+        self._left: dict[Work, int] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def expect(self, work: Work) -> None:
+        self._left[work] = len(work)
+        self.flying += len(work)
+        self._look()
+
+    def deliver(self, answer: Answer) -> None:
+        if not self._answers:
+            self._loop.call_soon(self._flush)
+        self._answers.append(answer)
+        done = len(answer.items) + len(answer.errors)
+        self.flying -= done
+        self._left[answer.work] -= done
+        if not self._left[answer.work]:
+            del self._left[answer.work]
+
+    def put(self, response: pb.StepResponse) -> None:
+        self.messages.put_nowait(pb.StreamStepsResponse(step=response))
+
+    def half_close(self) -> None:
+        """No more requests: the stream ends after the last answer."""
+        self.half_closed = True
+        self._end_if_done()
+
+    def cancel(self) -> None:
+        """The caller is gone: what has not been committed vanishes."""
+        for work in self._left:
+            work.cancelled = True
+
+    def sent(self) -> None:
+        self._look()
+
+    def _flush(self) -> None:
+        answers, self._answers = self._answers, []
+        self.put(steps.encode(answers))
+        self._look()
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self.half_closed and not self.flying and not self._answers:
+            self.messages.put_nowait(None)
+
+    def _look(self) -> None:
+        if self.flying < STREAM_WINDOW and self.messages.qsize() < STREAM_ANSWERS:
+            self.calm.set()
+        else:
+            self.calm.clear()
+
+
+class InferenceService:
+    """Decodes, hands to the engine, encodes."""
+
+    def __init__(self, hall: Hall) -> None:
+        self._hall = hall
+        self._sequences = sequences.Sequences(hall)
+
+    async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
+        reply = Reply()
+        found = self._decode(request, reply.deliver, deadline_of(context))
+        if isinstance(found, pb.StepResponse):
+            return found
+        version, work = found
+        reply.left = len(work)
+        self._hall.engine.submit(version, work)
+        try:
+            answers = await reply.future
+        except asyncio.CancelledError:
+            work.cancelled = True
+            raise
+        return steps.encode(answers, in_order=True)
+
+    async def StreamSteps(
+        self, requests: AsyncIterator[pb.StreamStepsRequest], context: Context
+    ) -> AsyncIterator[pb.StreamStepsResponse]:
+        stream = Stream()
+        reader = asyncio.create_task(self._read(requests, stream))
+        try:
+            while (message := await stream.messages.get()) is not None:
+                yield message
+                stream.sent()
+            await reader
+        finally:
+            reader.cancel()
+            stream.cancel()
+
+    async def _read(self, requests: AsyncIterator[pb.StreamStepsRequest], stream: Stream) -> None:
+        try:
+            async for message in requests:
+                await stream.calm.wait()
+                self._start(message.step, stream)
+        finally:
+            stream.half_close()
+
+    def _start(self, request: pb.StepRequest, stream: Stream) -> None:
+        """Submit one message; whatever is wrong with it becomes an error of its items."""
+        try:
+            found = self._decode(request, stream.deliver, NEVER)
+        except CarouselError as error:
+            failure = error
+            found = steps.refuse(request, lambda handle: failure)
+        if isinstance(found, pb.StepResponse):
+            stream.put(found)
+            return
+        version, work = found
+        stream.expect(work)
+        self._hall.engine.submit(version, work)
+
+    def _decode(
+        self, request: pb.StepRequest, deliver: steps.Deliver, deadline: float
+    ) -> tuple[LoadedVersion, Work] | pb.StepResponse:
+        """The work and who runs it, or at once the answer when no session was found."""
+        handles = steps.handles_of(request)
+        version = self._hall.version_of(handles)
+        if version is None:
+            return steps.refuse(request, self._hall.engine.table.why_not)
+        max_chunk = self._hall.settings.max_chunk
+        work = steps.decode(
+            request, handles, version, deliver, max_chunk=max_chunk, deadline=deadline
+        )
+        return version, work
+
+    async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
+        return await self._sequences.predict(request)
+
+    async def Trace(self, request: pb.TraceRequest, context: Context) -> pb.TraceResponse:
+        return await self._sequences.trace(request)
+
+    async def Generate(
+        self, request: pb.GenerateRequest, context: Context
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        async for response in generation.generate(self._hall, request, deadline_of(context)):
+            yield response

@@ -1,0 +1,281 @@
+"""Step messages to works, and answers to step messages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from carousel import tensors
+from carousel.errors import (
+    CarouselError,
+    ChunkTooLong,
+    InputMismatch,
+    InvalidField,
+    NonFiniteInput,
+    StepsLost,
+    TokenOutOfRange,
+)
+from carousel.server.loaded import LoadedVersion
+from carousel.server.work import NEVER, Answer, Floats, Handles, Inputs, Ints, Work
+from carousel.v1 import inference_service_pb2 as pb
+from carousel.v1 import tensor_pb2
+
+MAX_ITEMS = 65_536
+
+Refusals = list[tuple[int, CarouselError]]
+Deliver = Callable[[Answer], None]
+
+
+def handles_of(request: pb.StepRequest) -> Handles:
+    """The message's handles. Raises InvalidField when the columns do not fit together."""
+    count = len(request.handles)
+    if not 1 <= count <= MAX_ITEMS:
+        raise InvalidField(
+            f"handles must have 1 to {MAX_ITEMS} entries, got {count}", field="handles"
+        )
+    for name in ("step_indexes", "lengths", "durable_indexes"):
+        given = len(getattr(request, name))
+        if given != count and (given or name == "step_indexes"):
+            raise InvalidField(
+                f"{name} must have as many entries as handles, {count}, got {given}", field=name
+            )
+    return np.array(request.handles, np.uint64)
+
+
+def decode(
+    request: pb.StepRequest,
+    handles: Handles,
+    version: LoadedVersion,
+    deliver: Deliver,
+    *,
+    max_chunk: int,
+    deadline: float = NEVER,
+) -> Work:
+    """The work of a message. Items that can't run are in its refusals; raises when none can."""
+    refusals: Refusals = []
+    lengths = None
+    if request.lengths:
+        lengths = np.array(request.lengths, np.int64)
+        if lengths.max() == 1 and lengths.min() == 1:
+            lengths = None
+        else:
+            refusals += _bad_lengths(lengths, max_chunk)
+    steps = len(handles) if lengths is None else int(lengths.sum())
+    inputs = read_inputs(request.inputs, version, steps)
+    refusals += bad_inputs(inputs, version, lengths)
+    if request.durable_indexes and any(request.durable_indexes):
+        refusals += _lost(request.durable_indexes)
+    return Work(
+        handles,
+        np.array(request.step_indexes, np.uint64).astype(np.int64),
+        inputs,
+        deliver,
+        lengths=lengths,
+        deadline=deadline,
+        arrived=time.monotonic(),
+        mode=request.output_mode,
+        refusals=tuple(dict(reversed(refusals)).items()) if refusals else (),
+    )
+
+
+def read_inputs(tensor: tensor_pb2.Tensor, version: LoadedVersion, steps: int) -> Inputs:
+    """Features [steps, D] as float32 or tokens [steps] as int64, as the model takes them."""
+    array = tensors.decode(tensor, field="inputs")
+    takes_tokens = version.config.takes_tokens
+    kind = "iu" if takes_tokens else "f"
+    if array.dtype.kind not in kind:
+        wanted = "INT32 or INT64 tokens" if takes_tokens else "FLOAT32, FLOAT64 or FLOAT16 features"
+        raise InputMismatch(
+            f"{version.name} takes {wanted}, got {array.dtype}", field="inputs.data_type"
+        )
+    shape = (steps, *version.input_shape)
+    if array.shape != shape:
+        raise InputMismatch(
+            f"inputs must have shape {list(shape)} for {steps} steps of {version.name}, "
+            f"got {list(array.shape)}",
+            field="inputs.shape",
+        )
+    if takes_tokens:
+        return array.astype(np.int64, copy=False)
+    with np.errstate(over="ignore"):  # a float64 that does not fit becomes infinite: refused next
+        return array.astype(np.float32, copy=False)
+
+
+def bad_inputs(inputs: Inputs, version: LoadedVersion, lengths: Ints | None) -> Refusals:
+    """Items with a token out of range or a number that is not finite."""
+    if version.config.takes_tokens:
+        good = (inputs >= 0) & (inputs < version.config.input_size)
+    else:
+        good = np.isfinite(inputs)
+    if good.all():
+        return []
+    bad_steps = np.flatnonzero(~good.reshape(len(good), -1).all(axis=1))
+    items = bad_steps
+    if lengths is not None:
+        items = np.searchsorted(np.cumsum(lengths), bad_steps, "right")
+    return [
+        (item, _bad_input(inputs[step], version, item, step))
+        for step, item in reversed(list(zip(bad_steps.tolist(), items.tolist(), strict=True)))
+    ]
+
+
+def _bad_input(
+    value: np.generic | Inputs, version: LoadedVersion, item: int, step: int
+) -> CarouselError:
+    if version.config.takes_tokens:
+        return TokenOutOfRange(
+            f"tokens of {version.name} are 0 to {version.config.input_size - 1}, "
+            f"got {int(value)} in item {item}",
+            field=f"inputs[{step}]",
+        )
+    flat = np.atleast_1d(value)
+    place = int(np.flatnonzero(~np.isfinite(flat))[0])
+    return NonFiniteInput(
+        f"inputs must be finite, got {flat[place]} as feature {place} of item {item}",
+        field=f"inputs[{step}][{place}]",
+    )
+
+
+def _bad_lengths(lengths: Ints, max_chunk: int) -> Refusals:
+    wrong = np.flatnonzero((lengths < 1) | (lengths > max_chunk)).tolist()
+    return [
+        (
+            item,
+            ChunkTooLong(
+                f"an item must have 1 to {max_chunk} steps, got {lengths[item]}",
+                field=f"lengths[{item}]",
+            ),
+        )
+        for item in wrong
+    ]
+
+
+def _lost(known: Sequence[int]) -> Refusals:
+    """Sessions live in memory only: whoever knows of durable steps had another server."""
+    return [
+        (
+            item,
+            StepsLost(
+                f"the caller knows {index} durable steps, this server has 0",
+                metadata={"durable_index": "0"},
+                field=f"durable_indexes[{item}]",
+            ),
+        )
+        for item, index in enumerate(known)
+        if index
+    ]
+
+
+def encode(answers: Sequence[Answer], *, in_order: bool = False) -> pb.StepResponse:
+    """One message for answers of one or more works; `in_order`: by the items' own order."""
+    first = answers[0]
+    if len(answers) == 1 and not first.errors and first.work.mode <= pb.OUTPUT_MODE_ALL:
+        return _encode_whole(first)
+    columns = _Columns()
+    for answer in answers:
+        columns.add(answer)
+    return columns.message(in_order=in_order)
+
+
+def _encode_whole(answer: Answer) -> pb.StepResponse:
+    """The common case: one work, nothing failed, all outputs."""
+    work, outputs = answer.work, answer.outputs
+    response = pb.StepResponse(
+        handles=work.handles[answer.items].tolist(),
+        step_indexes=work.step_indexes[answer.items].tolist(),
+        outputs=tensor_pb2.Tensor(
+            data_type=tensor_pb2.DATA_TYPE_FLOAT32, shape=outputs.shape, data=outputs.tobytes()
+        ),
+    )
+    if answer.lengths is not None:
+        response.lengths.extend(answer.lengths.tolist())
+    _set_time(response, answer.expire_time)
+    return response
+
+
+class _Columns:
+    """Answers on their way into one message."""
+
+    def __init__(self) -> None:
+        self.items: list[int] = []
+        self.handles: list[int] = []
+        self.indexes: list[int] = []
+        self.outputs: list[Floats] = []  # one entry for each item
+        self.errors: list[CarouselError | None] = []
+        self.width = 0
+        self.expire_time = NEVER
+
+    def add(self, answer: Answer) -> None:
+        self.width = answer.outputs.shape[1]
+        self.expire_time = min(self.expire_time, answer.expire_time)
+        begin = 0
+        for place, item in enumerate(answer.items.tolist()):
+            length = 1 if answer.lengths is None else int(answer.lengths[place])
+            rows = answer.outputs[begin : begin + length]
+            if answer.work.mode == pb.OUTPUT_MODE_LAST:
+                rows = rows[-1:]
+            elif answer.work.mode == pb.OUTPUT_MODE_NONE:
+                rows = rows[:0]
+            begin += length
+            self._put(answer.work, item, rows, None)
+        for item, error in answer.errors:
+            self._put(answer.work, item, answer.outputs[:0], error)
+
+    def _put(self, work: Work, item: int, rows: Floats, error: CarouselError | None) -> None:
+        self.items.append(item)
+        self.handles.append(int(work.handles[item]))
+        self.indexes.append(int(work.step_indexes[item]) & (2**64 - 1))
+        self.outputs.append(rows)
+        self.errors.append(error)
+
+    def message(self, *, in_order: bool) -> pb.StepResponse:
+        order = list(range(len(self.items)))
+        if in_order:
+            order.sort(key=self.items.__getitem__)
+        lengths = [len(self.outputs[place]) for place in order]
+        rows = sum(lengths)
+        response = pb.StepResponse(
+            handles=[self.handles[place] for place in order],
+            step_indexes=[self.indexes[place] for place in order],
+            lengths=[] if rows == len(order) and set(lengths) == {1} else lengths,
+            outputs=tensor_pb2.Tensor(
+                data_type=tensor_pb2.DATA_TYPE_FLOAT32,
+                shape=(rows, self.width),
+                data=b"".join([self.outputs[place].tobytes() for place in order]),
+            ),
+        )
+        for number, place in enumerate(order):
+            error = self.errors[place]
+            if error is not None:
+                response.errors.append(item_error(number, error))
+        _set_time(response, self.expire_time)
+        return response
+
+
+def item_error(item: int, error: CarouselError) -> pb.ItemError:
+    return pb.ItemError(
+        item=item,
+        code=error.code.value[0],
+        reason=error.reason,
+        message=error.message,
+        metadata=error.metadata,
+    )
+
+
+def refuse(request: pb.StepRequest, why: Callable[[int], CarouselError]) -> pb.StepResponse:
+    """A message of which no item could be read or found."""
+    count = len(request.handles)
+    return pb.StepResponse(
+        handles=request.handles,
+        step_indexes=request.step_indexes[:count] or [0] * count,
+        lengths=[0] * count,
+        errors=[item_error(item, why(handle)) for item, handle in enumerate(request.handles)],
+    )
+
+
+def _set_time(response: pb.StepResponse, seconds: float) -> None:
+    if seconds != NEVER:
+        response.expire_time.seconds = int(seconds)
+        response.expire_time.nanos = int(seconds % 1 * 1e9)

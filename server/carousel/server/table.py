@@ -1,0 +1,219 @@
+"""The session table: a slot for each session, in columns, read for all riders at once."""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from carousel.errors import CarouselError, SessionEnded, SessionFenced, SessionNotFound
+from carousel.server.work import Floats, Handles, Ints
+
+# A handle is 40 random bits above the slot's number: looking it up is one comparison, for a whole
+# column at once, and a handle of a former incarnation can't match.
+SLOT_BITS = 24
+SLOT_MASK = (1 << SLOT_BITS) - 1
+MAX_SESSIONS = 1 << SLOT_BITS
+
+FREE, ACTIVE, QUARANTINED = 0, 1, 2
+
+REMEMBERED_SECONDS = 3600.0
+REMEMBERED_ENDS = 100_000
+
+NO_REPLY = -1
+
+
+@dataclass(slots=True, frozen=True)
+class Ended:
+    """What is remembered of a session that is over. Times are seconds since the epoch."""
+
+    session_id: str
+    version_name: str
+    reason: int  # session_pb2.EndReason
+    reason_name: str
+    step_index: int
+    create_time: float
+    end_time: float
+
+    def error(self) -> SessionEnded:
+        return SessionEnded(
+            f"session sessions/{self.session_id} has ended ({self.reason_name.lower()}) after "
+            f"{self.step_index} steps",
+            metadata={"end_reason": self.reason_name, "step_index": str(self.step_index)},
+        )
+
+
+class Ring:
+    """The last states of one session: rows of the arena and the step index each was taken at."""
+
+    __slots__ = ("indexes", "rows")
+
+    def __init__(self, rows: Ints) -> None:
+        self.rows = rows
+        self.indexes = np.full(len(rows), -1, np.int64)
+
+    def keep(self, step_index: int) -> int:
+        """The row for the state before this step, in place of the oldest."""
+        place = step_index % len(self.rows)
+        self.indexes[place] = step_index
+        return int(self.rows[place])
+
+    def find(self, step_index: int) -> int | None:
+        """The row with the state before this step, if it is still kept."""
+        place = step_index % len(self.rows)
+        return int(self.rows[place]) if self.indexes[place] == step_index else None
+
+
+class SessionTable:
+    """All live sessions and, for an hour, the ended ones. Only the engine's thread changes it.
+
+    Times are seconds since the epoch. `tail` and `serving` keep the items of a session in order,
+    as in a bakery: an item draws `tail` when it arrives and rides when `serving` reaches it.
+    """
+
+    def __init__(self) -> None:
+        self.handle: Handles = np.zeros(0, np.uint64)
+        self.state: npt.NDArray[np.int8] = np.zeros(0, np.int8)
+        self.version: npt.NDArray[np.int32] = np.zeros(0, np.int32)  # LoadedVersion.ordinal
+        self.row: Ints = np.zeros(0, np.int64)
+        self.next_index: Ints = np.zeros(0, np.int64)
+        self.reply_index: Ints = np.zeros(0, np.int64)  # first step of the reply kept in memory
+        self.tail: Ints = np.zeros(0, np.int64)
+        self.serving: Ints = np.zeros(0, np.int64)
+        self.rewind_depth: npt.NDArray[np.int32] = np.zeros(0, np.int32)
+        self.ttl: npt.NDArray[np.float64] = np.zeros(0)
+        self.lifetime_end: npt.NDArray[np.float64] = np.zeros(0)
+        self.create_time: npt.NDArray[np.float64] = np.zeros(0)
+        self.last_use: npt.NDArray[np.float64] = np.zeros(0)
+        self.ids: list[str] = []
+        self.slots: dict[str, int] = {}
+        self.rings: dict[int, Ring] = {}
+        self.chunk_replies: dict[int, Floats] = {}  # replies of more than one step, by slot
+        self._free: list[int] = []
+        self._ended: OrderedDict[str, Ended] = OrderedDict()
+        self._former: OrderedDict[int, str] = OrderedDict()  # handle -> session id
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def insert(
+        self, session_id: str, *, version: int, row: int, ttl: float, lifetime: float, now: float
+    ) -> int:
+        """A new session in a free slot, with a handle; its id must not be taken."""
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        self.handle[slot] = self._new_handle(slot)
+        self.state[slot] = ACTIVE
+        self.version[slot] = version
+        self.row[slot] = row
+        self.next_index[slot] = 0
+        self.reply_index[slot] = NO_REPLY
+        self.rewind_depth[slot] = 0
+        self.ttl[slot] = ttl
+        self.lifetime_end[slot] = now + lifetime
+        self.create_time[slot] = self.last_use[slot] = now
+        self.ids[slot] = session_id
+        self.slots[session_id] = slot
+        self._ended.pop(session_id, None)
+        return slot
+
+    def remove(self, slot: int, ended: Ended) -> None:
+        """Free the slot and remember how the session ended. The row is the caller's."""
+        self._remember_former(slot)
+        del self.slots[self.ids[slot]]
+        self.handle[slot] = 0
+        self.state[slot] = FREE
+        self.ids[slot] = ""
+        self.chunk_replies.pop(slot, None)
+        self.rings.pop(slot, None)
+        self._free.append(slot)
+        self._ended[ended.session_id] = ended
+        self._ended.move_to_end(ended.session_id)
+        if len(self._ended) > REMEMBERED_ENDS:
+            self._ended.popitem(last=False)
+
+    def renew_handle(self, slot: int) -> int:
+        """Begin a new incarnation: the former handle is fenced."""
+        self._remember_former(slot)
+        handle = self._new_handle(slot)
+        self.handle[slot] = handle
+        return handle
+
+    def forget_reply(self, slot: int) -> None:
+        self.reply_index[slot] = NO_REPLY
+        self.chunk_replies.pop(slot, None)
+
+    def find(self, session_id: str) -> int:
+        """The slot of a live session. Raises SessionNotFound or SessionEnded."""
+        slot = self.slots.get(session_id)
+        if slot is None:
+            ended = self.ended(session_id)
+            if ended is not None:
+                raise ended.error()
+            raise SessionNotFound(f"there is no session sessions/{session_id}")
+        return slot
+
+    def ended(self, session_id: str) -> Ended | None:
+        return self._ended.get(session_id)
+
+    def slots_of(self, handles: Handles) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """The slot that each handle names, and whether the handle is current."""
+        slots = (handles & np.uint64(SLOT_MASK)).astype(np.int64)
+        if len(slots) and int(slots.max()) >= len(self.handle):
+            slots[slots >= len(self.handle)] = 0
+        if not len(self.handle):
+            return slots, np.zeros(len(slots), np.bool_)
+        return slots, (self.handle[slots] == handles) & (handles != 0)
+
+    def why_not(self, handle: int) -> CarouselError:
+        """Why a handle is not current."""
+        session_id = self._former.get(handle)
+        if session_id is None:
+            return SessionNotFound(f"no session has the handle {handle:#018x}")
+        if session_id in self.slots:
+            return SessionFenced(
+                f"the handle {handle:#018x} is of a former incarnation of sessions/{session_id}: "
+                "it was attached, rewound, reset or made anew since"
+            )
+        ended = self.ended(session_id)
+        return ended.error() if ended else SessionNotFound(f"no session has {handle:#018x}")
+
+    def expire_time(self, slots: Ints) -> npt.NDArray[np.float64]:
+        """When each session ends unless it is used before."""
+        return np.minimum(self.last_use[slots] + self.ttl[slots], self.lifetime_end[slots])
+
+    def expired(self, now: float) -> Ints:
+        """Slots whose time is up."""
+        end = np.minimum(self.last_use + self.ttl, self.lifetime_end)
+        return np.flatnonzero((end <= now) & (self.state != FREE))
+
+    def forget_ended(self, now: float) -> None:
+        """Drop what was remembered for long enough."""
+        while self._ended:
+            session_id, ended = next(iter(self._ended.items()))
+            if ended.end_time > now - REMEMBERED_SECONDS:
+                break
+            del self._ended[session_id]
+
+    def _remember_former(self, slot: int) -> None:
+        self._former[int(self.handle[slot])] = self.ids[slot]
+        if len(self._former) > REMEMBERED_ENDS:
+            self._former.popitem(last=False)
+
+    def _new_handle(self, slot: int) -> int:
+        return (secrets.randbits(64 - SLOT_BITS) or 1) << SLOT_BITS | slot
+
+    def _grow(self) -> None:
+        old = len(self.handle)
+        new = max(64, old * 2)
+        for name, column in vars(self).items():
+            if isinstance(column, np.ndarray):
+                grown = np.zeros(new, column.dtype)
+                grown[:old] = column
+                setattr(self, name, grown)
+        self.ids.extend([""] * (new - old))
+        self._free.extend(range(new - 1, old - 1, -1))

@@ -1,0 +1,86 @@
+"""Work: one message of steps in columns, on its way through the engine and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from carousel.errors import CarouselError
+
+Ints = npt.NDArray[np.int64]
+Handles = npt.NDArray[np.uint64]
+Floats = npt.NDArray[np.float32]
+Inputs = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+
+NEVER = float("inf")
+
+
+@dataclass(slots=True, frozen=True)
+class Answer:
+    """What one turn finished of one work: some items' outputs, or their errors.
+
+    `items` are places in the work; `outputs` holds their rows one after the other,
+    `lengths` rows each (None: one each). Items of `errors` have no rows.
+    """
+
+    work: Work
+    items: Ints
+    lengths: Ints | None
+    outputs: Floats  # [rows, O]
+    errors: tuple[tuple[int, CarouselError], ...] = ()
+    expire_time: float = NEVER
+
+
+class Work:
+    """Items for sessions of one model version: item i is handles[i], step_indexes[i], lengths[i].
+
+    `inputs` is [steps, D] float32 or [steps] int64, all items one after the other; `lengths`
+    None means one step each. `refusals` are items that must not run and why. `mode` is an
+    OutputMode. `deadline` is on the clock of time.monotonic. `deliver` is called in the event
+    loop with every Answer.
+    """
+
+    __slots__ = (
+        "arrived",
+        "cancelled",
+        "deadline",
+        "deliver",
+        "handles",
+        "inputs",
+        "lengths",
+        "mode",
+        "offsets",
+        "refusals",
+        "step_indexes",
+    )
+
+    def __init__(
+        self,
+        handles: Handles,
+        step_indexes: Ints,
+        inputs: Inputs,
+        deliver: Callable[[Answer], None],
+        *,
+        lengths: Ints | None = None,
+        deadline: float = NEVER,
+        arrived: float = 0.0,
+        mode: int = 0,
+        refusals: Sequence[tuple[int, CarouselError]] = (),
+    ) -> None:
+        self.handles = handles
+        self.step_indexes = step_indexes
+        self.inputs = inputs
+        self.deliver = deliver
+        self.lengths = lengths
+        self.offsets = None if lengths is None else np.cumsum(lengths) - lengths
+        self.deadline = deadline
+        self.arrived = arrived
+        self.mode = mode
+        self.refusals = refusals
+        self.cancelled = False
+
+    def __len__(self) -> int:
+        return len(self.handles)

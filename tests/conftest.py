@@ -1,0 +1,150 @@
+"""The real server, in a thread of its own, on free ports; and small models made on the spot."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+import torch
+
+from carousel.model import (
+    Features,
+    Linear,
+    ModelConfig,
+    Network,
+    Softmax,
+    Tokens,
+    save,
+)
+from carousel.server import Server, Settings
+
+T = TypeVar("T")
+
+
+class RunningServer:
+    """A server that listens on `target`; `run` awaits something in its event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _main(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        try:
+            self.server = Server(self.settings)
+            await self.server.start()
+        except BaseException as error:
+            self._failure = error
+            return
+        finally:
+            self._started.set()
+        await self.server.wait()
+
+    @property
+    def target(self) -> str:
+        return f"localhost:{self.server.port}"
+
+    def run(self, awaitable: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(30)
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self.run(self.server.stop())
+            self._thread.join(30)
+
+    def join(self) -> None:
+        """Wait until the server has stopped by itself."""
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+
+def tiny_models(store: Path) -> None:
+    """Small random models: `tiny` takes 3 features, `letters` 11 tokens, and so on."""
+    torch.manual_seed(1)
+    models = {
+        "tiny": ModelConfig(
+            cell="lstm", layers=2, hidden_size=8, input=Features(3), head=Linear(2)
+        ),
+        "letters": ModelConfig(
+            cell="gru", layers=1, hidden_size=16, input=Tokens(11, 4), head=Softmax(11)
+        ),
+        "both-ways": ModelConfig(
+            cell="lstm",
+            layers=1,
+            hidden_size=8,
+            input=Features(3),
+            head=Linear(2),
+            bidirectional=True,
+        ),
+        # Doubles its input at every step, so that large inputs soon overflow.
+        "explosive": ModelConfig(
+            cell="rnn_relu", layers=1, hidden_size=1, input=Features(1), head=Linear(1)
+        ),
+    }
+    for name, config in models.items():
+        network = Network(config)
+        if name == "explosive":
+            with torch.no_grad():
+                for parameter_name, parameter in network.named_parameters():
+                    parameter.fill_(0.0 if "bias" in parameter_name else 2.0)
+        save(store / name / "1", network)
+
+
+@contextmanager
+def running(**changes: Any) -> Iterator[RunningServer]:
+    """A server with these settings."""
+    settings = Settings.read(None, **{"port": 0, "http_port": 0, "log_level": "error", **changes})
+    server = RunningServer(settings)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the tiny models."""
+    store = tmp_path_factory.mktemp("models")
+    tiny_models(store)
+    return store
+
+
+@pytest.fixture(scope="session")
+def server(model_store: Path) -> Iterator[RunningServer]:
+    """One server for many tests, with the tiny and the shipped models."""
+    with running(store=model_store) as server:
+        yield server
+
+
+@pytest.fixture
+def serve(model_store: Path) -> Iterator[Callable[..., RunningServer]]:
+    """Make servers with settings of one's own; they are stopped after the test."""
+    running_now: list[RunningServer] = []
+
+    def start(**changes: Any) -> RunningServer:
+        settings = {"port": 0, "http_port": 0, "log_level": "error", "store": model_store}
+        running_now.append(RunningServer(Settings.read(None, **{**settings, **changes})))
+        return running_now[-1]
+
+    yield start
+    for one in running_now:
+        one.stop()
+
+
+@pytest.fixture
+def channel(server: RunningServer) -> Iterator[grpc.Channel]:
+    """A plain channel to the shared server, for tests that speak the contract itself."""
+    with grpc.insecure_channel(server.target) as channel:
+        yield channel

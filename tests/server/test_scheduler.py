@@ -1,0 +1,98 @@
+"""The scheduler: order within a session, fairness between them."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carousel.server.scheduler import Chunk, Scheduler
+from carousel.server.work import Answer, Ints, Work
+
+
+def ignore(answer: Answer) -> None:
+    """Answers are not looked at here."""
+
+
+def work(slots: list[int]) -> Work:
+    inputs = np.array(slots, np.float32)[:, None]
+    return Work(np.array(slots, np.uint64), np.zeros(len(slots), np.int64), inputs, ignore)
+
+
+class Bakery:
+    """Queues works and draws tickets as the gatekeeper does."""
+
+    def __init__(self, max_batch: int = 4) -> None:
+        self.scheduler = Scheduler((1,), np.float32, max_batch=max_batch, chunk_slice=16)
+        self.tail: Ints = np.zeros(16, np.int64)
+        self.serving: Ints = np.zeros(16, np.int64)
+
+    def push(self, slots: list[int]) -> None:
+        tickets = []
+        for slot in slots:
+            tickets.append(self.tail[slot])
+            self.tail[slot] += 1
+        queued = work(slots)
+        self.scheduler.steps.push(
+            queued, np.arange(len(slots)), np.array(slots), np.array(tickets), queued.inputs
+        )
+
+    def push_chunk(self, slot: int, length: int) -> None:
+        inputs = np.full((length, 1), slot, np.float32)
+        queued = Work(np.array([slot], np.uint64), np.zeros(1, np.int64), inputs, ignore)
+        ticket = int(self.tail[slot])
+        self.tail[slot] += 1
+        self.scheduler.chunks.append(
+            Chunk(queued, 0, slot, slot, ticket, 0, length, 0, self.scheduler.chunk_slice)
+        )
+
+    def turn(self) -> list[int]:
+        plan = self.scheduler.next(self.serving)
+        if plan is None:
+            return []
+        assert np.array_equal(plan.inputs.reshape(len(plan), -1)[:, 0], plan.slots)
+        for place, rider in enumerate(plan.slots.tolist()):
+            if plan.chunks:
+                plan.chunks[place].done += plan.chunks[place].riding
+                if plan.chunks[place].done < plan.chunks[place].length:
+                    self.scheduler.chunks.append(plan.chunks[place])
+                    continue
+            self.serving[rider] += 1
+        return plan.slots.tolist()  # type: ignore[no-any-return]
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=8), max_size=12))
+@settings(deadline=None)
+def test_a_session_rides_at_most_once_a_turn_and_every_item_rides(works: list[list[int]]) -> None:
+    bakery = Bakery()
+    for slots in works:
+        bakery.push(slots)
+    ridden: list[int] = []
+    while riders := bakery.turn():
+        assert len(set(riders)) == len(riders) <= 4
+        ridden += riders
+    assert sorted(ridden) == sorted(slot for slots in works for slot in slots)
+    assert len(bakery.scheduler) == 0
+
+
+def test_items_of_one_session_ride_in_order_of_arrival() -> None:
+    bakery = Bakery()
+    for slots in ([1, 2], [1, 3], [1]):
+        bakery.push(slots)
+    assert [bakery.turn() for _ in range(4)] == [[1, 2, 3], [1], [1], []]
+
+
+def test_single_steps_ride_every_other_turn_while_long_chunks_wait() -> None:
+    bakery = Bakery()
+    for slot in range(8):
+        bakery.push_chunk(slot, 10_000)
+    bakery.push([8])
+    bakery.push([9])
+    first_two = bakery.turn() + bakery.turn()
+    assert {8, 9} <= set(first_two)
+
+
+def test_all_chunks_move_on_when_there_are_more_than_fit_into_a_turn() -> None:
+    bakery = Bakery(max_batch=2)
+    for slot in range(6):
+        bakery.push_chunk(slot, 64)
+    seen = [rider for _ in range(6) for rider in bakery.turn()]
+    assert set(seen) == set(range(6))
