@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from carousel.model import Classifier, Features, ModelConfig, Network, digest, s
 from carousel.v1 import model_pb2, session_pb2, session_service_pb2, session_service_pb2_grpc
 from carousel.v1 import model_service_pb2 as pb
 from carousel.v1 import model_service_pb2_grpc as rpc
-from tests.conftest import RunningServer
+from tests.conftest import RunningServer, running
 from tests.server.contract import error_of
 
 CONFIG = ModelConfig(
@@ -28,26 +29,39 @@ CONFIG = ModelConfig(
 Upload = Iterator[pb.UploadModelVersionRequest]
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `store` and `imports`."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def mine(home: Path) -> Iterator[RunningServer]:
+    """A server with a store of its own."""
+    with running(store=home / "store", import_root=home / "imports", shipped=False) as server:
+        yield server
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(home: Path) -> Path:
     """A model's folder below `imports`."""
     torch.manual_seed(1)
-    folder = tmp_path / "imports" / "good"
-    save(folder, Network(CONFIG))
-    (folder / "README.md").write_text("# Grüße\n", encoding="utf-8")
+    folder = home / "imports" / "good"
+    save(folder, Network(CONFIG), card="# Grüße\n")
     return folder
 
 
 @pytest.fixture
-def running(serve: Callable[..., RunningServer], tmp_path: Path, folder: Path) -> RunningServer:
-    """A server whose store is empty."""
-    return serve(store=tmp_path / "store", import_root=tmp_path / "imports", shipped=False)
-
-
-@pytest.fixture
-def models(running: RunningServer) -> Iterator[rpc.ModelServiceStub]:
-    with grpc.insecure_channel(running.target) as channel:
-        yield rpc.ModelServiceStub(channel)
+def models(mine: RunningServer, home: Path) -> Iterator[rpc.ModelServiceStub]:
+    """The service, with an empty store."""
+    with grpc.insecure_channel(mine.target) as channel:
+        models = rpc.ModelServiceStub(channel)
+        yield models
+        for model in models.ListModels(pb.ListModelsRequest()).models:
+            for number in model.versions:
+                name = f"{model.name}/versions/{number}"
+                models.UnloadModelVersion(pb.UnloadModelVersionRequest(name=name, force=True))
+    shutil.rmtree(home / "store", ignore_errors=True)
 
 
 def header(folder: Path, model: str = "x", **changes: object) -> pb.UploadHeader:
@@ -76,9 +90,9 @@ def refused(call: Callable[[], object]) -> errors.CarouselError:
     return error_of(failure.value)
 
 
-def leftovers(tmp_path: Path) -> list[str]:
+def leftovers(home: Path) -> list[str]:
     # os.walk, since a folder may go while it is being looked at.
-    return [name for _, folders, files in os.walk(tmp_path / "store") for name in folders + files]
+    return [name for _, folders, files in os.walk(home / "store") for name in folders + files]
 
 
 def soon(condition: Callable[[], bool]) -> None:
@@ -137,14 +151,14 @@ def test_token_and_two_way_models_are_described_as_what_they_are(server: Running
 
 
 def test_validation_checks_everything_and_keeps_nothing(
-    models: rpc.ModelServiceStub, folder: Path, tmp_path: Path
+    models: rpc.ModelServiceStub, folder: Path, home: Path
 ) -> None:
     good = models.UploadModelVersion(upload(folder, validate_only=True))
     assert good.name == "models/x/versions/1"
     assert good.digest.hex() == digest(folder)
     bad = upload(folder, validate_only=True, weights_sha256=b"\0" * 32)
     assert isinstance(refused(lambda: models.UploadModelVersion(bad)), errors.UploadDamaged)
-    assert leftovers(tmp_path) == []
+    assert leftovers(home) == []
 
 
 def pieces_of(folder: Path, *, drop: int = 0, add: bytes = b"", **changes: object) -> Upload:
@@ -174,30 +188,30 @@ def pieces_of(folder: Path, *, drop: int = 0, add: bytes = b"", **changes: objec
 def test_an_upload_that_is_not_what_was_announced_leaves_nothing(
     models: rpc.ModelServiceStub,
     folder: Path,
-    tmp_path: Path,
+    home: Path,
     changes: dict[str, object],
     error: type[errors.CarouselError],
 ) -> None:
     upload = pieces_of(folder, **changes)  # type: ignore[arg-type]
     assert isinstance(refused(lambda: models.UploadModelVersion(upload)), error)
-    assert leftovers(tmp_path) == []
+    assert leftovers(home) == []
 
 
 @pytest.mark.parametrize(
     "config", [{**CONFIG.to_dict(), "hidden_size": 7}, {**CONFIG.to_dict(), "cell": "gru"}]
 )
 def test_weights_of_another_config_are_refused(
-    models: rpc.ModelServiceStub, folder: Path, tmp_path: Path, config: dict[str, object]
+    models: rpc.ModelServiceStub, folder: Path, home: Path, config: dict[str, object]
 ) -> None:
     text = json.dumps(config)
     error = refused(lambda: models.UploadModelVersion(upload(folder, config_json=text)))
     assert isinstance(error, errors.WeightsInvalid)
-    assert str(tmp_path) not in error.message
-    assert leftovers(tmp_path) == []
+    assert str(home) not in error.message
+    assert leftovers(home) == []
 
 
 def test_corrupt_weights_with_a_right_checksum_are_refused(
-    models: rpc.ModelServiceStub, folder: Path, tmp_path: Path
+    models: rpc.ModelServiceStub, folder: Path, home: Path
 ) -> None:
     weights = folder / "weights.safetensors"
     good = weights.read_bytes()
@@ -205,38 +219,38 @@ def test_corrupt_weights_with_a_right_checksum_are_refused(
         weights.write_bytes(bad)
         error = refused(lambda: models.UploadModelVersion(upload(folder)))
         assert isinstance(error, errors.WeightsInvalid), bad[:20]
-    assert leftovers(tmp_path) == []
+    assert leftovers(home) == []
 
 
 def test_the_header_comes_first_and_once(
-    models: rpc.ModelServiceStub, folder: Path, tmp_path: Path
+    models: rpc.ModelServiceStub, folder: Path, home: Path
 ) -> None:
     first, *rest = upload(folder)
     empty = pb.UploadModelVersionRequest()
     for messages in ([], [empty], rest, [rest[0], first], [first, first], [first, empty]):
         error = refused(lambda messages=messages: models.UploadModelVersion(iter(messages)))
         assert isinstance(error, errors.InvalidField)
-    assert leftovers(tmp_path) == []
+    assert leftovers(home) == []
 
 
 def test_a_cancelled_upload_leaves_nothing(
-    models: rpc.ModelServiceStub, folder: Path, tmp_path: Path
+    models: rpc.ModelServiceStub, folder: Path, home: Path
 ) -> None:
     def endless() -> Upload:
         messages = upload(folder)
         yield next(messages)
         yield next(messages)
-        soon(lambda: "weights.safetensors" in leftovers(tmp_path))
+        soon(lambda: "weights.safetensors" in leftovers(home))
         call.cancel()
 
     call = models.UploadModelVersion.future(endless())
     with pytest.raises(grpc.FutureCancelledError):
         call.result()
-    soon(lambda: leftovers(tmp_path) == [])
+    soon(lambda: leftovers(home) == [])
 
 
 def test_a_client_that_stops_sending_ends_with_its_deadline(
-    models: rpc.ModelServiceStub, folder: Path, tmp_path: Path
+    models: rpc.ModelServiceStub, folder: Path, home: Path
 ) -> None:
     def stalled() -> Upload:
         messages = upload(folder)
@@ -245,7 +259,7 @@ def test_a_client_that_stops_sending_ends_with_its_deadline(
 
     call = models.UploadModelVersion.future(stalled(), timeout=0.3)
     assert call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    soon(lambda: leftovers(tmp_path) == [])
+    soon(lambda: leftovers(home) == [])
 
 
 def test_the_same_request_id_gives_the_first_result(
@@ -263,14 +277,14 @@ def test_the_same_request_id_gives_the_first_result(
 def test_two_calls_at_once_with_one_request_id_do_one_thing(
     models: rpc.ModelServiceStub, folder: Path
 ) -> None:
-    calls = [models.UploadModelVersion.future(upload(folder, request_id="a")) for _ in range(8)]
+    calls = [models.UploadModelVersion.future(upload(folder, request_id="c")) for _ in range(8)]
     assert {call.result().name for call in calls} == {"models/x/versions/1"}
 
 
 def test_a_failure_is_not_remembered(models: rpc.ModelServiceStub, folder: Path) -> None:
-    torn = pieces_of(folder, drop=1, request_id="a")
+    torn = pieces_of(folder, drop=1, request_id="d")
     assert isinstance(refused(lambda: models.UploadModelVersion(torn)), errors.UploadDamaged)
-    assert models.UploadModelVersion(upload(folder, request_id="a")).name == "models/x/versions/1"
+    assert models.UploadModelVersion(upload(folder, request_id="d")).name == "models/x/versions/1"
 
 
 def test_versions_that_come_at_once_get_different_numbers(
@@ -289,16 +303,16 @@ def test_a_version_is_never_replaced(models: rpc.ModelServiceStub, folder: Path)
 
 
 def test_a_folder_below_the_import_root_can_be_imported(
-    models: rpc.ModelServiceStub, folder: Path, tmp_path: Path
+    models: rpc.ModelServiceStub, folder: Path, home: Path
 ) -> None:
     request = pb.ImportModelVersionRequest(parent="models/x", path="good", validate_only=True)
     assert models.ImportModelVersion(request).digest.hex() == digest(folder)
-    assert leftovers(tmp_path) == []
+    assert leftovers(home) == []
     request.validate_only = False
     request.request_id = "once"
     made = models.ImportModelVersion(request)
     assert models.ImportModelVersion(request) == made
-    copy = tmp_path / "store" / "x" / "1"
+    copy = home / "store" / "x" / "1"
     assert {p.name: p.read_bytes() for p in copy.iterdir()} == {
         p.name: p.read_bytes() for p in folder.iterdir()
     }
@@ -377,7 +391,7 @@ def test_aliases_come_and_go(models: rpc.ModelServiceStub, folder: Path) -> None
 
 
 def test_a_version_that_serves_is_not_deleted(
-    models: rpc.ModelServiceStub, running: RunningServer, folder: Path
+    models: rpc.ModelServiceStub, mine: RunningServer, folder: Path
 ) -> None:
     name = models.UploadModelVersion(upload(folder)).name
     load = pb.LoadModelVersionRequest(name="models/x")
@@ -385,7 +399,7 @@ def test_a_version_that_serves_is_not_deleted(
         assert models.LoadModelVersion(load).state == model_pb2.VERSION_STATE_READY
     delete = pb.DeleteModelVersionRequest(name=name)
     assert isinstance(refused(lambda: models.DeleteModelVersion(delete)), errors.ModelInUse)
-    with grpc.insecure_channel(running.target) as channel:
+    with grpc.insecure_channel(mine.target) as channel:
         sessions = session_service_pb2_grpc.SessionServiceStub(channel)
         session = sessions.CreateSession(session_service_pb2.CreateSessionRequest(model=name))
         assert models.GetModelVersion(pb.GetModelVersionRequest(name=name)).sessions == 1
@@ -434,11 +448,11 @@ def test_what_there_is_not_is_not_found(models: rpc.ModelServiceStub, folder: Pa
 
 
 def test_what_was_put_into_the_store_by_hand_and_is_damaged_shows_why(
-    models: rpc.ModelServiceStub, folder: Path, tmp_path: Path
+    models: rpc.ModelServiceStub, folder: Path, home: Path
 ) -> None:
     for _ in range(2):
         models.UploadModelVersion(upload(folder))
-    (tmp_path / "store" / "x" / "1" / "config.json").write_text("{")
+    (home / "store" / "x" / "1" / "config.json").write_text("{")
     page = models.ListModelVersions(pb.ListModelVersionsRequest(parent="models/x"))
     assert [v.state for v in page.versions] == [
         model_pb2.VERSION_STATE_FAILED,
@@ -448,7 +462,7 @@ def test_what_was_put_into_the_store_by_hand_and_is_damaged_shows_why(
     load = pb.LoadModelVersionRequest(name=page.versions[0].name)
     assert isinstance(refused(lambda: models.LoadModelVersion(load)), errors.WeightsInvalid)
     models.UploadModelVersion(upload(folder, "y"))
-    (tmp_path / "store" / "x" / "aliases.json").write_text("?")
+    (home / "store" / "x" / "aliases.json").write_text("?")
     page_of_models = models.ListModels(pb.ListModelsRequest())
     assert [model.name for model in page_of_models.models] == ["models/y"]
 
@@ -457,8 +471,8 @@ def test_an_unwritable_store_says_so(
     serve: Callable[..., RunningServer], tmp_path: Path, folder: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    running = serve(store=tmp_path / "file" / "below", shipped=False)
-    with grpc.insecure_channel(running.target) as channel:
+    server = serve(store=tmp_path / "file" / "below", shipped=False)
+    with grpc.insecure_channel(server.target) as channel:
         models = rpc.ModelServiceStub(channel)
         error = refused(lambda: models.UploadModelVersion(upload(folder)))
         assert isinstance(error, errors.StoreUnwritable)
