@@ -141,12 +141,12 @@ def test_a_corrupt_model_is_reported_and_does_not_stop_the_others(
 
 
 def test_a_message_over_the_limit_is_refused(serve: Callable[..., RunningServer]) -> None:
-    server = serve(max_message_bytes=100_000)
+    server = serve(max_message_bytes=4 * 1024**2)
     with grpc.insecure_channel(server.target) as channel:
         wire = Wire(channel)
         handle = wire.create().handle
         with pytest.raises(grpc.RpcError) as failure:
-            wire.step([handle], [0], np.zeros((10_000, 3), np.float32), [10_000])
+            wire.step([handle], [0], np.zeros((10, 3 * 2**17), np.float32))
         assert isinstance(failure.value, grpc.Call)
         assert failure.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         wire.outputs([handle], [0], np.zeros((1, 3), np.float32))

@@ -144,7 +144,7 @@ def _version(hall: Hall, request: pb.GenerateRequest) -> LoadedVersion:
             raise hall.engine.table.why_not(request.handle)
         version = found
     config = version.config
-    speaks = isinstance(config.head, Softmax) and config.head.vocabulary == config.input_size
+    speaks = isinstance(config.head, Softmax) and config.head.vocabulary == version.vocabulary
     if not (config.takes_tokens and speaks):
         raise NotGenerative(
             f"{version.name} can't generate: it needs tokens in and a softmax over them out"
@@ -187,9 +187,9 @@ def _prompt(request: pb.GenerateRequest, version: LoadedVersion) -> Ints:
     if request.WhichOneof("prompt") == "text":
         return encode_text(version, request.text, field="text")
     tokens = np.array(request.tokens.ids, np.int64)
-    if len(tokens) and tokens.max() >= version.config.input_size:
+    if len(tokens) and tokens.max() >= version.vocabulary:
         raise TokenOutOfRange(
-            f"tokens of {version.name} are 0 to {version.config.input_size - 1}, "
+            f"tokens of {version.name} are 0 to {version.vocabulary - 1}, "
             f"got {tokens.max()}",
             field="tokens.ids",
         )

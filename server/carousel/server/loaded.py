@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from carousel.model import Kernel, Network, StateSchema, make_kernel
+from carousel.model import Kernel, Network, StateSchema, Tokens, make_kernel
 from carousel.server.arena import Arena
 from carousel.server.metrics import VersionMetrics
 from carousel.server.names import version_name
@@ -61,6 +61,11 @@ class LoadedVersion:
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one step's input: [D], or nothing for a token."""
         return () if self.config.takes_tokens else (self.config.input_size,)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are; 0 for a model that takes features."""
+        return self.config.input.vocabulary if isinstance(self.config.input, Tokens) else 0
 
     @property
     def input_dtype(self) -> npt.DTypeLike:

@@ -106,7 +106,7 @@ def read_inputs(tensor: tensor_pb2.Tensor, version: LoadedVersion, steps: int) -
 def bad_inputs(inputs: Inputs, version: LoadedVersion, lengths: Ints | None) -> Refusals:
     """Items with a token out of range or a number that is not finite."""
     if version.config.takes_tokens:
-        good = (inputs >= 0) & (inputs < version.config.input_size)
+        good = (inputs >= 0) & (inputs < version.vocabulary)
     else:
         good = np.isfinite(inputs)
     if good.all():
@@ -126,7 +126,7 @@ def _bad_input(
 ) -> CarouselError:
     if version.config.takes_tokens:
         return TokenOutOfRange(
-            f"tokens of {version.name} are 0 to {version.config.input_size - 1}, "
+            f"tokens of {version.name} are 0 to {version.vocabulary - 1}, "
             f"got {int(value)} in item {item}",
             field=f"inputs[{step}]",
         )
