@@ -8,7 +8,11 @@ from torch import Tensor
 
 from carousel.model.kernels.graph import chunk_graph, step_graph
 from carousel.model.kernels.kernel import chunk_by_steps, forward_only
+from carousel.model.kernels.ragged import cuts
 from carousel.model.network import Network, padding_mask
+
+# For the plan of ragged batches only: one call, and a thousand weights for one row (in us).
+CALL_COST, ROW_COST = 100.0, 0.03
 
 
 class Onnx:
@@ -21,10 +25,14 @@ class Onnx:
         if self.device.type != "cpu":
             raise ValueError(f"the onnx kernel runs on cpu, got {device}")
         self.network = network
+        self.row_cost = ROW_COST * sum(p.numel() for p in network.rnn.parameters()) / 1000
         config = network.config
         with torch.no_grad():
-            self._step = None if config.bidirectional else _session(step_graph(network), threads)
-            self._chunk = None if config.projection else _session(chunk_graph(network), threads)
+            self._step = None if config.bidirectional else _session(step_graph(network), threads, True)
+            # onnxruntime's recurrent operators know no projection.
+            self._chunk = (
+                None if config.projection else _session(chunk_graph(network), threads, False)
+            )
 
     @torch.no_grad()
     def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,26 +42,44 @@ class Onnx:
     @torch.no_grad()
     def chunk(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         forward_only(self.network)
-        return self._padded(x, lengths, rows)
+        if self._chunk is None:
+            return chunk_by_steps(self.step, x, lengths, rows, self.network.config.output_size)
+        if bool((lengths == x.shape[1]).all()):
+            return _run(self._chunk, x=x, lengths=lengths.int(), rows=rows)
+        return self._ragged(x, lengths, rows)
 
     @torch.no_grad()
     def sequences(self, x: Tensor, lengths: Tensor) -> Tensor:
         rows = self.network.initial_rows(len(x))
         if self._chunk is None:
             return self.network.forward_fused(x, rows, lengths)[0]
-        return self._padded(x, lengths, rows)[0]
+        if self.network.config.bidirectional:  # reads from both ends: it cannot be cut in time
+            return self._padded(x, lengths, rows)[0]
+        return self.chunk(x, lengths, rows)[0]
+
+    def _ragged(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        order = torch.argsort(lengths, descending=True)
+        x, lengths, rows = x[order], lengths[order], rows[order]
+        y = torch.zeros(*x.shape[:2], self.network.config.output_size)  # [B, T, O]
+        for begin, end, n in cuts(lengths.numpy(), self.row_cost, CALL_COST):
+            real = (lengths[:n] - begin).clamp_max(end - begin)
+            y[:n, begin:end], rows[:n] = self._padded(x[:n, begin:end], real, rows[:n])
+        back = torch.argsort(order)
+        return y[back], rows[back]
 
     def _padded(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        if self._chunk is None:
-            return chunk_by_steps(self.step, x, lengths, rows, self.network.config.output_size)
         past = ~padding_mask(x, lengths)  # [B, T]
         x = x.masked_fill(past if x.dim() == 2 else past[..., None], 0)
         y, rows = _run(self._chunk, x=x, lengths=lengths.int(), rows=rows)
         return y.masked_fill_(past[..., None], 0), rows
 
 
-def _session(graph: bytes, threads: int) -> Any:
+def _session(graph: bytes, threads: int, arena: bool) -> Any:
     options = onnxruntime.SessionOptions()
+    # An arena keeps its largest size for ever: right for steps, whose size is the batch, but one
+    # long chunk must not be paid for until the server stops. A pattern is kept for every shape.
+    options.enable_cpu_mem_arena = arena
+    options.enable_mem_pattern = False
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -63,6 +89,6 @@ def _session(graph: bytes, threads: int) -> Any:
 
 
 def _run(session: Any, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-    given = {name: value.detach().numpy() for name, value in inputs.items()}
+    given = {name: value.detach().contiguous().numpy() for name, value in inputs.items()}
     y, rows = session.run(None, given)
     return torch.from_numpy(y), torch.from_numpy(rows)
