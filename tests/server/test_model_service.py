@@ -8,7 +8,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -64,7 +66,7 @@ def models(mine: RunningServer, home: Path) -> Iterator[rpc.ModelServiceStub]:
     shutil.rmtree(home / "store", ignore_errors=True)
 
 
-def header(folder: Path, model: str = "x", **changes: object) -> pb.UploadHeader:
+def header(folder: Path, model: str = "x", **changes: Any) -> pb.UploadHeader:
     weights = (folder / "weights.safetensors").read_bytes()
     fields = {
         "parent": f"models/{model}",
@@ -73,10 +75,10 @@ def header(folder: Path, model: str = "x", **changes: object) -> pb.UploadHeader
         "weights_bytes": len(weights),
         "weights_sha256": hashlib.sha256(weights).digest(),
     }
-    return pb.UploadHeader(**{**fields, **changes})  # type: ignore[arg-type]
+    return pb.UploadHeader(**{**fields, **changes})
 
 
-def upload(folder: Path, model: str = "x", **changes: object) -> Upload:
+def upload(folder: Path, model: str = "x", **changes: Any) -> Upload:
     """The messages that upload a folder, in pieces of 1,000 bytes."""
     yield pb.UploadModelVersionRequest(header=header(folder, model, **changes))
     weights = (folder / "weights.safetensors").read_bytes()
@@ -161,7 +163,7 @@ def test_validation_checks_everything_and_keeps_nothing(
     assert leftovers(home) == []
 
 
-def pieces_of(folder: Path, *, drop: int = 0, add: bytes = b"", **changes: object) -> Upload:
+def pieces_of(folder: Path, *, drop: int = 0, add: bytes = b"", **changes: Any) -> Upload:
     data = (folder / "weights.safetensors").read_bytes()
     yield pb.UploadModelVersionRequest(header=header(folder, **changes))
     yield pb.UploadModelVersionRequest(data=data[: len(data) - drop] + add)
@@ -189,10 +191,10 @@ def test_an_upload_that_is_not_what_was_announced_leaves_nothing(
     models: rpc.ModelServiceStub,
     folder: Path,
     home: Path,
-    changes: dict[str, object],
+    changes: dict[str, Any],
     error: type[errors.CarouselError],
 ) -> None:
-    upload = pieces_of(folder, **changes)  # type: ignore[arg-type]
+    upload = pieces_of(folder, **changes)
     assert isinstance(refused(lambda: models.UploadModelVersion(upload)), error)
     assert leftovers(home) == []
 
@@ -228,7 +230,7 @@ def test_the_header_comes_first_and_once(
     first, *rest = upload(folder)
     empty = pb.UploadModelVersionRequest()
     for messages in ([], [empty], rest, [rest[0], first], [first, first], [first, empty]):
-        error = refused(lambda messages=messages: models.UploadModelVersion(iter(messages)))
+        error = refused(partial(models.UploadModelVersion, iter(messages)))
         assert isinstance(error, errors.InvalidField)
     assert leftovers(home) == []
 
@@ -318,7 +320,7 @@ def test_a_folder_below_the_import_root_can_be_imported(
     }
     for path in ("..", "/etc", "../imports/good", "none", ""):
         request = pb.ImportModelVersionRequest(parent="models/x", path=path)
-        error = refused(lambda request=request: models.ImportModelVersion(request))
+        error = refused(partial(models.ImportModelVersion, request))
         assert isinstance(error, errors.ImportRefused)
 
 
@@ -335,7 +337,7 @@ def test_models_are_paged_in_order(models: rpc.ModelServiceStub, folder: Path) -
     assert pages == [["10", "a"], ["a-1", "b"], ["c"]]
     for bad in ("%%%", "Li4vLi4v"):
         request = pb.ListModelsRequest(page_token=bad)
-        error = refused(lambda request=request: models.ListModels(request))
+        error = refused(partial(models.ListModels, request))
         assert (type(error), error.field) == (errors.InvalidField, "page_token")
 
 

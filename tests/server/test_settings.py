@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,6 @@ from carousel.server.settings import Settings, SettingsError
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     for name in [name for name in os.environ if name.startswith("CAROUSEL_")]:
         monkeypatch.delenv(name)
 
@@ -26,7 +25,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def refusal(config_file: Path | None = None, **flags: Any) -> str:
+def refusal(config_file: Any = None, **flags: Any) -> str:
     with pytest.raises(SettingsError) as refused:
         Settings.read(config_file, **flags)
     return str(refused.value)
@@ -102,7 +101,7 @@ def test_every_wrong_setting_is_told_with_what_was_given_and_what_is_allowed() -
         ("device", "cuda:"),
     ],
 )
-def test_values_out_of_range_are_refused(name: str, value: object) -> None:
+def test_values_out_of_range_are_refused(name: str, value: Any) -> None:
     assert name in refusal(**{name: value})
 
 

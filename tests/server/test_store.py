@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,6 @@ from carousel.errors import (
     WeightsInvalid,
 )
 from carousel.model import Features, ModelConfig, Network, save
-from carousel.server import staging
 from carousel.server.names import ModelRef
 from carousel.server.store import ModelStore
 
@@ -242,9 +242,9 @@ def test_a_store_that_can_not_be_written_still_serves(tmp_path: Path, made: Path
         assert store.models() == ["x"]
         assert store.resolve(ModelRef("x")).folder == made
         for write in (
-            lambda store=store: store.add("y", made),
-            lambda store=store: store.set_alias("x", "stable", 1),
-            lambda store=store: store.delete("x", 1),
+            partial(store.add, "y", made),
+            partial(store.set_alias, "x", "stable", 1),
+            partial(store.delete, "x", 1),
         ):
             with pytest.raises(StoreUnwritable):
                 write()
@@ -370,7 +370,7 @@ def test_nothing_is_reported_before_it_is_on_the_disk(
         synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
         real(handle)
 
-    monkeypatch.setattr(staging.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     store.add("x", made)
     assert {"config.json", "weights.safetensors", "README.md", "x", "store"} <= set(synced)
 

@@ -5,14 +5,13 @@ A flag wins over the environment (`CAROUSEL_PORT`), that over the TOML file, tha
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -22,11 +21,13 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from carousel.errors import InvalidField
 from carousel.server.names import ModelRef
+from carousel.server.settings_error import SettingsError, explain, unknown
+
+__all__ = ["Settings", "SettingsError"]
 
 PREFIX = "CAROUSEL_"
 DEFAULT_PORT = 50_051
@@ -40,10 +41,6 @@ _INJECTED = re.compile(
     r"CAROUSEL_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
 )
 _INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://")
-
-
-class SettingsError(ValueError):
-    """Settings are unknown, malformed or out of their range; one line for each."""
 
 
 def _default_store() -> Path:
@@ -203,7 +200,7 @@ class Settings(BaseSettings):
             below = {k: v for k, v in from_file.items() if k not in from_environment}
             settings = cls(**below | given)
         except ValidationError as error:
-            wrong += [_explain(detail) for detail in error.errors()]
+            wrong += [explain(detail, cls.model_fields) for detail in error.errors()]
         else:
             if not wrong:
                 return settings
@@ -225,52 +222,16 @@ def _read_file(file: Path | None) -> dict[str, Any]:
 
 def _unknown_variables(names: Iterable[str]) -> list[str]:
     """Lines about variables that look like settings and are none."""
-    unknown = [
+    fields = Settings.model_fields
+    strange = [
         name
         for name in sorted(names)
         if name.startswith(PREFIX)
-        and name.removeprefix(PREFIX).lower() not in Settings.model_fields
+        and name.removeprefix(PREFIX).lower() not in fields
         and not _ELSEWHERE.fullmatch(name)
         and not _INJECTED.fullmatch(name)
     ]
     return [
-        _unknown(name.removeprefix(PREFIX).lower(), f"the environment variable {name}")
-        for name in unknown
+        unknown(name.removeprefix(PREFIX).lower(), f"the environment variable {name}", fields)
+        for name in strange
     ]
-
-
-def _unknown(name: str, what: str) -> str:
-    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{what} is not a setting{hint}"
-
-
-def _explain(detail: ErrorDetails) -> str:
-    """One line: what was wrong, what was given, what is allowed."""
-    if detail["type"] == "value_error":
-        return detail["msg"].removeprefix("Value error, ")
-    name = str(detail["loc"][0])
-    if detail["type"] == "extra_forbidden":
-        return _unknown(name, name)
-    return f"{name} must be {_allowed(name) or detail['msg']}, got {detail['input']!r}"
-
-
-def _allowed(name: str) -> str:
-    """The values of a field in words."""
-    field = Settings.model_fields[name]
-    if get_origin(field.annotation) is Literal:
-        return f"one of {', '.join(get_args(field.annotation))}"
-    if field.annotation is bool:
-        return "true or false"
-    bounds = {
-        bound: getattr(item, bound)
-        for item in field.metadata
-        for bound in ("gt", "ge", "le")
-        if hasattr(item, bound)
-    }
-    kind = "a number" if field.annotation is float else "a whole number"
-    if "ge" in bounds:
-        return f"{kind} between {bounds['ge']:,.0f} and {bounds['le']:,.0f}"
-    if "gt" in bounds:
-        return f"{kind} above {bounds['gt']:,.0f} and at most {bounds['le']:,.0f}"
-    return ""

@@ -37,6 +37,17 @@ class Staging:
             self._lock = os.open(self.folder, _FOLDER)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
 
+    @classmethod
+    def of(cls, root: Path, source: int) -> Self:
+        """A copy of the model in an open folder. Raises ImportRefused, StoreUnwritable."""
+        staging = cls(root)
+        try:
+            staging._copy(source)
+        except BaseException:
+            staging.discard()
+            raise
+        return staging
+
     def __enter__(self) -> Self:
         return self
 
@@ -61,8 +72,7 @@ class Staging:
         with writing():
             return (self.folder / WEIGHTS).open("xb")
 
-    def copy(self, source: int) -> None:
-        """Copy a model's files out of an open folder. Raises ImportRefused, StoreUnwritable."""
+    def _copy(self, source: int) -> None:
         for name, limit in ((CONFIG, MAX_CONFIG_BYTES), (CARD, MAX_CARD_BYTES), (WEIGHTS, None)):
             try:
                 file = open_file(source, name)

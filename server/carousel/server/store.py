@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +29,7 @@ from carousel.errors import (
 from carousel.server.aliases import read_aliases, write_aliases
 from carousel.server.names import ModelRef, is_id, is_number, model_name, version_name
 from carousel.server.staging import Staging, open_folder, sweep, sync, writing
-from carousel.server.version import CONFIG, WEIGHTS, StoredVersion, check_folder
+from carousel.server.version import StoredVersion, check_folder, is_version
 
 DEFAULT_ALIAS = "stable"
 SHIPPED_VERSION = 1
@@ -127,10 +126,8 @@ class ModelStore:
         Raises VersionExists, WeightsInvalid, StoreUnwritable.
         """
         self.check_free(model, version)
-        with (
-            open_folder(folder.parent, folder.name) as source,
-            self._stage_copy(source) as staging,
-        ):
+        path = open_folder(folder.parent, folder.name)
+        with path as source, Staging.of(self.root, source) as staging:
             return self.commit(staging, model, version)
 
     def stage_import(self, import_root: Path | None, path: str) -> Staging:
@@ -138,16 +135,7 @@ class ModelStore:
         if import_root is None:
             raise ImportRefused("importing is off: the server has no import_root", field="path")
         with open_folder(import_root, path) as source:
-            return self._stage_copy(source)
-
-    def _stage_copy(self, source: int) -> Staging:
-        staging = self.stage()
-        try:
-            staging.copy(source)
-        except BaseException:
-            staging.discard()
-            raise
-        return staging
+            return Staging.of(self.root, source)
 
     def commit(
         self, staging: Staging, model: str, version: int = 0, *, validate_only: bool = False
@@ -217,7 +205,7 @@ class ModelStore:
         if number == SHIPPED_VERSION and self._is_shipped(model):
             return True
         folder = self.root / model
-        return not folder.is_symlink() and _is_version(folder / str(number))
+        return not folder.is_symlink() and is_version(folder / str(number))
 
     def _given(self, model: str) -> list[int]:
         """Numbers that the store ever gave, also to versions that are deleted."""
@@ -250,15 +238,6 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return [entry for entry in found if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
-
-
-def _is_version(folder: Path) -> bool:
-    """Whether both files are there, and files: no links, no devices."""
-    try:
-        modes = [os.lstat(folder / name).st_mode for name in (CONFIG, WEIGHTS)]
-    except OSError:
-        return False
-    return not folder.is_symlink() and all(map(stat.S_ISREG, modes))
 
 
 def _no_model(model: str) -> ModelNotFound:

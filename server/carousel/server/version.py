@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -91,6 +93,15 @@ class StoredVersion(NamedTuple):
 
     def _gone(self) -> VersionNotFound:
         return VersionNotFound(f"there is no {self.name}: it was deleted just now", field="name")
+
+
+def is_version(folder: Path) -> bool:
+    """Whether both files are there, and files: no links, no devices."""
+    try:
+        modes = [os.lstat(folder / name).st_mode for name in (CONFIG, WEIGHTS)]
+    except OSError:
+        return False
+    return not folder.is_symlink() and all(map(stat.S_ISREG, modes))
 
 
 def read_config(text: str) -> ModelConfig:
