@@ -1,0 +1,62 @@
+"""The client of Carousel: numpy in, numpy out, over gRPC.
+
+    from carousel.client import Client
+
+    with Client("localhost:50051") as client, client.session("king-james") as session:
+        for token in session.generate("To be, or", max_tokens=80):
+            print(token.text, end="", flush=True)
+
+`Client` is for threads, `AsyncClient` for an event loop; they have the same methods. All errors
+are classes of `carousel.errors`; its root, CarouselError, can be had from here too.
+"""
+
+from carousel.client._async_client import AsyncClient
+from carousel.client._async_session import AsyncSession
+from carousel.client._async_token_stream import AsyncTokenStream
+from carousel.client._channel import TLS
+from carousel.client._client import Client
+from carousel.client._events import Event
+from carousel.client._inference_values import FinishReason, Token, TokenProbability, Trace
+from carousel.client._model_values import Model, ModelConfig, ModelVersion, VersionState
+from carousel.client._server_values import (
+    MetricFamily,
+    MetricSample,
+    MetricType,
+    ServerInfo,
+    Statistics,
+)
+from carousel.client._session import Session
+from carousel.client._session_values import EndReason, SessionInfo, SessionState, Snapshot
+from carousel.client._step_errors import StepErrors
+from carousel.client._token_stream import TokenStream
+from carousel.errors import CarouselError
+
+__all__ = [
+    "TLS",
+    "AsyncClient",
+    "AsyncSession",
+    "AsyncTokenStream",
+    "CarouselError",
+    "Client",
+    "EndReason",
+    "Event",
+    "FinishReason",
+    "MetricFamily",
+    "MetricSample",
+    "MetricType",
+    "Model",
+    "ModelConfig",
+    "ModelVersion",
+    "ServerInfo",
+    "Session",
+    "SessionInfo",
+    "SessionState",
+    "Snapshot",
+    "Statistics",
+    "StepErrors",
+    "Token",
+    "TokenProbability",
+    "TokenStream",
+    "Trace",
+    "VersionState",
+]

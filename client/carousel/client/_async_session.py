@@ -1,0 +1,318 @@
+"""AsyncSession: one stream of steps with its own recurrent state, for an event loop."""
+
+# ruff: noqa: ASYNC109 - a timeout is a gRPC deadline here, which the server is told
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from carousel.client import _generation, _session_calls
+from carousel.client._async_token_stream import AsyncTokenStream
+from carousel.client._async_transport import AsyncTransport
+from carousel.client._coalescer import Coalescer, Ticket
+from carousel.client._columns import fill, outcomes, update
+from carousel.client._cursor import ALL, Item, shaped
+from carousel.client._errors import is_refusal
+from carousel.client._events import Event
+from carousel.client._generation import Prompt, Sampling
+from carousel.client._inference_calls import output_mode
+from carousel.client._inputs import Floats, Input, chunk_input, step_input
+from carousel.client._session_values import SessionInfo, Snapshot
+from carousel.client._session_view import SessionView
+from carousel.client._times import Seconds
+from carousel.client._turn import Turn
+from carousel.errors import (
+    CarouselError,
+    MessageTooLarge,
+    NotFound,
+    SessionFenced,
+)
+from carousel.v1 import inference_service_pb2 as pb
+from carousel.v1 import session_pb2
+
+COALESCED_STEPS = 64
+COALESCED_BYTES = 2**18
+"""Chunks of more travel alone, so that nobody's step waits behind them on the wire."""
+
+
+class AsyncSession(SessionView):
+    """One stream of steps with its own recurrent state, pinned to a model version.
+
+    Leaving its `async with` block ends the session on the server. Tasks of one event loop may
+    share it: their steps are taken one after the other, in the order they came.
+
+    Steps that tasks await in the same tick of the loop travel as one message. Every step that was
+    sent is fed exactly once, whatever happens to the connection, or to the task that awaits it.
+    When the answer does not come (DeadlineExceeded, ServerUnreachable, a cancelled task),
+    `unsettled` is True: `settle` brings that very step to its end and gives its output, and so
+    does the next use of the session. Calling `step` again instead would feed the input a second
+    time. A task that is cancelled before its step was sent feeds nothing.
+    """
+
+    def __init__(
+        self, transport: AsyncTransport, coalescer: Coalescer, made: session_pb2.Session
+    ) -> None:
+        super().__init__(made)
+        self._transport = transport
+        self._coalescer = coalescer
+        self._ticket = Ticket(self._cursor)
+        self._turn = Turn()
+
+    async def step(self, x: Input, *, timeout: float | None = None) -> Floats:
+        """Take one step: x is [D] features or a token; gives [O] float32.
+
+        As `Session.step`, and coalesced with the steps that other tasks await.
+        """
+        width, data = step_input(x)
+        turn, cursor, ticket = self._turn, self._cursor, self._ticket
+        if turn.taken:
+            await turn.wait()
+        else:
+            turn.taken = True
+        try:
+            if cursor.open is not None or self._generation is not None:
+                await self._ready(timeout)
+            item = Item(width, 1, data, ALL, False)
+            seconds = self._transport.timeout if timeout is None else timeout
+            future = self._coalescer.submit(ticket, item, seconds)
+            try:
+                return await future
+            except asyncio.CancelledError:
+                self._coalescer.withdraw(ticket)
+                raise
+        finally:
+            turn.leave()
+
+    async def chunk(
+        self,
+        xs: Input,
+        *,
+        outputs: Literal["all", "last", "none"] = "all",
+        timeout: float | None = None,
+    ) -> Floats:
+        """Take several steps at once: xs is [T, D] features or [T] tokens.
+
+        Gives [T, O] for "all", [O] for "last", [0, O] for "none". Raises what `step` raises, and
+        ChunkTooLong.
+        """
+        mode = output_mode(outputs)
+        width, steps, data = chunk_input(xs)
+        async with self._turn:
+            await self._ready(timeout)
+            item = Item(width, steps, data, mode, True)
+            try:
+                return await self._ride(item, timeout)
+            except asyncio.CancelledError:
+                self._coalescer.withdraw(self._ticket)
+                raise
+
+    async def settle(self, *, timeout: float | None = None) -> Floats | None:
+        """The output of the step or chunk whose answer never came; None when there is none."""
+        async with self._turn:
+            item = self._cursor.open
+            if item is not None:
+                return await self._settle(item, timeout)
+            found, self._ticket.unclaimed = self._ticket.unclaimed, None
+            if isinstance(found, CarouselError):
+                raise found
+            return found
+
+    def generate(
+        self,
+        prompt: Prompt = "",
+        *,
+        max_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        stop: str | Sequence[str] = (),
+        seed: int | None = None,
+        log_probabilities: int | None = None,
+        timeout: float | None = None,
+    ) -> AsyncTokenStream:
+        """Feed a prompt and iterate over the tokens that follow; options as in `Client.generate`.
+
+        Without a prompt the first token is sampled from the session's last output. Every token
+        that is made is also fed. The next use of the session ends a generation that still runs.
+        """
+        sampling = Sampling(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            stop=stop,
+            seed=seed,
+            log_probabilities=log_probabilities,
+        )
+        generation = _generation.Generation(self._cursor)
+
+        async def start() -> Any:
+            async with self._turn:
+                await self._ready(timeout)
+                cursor = self._cursor
+                request = _generation.from_session(cursor.handle, cursor.index, prompt, sampling)
+                self._generation = generation
+                seconds = sampling.deadline(timeout, self._transport.timeout)
+                return self._transport.stream(
+                    _generation.PATH, request, pb.GenerateResponse, timeout=seconds
+                )
+
+        return AsyncTokenStream(self._transport, start, generation)
+
+    async def fork(
+        self,
+        count: int | None = None,
+        *,
+        session_ids: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> list[AsyncSession]:
+        """Copies that go on from the same state: all are made, or none.
+
+        `count` is 1 to 10,000, by default as many as `session_ids`, or else 1. Raises SessionEnded,
+        SessionExists, SessionCapacity.
+        """
+        ids = _session_calls.fork_ids(count, session_ids)
+        async with self._turn:
+            await self._ready(timeout)
+            made = await self._transport.call(_session_calls.fork(self.name, ids), timeout)
+        for one in made:
+            self._transport.link.tell(Event("session_created", session=one.name))
+        return [AsyncSession(self._transport, self._coalescer, one) for one in made]
+
+    async def rewind(
+        self,
+        *,
+        steps: int | None = None,
+        step_index: int | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Go back by `steps` (0 only ends a quarantine), or to where `step_index` was next.
+
+        Raises RewindUnavailable, which names the steps that are kept, SessionEnded, SessionFenced.
+        """
+        _session_calls.check_rewind(steps, step_index)
+        async with self._turn:
+            await self._ready(timeout)
+            call = _session_calls.rewind(self.name, self.handle, steps=steps, step_index=step_index)
+            self._renew(await self._transport.call(call, timeout))
+
+    async def reset(self, *, timeout: float | None = None) -> None:
+        """Go back to the initial state and step 0; ends a quarantine."""
+        async with self._turn:
+            self._stop_generation()
+            call = _session_calls.reset(self.name, self.handle)
+            self._renew(await self._transport.call(call, timeout))
+
+    async def export(self, *, timeout: float | None = None) -> Snapshot:
+        """The state as a value, for `Client.import_session`. The session goes on."""
+        async with self._turn:
+            await self._ready(timeout)
+            return await self._transport.call(_session_calls.export(self.name), timeout)
+
+    async def touch(
+        self, *, ttl: Seconds | None = None, timeout: float | None = None
+    ) -> SessionInfo:
+        """Count as a use; `ttl` in seconds or as a timedelta is the new idle time."""
+        return self._learn(
+            await self._transport.call(_session_calls.touch(self.name, ttl), timeout)
+        )
+
+    async def refresh(self, *, timeout: float | None = None) -> SessionInfo:
+        """Ask the server for a new description, also after the session's end."""
+        return self._learn(await self._transport.call(_session_calls.get(self.name), timeout))
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """End the session. Nothing happens when it has ended, or another holder took it over."""
+        async with self._turn:
+            self._stop_generation()
+            try:
+                await self._transport.call(_session_calls.delete(self.name, self.handle), timeout)
+            except (NotFound, SessionFenced):
+                return
+            self._cursor.end()
+        self._transport.link.tell(Event("session_ended", session=self.name))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self.close()
+        except (CarouselError, RuntimeError):
+            if error is None:
+                raise
+
+    async def _ride(self, item: Item, timeout: float | None) -> Floats:
+        """Send an item: with others where it is small, or else alone."""
+        if item.steps > COALESCED_STEPS or len(item.data) > COALESCED_BYTES:
+            return await self._send(item, timeout)
+        seconds = self._transport.timeout if timeout is None else timeout
+        return shaped(item, await self._coalescer.submit(self._ticket, item, seconds))
+
+    async def _settle(self, item: Item, timeout: float | None) -> Floats:
+        """Learn the outcome of an open item: wait for it, or send it again."""
+        seconds = self._transport.timeout if timeout is None else timeout
+        future = self._coalescer.rejoin(self._ticket, seconds)
+        if future is None:
+            return await self._ride(item, timeout)
+        return shaped(item, await future)
+
+    async def _send(self, item: Item, timeout: float | None) -> Floats:
+        """Send an item; it is open from here until its outcome is known."""
+        cursor = self._cursor
+        cursor.open = item
+        request = pb.StepRequest()
+        fill(request, [cursor], [item])
+        try:
+            response = await self._transport.step(request, shard=cursor.shard, timeout=timeout)
+        except MessageTooLarge:
+            # Whichever way it was too large, sending it again won't help; the server knows.
+            cursor.learn(await self._transport.call(_session_calls.get(self.name), timeout))
+            raise
+        except CarouselError as error:
+            if is_refusal(error):
+                cursor.fail(error)
+            raise
+        outcome = outcomes(response)[0]
+        if isinstance(outcome, CarouselError):
+            cursor.fail(outcome)
+            raise outcome
+        cursor.succeed(item)
+        update(cursor, response, 0)
+        return shaped(item, outcome)
+
+    async def _ready(self, timeout: float | None) -> None:
+        """Bring what is unfinished to its end, so that the step index is known."""
+        if self._generation is not None:
+            self._stop_generation()
+            if self._generation.index_known:
+                self._generation = None
+            else:
+                # A new incarnation: nothing of the cut generation can be committed after it.
+                call = _session_calls.rewind(self.name, self.handle, steps=0)
+                self._renew(await self._transport.call(call, timeout))
+        item = self._cursor.open
+        if item is not None:
+            try:
+                await self._settle(item, timeout)
+            except CarouselError:
+                if self._cursor.open is not None:
+                    raise
+
+    def _stop_generation(self) -> None:
+        if self._generation is not None and not self._generation.ended:
+            self._generation.cancel()
+
+    def _renew(self, made: session_pb2.Session) -> None:
+        self._coalescer.forget(self._cursor.handle)
+        super()._renew(made)

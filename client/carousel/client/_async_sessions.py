@@ -1,0 +1,191 @@
+"""The part of AsyncClient that makes, finds and steps sessions."""
+
+# ruff: noqa: ASYNC109 - a timeout is a gRPC deadline here, which the server is told
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Literal, overload
+
+import numpy.typing as npt
+
+from carousel.client import _session_calls as calls
+from carousel.client._async_session import AsyncSession
+from carousel.client._async_transport import AsyncTransport
+from carousel.client._call import Call
+from carousel.client._coalescer import Coalescer
+from carousel.client._events import Event
+from carousel.client._inputs import Floats, Input
+from carousel.client._opening import Opening
+from carousel.client._session_values import SessionInfo, Snapshot
+from carousel.client._step_many import Batch
+from carousel.client._times import Seconds
+from carousel.errors import CarouselError, SessionExists
+
+
+class AsyncSessions:
+    """The methods of AsyncClient for sessions."""
+
+    _transport: AsyncTransport
+    _coalescers: dict[int, Coalescer]
+
+    def session(
+        self,
+        model: str,
+        *,
+        session_id: str | None = None,
+        ttl: Seconds | None = None,
+        lifetime: Seconds | None = None,
+        rewind_depth: int = 0,
+        initial_state: Mapping[str, npt.ArrayLike] | None = None,
+        timeout: float | None = None,
+    ) -> Opening:
+        """Make a session: `await` it, or leave its `async with` block to end it.
+
+        `session_id` is 1 to 63 of a-z, 0-9 and '-', by default random. It ends `ttl` seconds after
+        its last use (default: the server's), and `lifetime` seconds after now (default: never).
+        `rewind_depth` earlier states are kept, 0 to 64. `initial_state` has the state schema's
+        tensors by name, each [L, H]. Raises ModelNotFound, VersionNotFound, ModelNotLoaded,
+        ModelNotStepwise, SessionExists, SessionCapacity, InvalidField, ServerDraining.
+        """
+        chosen = None if session_id else calls.new_id()
+        call = calls.create(
+            model,
+            session_id or chosen or "",
+            ttl=ttl,
+            lifetime=lifetime,
+            rewind_depth=rewind_depth,
+            initial_state=initial_state,
+        )
+        return Opening(lambda: self._make(call, chosen, timeout))
+
+    def attach(self, name: str, *, timeout: float | None = None) -> Opening:
+        """Take a session over, by its name or id: who held it before can't step it any more.
+
+        Raises SessionNotFound, SessionEnded.
+        """
+
+        async def attach() -> AsyncSession:
+            return self._session(await self._transport.call(calls.attach(name), timeout))
+
+        return Opening(attach)
+
+    def import_session(
+        self,
+        snapshot: Snapshot,
+        *,
+        model: str | None = None,
+        session_id: str | None = None,
+        ttl: Seconds | None = None,
+        lifetime: Seconds | None = None,
+        rewind_depth: int = 0,
+        timeout: float | None = None,
+    ) -> Opening:
+        """Make a session that goes on from a snapshot, by default on the version it names.
+
+        Raises SnapshotDamaged, SnapshotMismatch, and what `session` raises.
+        """
+        chosen = None if session_id else calls.new_id()
+        call = calls.import_(
+            snapshot,
+            session_id or chosen or "",
+            model=model,
+            ttl=ttl,
+            lifetime=lifetime,
+            rewind_depth=rewind_depth,
+        )
+        return Opening(lambda: self._make(call, chosen, timeout))
+
+    async def get_session(self, name: str, *, timeout: float | None = None) -> SessionInfo:
+        """Describe a session, also for an hour after its end. Raises SessionNotFound."""
+        return await self._transport.call(calls.get(name), timeout)
+
+    async def list_sessions(
+        self, *, model: str | None = None, timeout: float | None = None
+    ) -> AsyncIterator[SessionInfo]:
+        """All live sessions, of a model or one of its versions, a page at a time."""
+        token = ""
+        while True:
+            call = calls.list_page(model, token)
+            sessions, token = await self._transport.call(call, timeout)
+            for one in sessions:
+                yield one
+            if not token:
+                return
+
+    async def delete_session(self, name: str, *, timeout: float | None = None) -> None:
+        """End a session, whoever holds it. Raises SessionNotFound, SessionEnded."""
+        await self._transport.call(calls.delete(name), timeout)
+
+    @overload
+    async def step_many(
+        self,
+        sessions: Sequence[AsyncSession],
+        xs: Input,
+        *,
+        return_errors: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> Floats: ...
+
+    @overload
+    async def step_many(
+        self,
+        sessions: Sequence[AsyncSession],
+        xs: Input,
+        *,
+        return_errors: Literal[True],
+        timeout: float | None = None,
+    ) -> tuple[Floats, dict[int, CarouselError]]: ...
+
+    async def step_many(
+        self,
+        sessions: Sequence[AsyncSession],
+        xs: Input,
+        *,
+        return_errors: bool = False,
+        timeout: float | None = None,
+    ) -> Floats | tuple[Floats, dict[int, CarouselError]]:
+        """One step of N sessions in one message: xs is [N, D] features or [N] tokens; gives [N, O].
+
+        Sessions fail alone. When some do, StepErrors is raised, which has the others' outputs;
+        with `return_errors` the outputs, NaN where a session failed, come with a dict of errors
+        by place. Sessions of several models travel as one message each.
+        """
+        batch = Batch(sessions, xs)
+        async with AsyncExitStack() as turns:
+            for session in sorted(sessions, key=lambda one: one.name):  # one order: no deadlock
+                await turns.enter_async_context(session._turn)
+                await session._ready(timeout)
+            for part in batch.parts():
+                try:
+                    response = await self._transport.step(
+                        part.request, shard=part.shard, timeout=timeout
+                    )
+                except CarouselError as error:
+                    batch.fail(part, error)
+                else:
+                    batch.take(part, response)
+        return batch.result(return_errors=return_errors)
+
+    async def _make(
+        self, call: Call[calls.Made], chosen_id: str | None, timeout: float | None
+    ) -> AsyncSession:
+        """Create or import; `chosen_id` is set when the client itself chose the id.
+
+        Then an id that is taken is one that a lost attempt of this very call took.
+        """
+        try:
+            made = await self._transport.call(call, timeout)
+        except SessionExists:
+            if chosen_id is None:
+                raise
+            made = await self._transport.call(calls.attach(chosen_id), timeout)
+        self._transport.link.tell(Event("session_created", session=made.name))
+        return self._session(made)
+
+    def _session(self, made: calls.Made) -> AsyncSession:
+        coalescer = self._coalescers.get(made.shard)
+        if coalescer is None:
+            coalescer = self._coalescers[made.shard] = Coalescer(self._transport, made.shard)
+        return AsyncSession(self._transport, coalescer, made)

@@ -1,0 +1,68 @@
+"""AsyncTokenStream: the tokens of one generation, as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+from carousel.client._async_transport import AsyncTransport
+from carousel.client._generation import Generation
+from carousel.client._inference_values import Token
+from carousel.client._token_stream import TokenStreamView
+from carousel.errors import Cancelled, CarouselError
+
+
+class AsyncTokenStream(TokenStreamView, AsyncIterator[Token]):
+    """An async iterator over tokens. Dropping it, or `close`, stops the generation.
+
+    Nothing is sent before the first token is asked for.
+    """
+
+    def __init__(
+        self,
+        transport: AsyncTransport,
+        start: Callable[[], Awaitable[Any]],
+        generation: Generation,
+    ) -> None:
+        super().__init__(generation)
+        self._transport = transport
+        self._start = start
+        self._call: Any = None
+
+    async def __anext__(self) -> Token:
+        if self._generation.ended:
+            raise StopAsyncIteration
+        if self._call is None:
+            self._call = self._generation.call = await self._start()
+        try:
+            response = await self._transport.read(self._call)
+        except CarouselError as error:
+            self._generation.fail(error)
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._generation.ended and not (task and task.cancelling()):
+                # gRPC's way to say that the call was cancelled, not this task.
+                raise Cancelled("the generation was stopped: its session was used") from None
+            raise
+        if response is None:
+            raise StopAsyncIteration
+        return self._generation.take(response)
+
+    async def close(self) -> None:
+        """Stop the generation; what was fed stays fed."""
+        if not self._generation.ended:
+            self._generation.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()

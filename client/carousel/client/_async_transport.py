@@ -1,0 +1,117 @@
+"""The transport of AsyncClient: one channel, every call through one door."""
+
+# ruff: noqa: ASYNC109 - a timeout is a gRPC deadline here, which the server is told
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from carousel.client._call import Call, Result
+from carousel.client._channel import Door
+from carousel.client._errors import Guard, is_refusal, translate
+from carousel.client._events import Event, Link
+from carousel.client._retry import ATTEMPTS, RESENT, delay
+from carousel.client._transport import SHARD_HEADER, STEP
+from carousel.v1 import inference_service_pb2 as pb
+
+
+class AsyncTransport:
+    """Unary calls, streams and steps, with deadlines and errors of our own; of one event loop."""
+
+    def __init__(self, door: Door, *, timeout: float, link: Link) -> None:
+        self._door = door
+        self.timeout = timeout
+        self.link = link
+        self.guard = Guard(link)
+        self._channel: grpc.aio.Channel | None = None
+        self._methods: dict[str, Any] = {}
+        self._closed = False
+
+    async def call(
+        self, call: Call[Result], timeout: float | None, *, wait_for_ready: bool = False
+    ) -> Result:
+        method = self.method("unary_unary", call.path, call.reply)
+        seconds = max(self.timeout, call.timeout) if timeout is None else timeout
+        with self.guard:
+            reply = await method(call.request, timeout=seconds, wait_for_ready=wait_for_ready)
+        return call.decode(reply)
+
+    async def step(
+        self, request: pb.StepRequest, *, shard: int, timeout: float | None
+    ) -> pb.StepResponse:
+        """Send steps until their outcome is known, or the attempts or the time are used up."""
+        method = self.method("unary_unary", STEP, pb.StepResponse)
+        metadata = ((SHARD_HEADER, str(shard)),)
+        clock = asyncio.get_running_loop().time
+        end = clock() + (self.timeout if timeout is None else timeout)
+        attempt = 0
+        while True:
+            try:
+                reply: pb.StepResponse = await method(
+                    request, timeout=end - clock(), metadata=metadata
+                )
+            except grpc.RpcError as error:
+                ours = translate(error)
+                self.link.saw(ours)
+                attempt, wait = attempt + 1, delay(attempt + 1)
+                late = clock() + wait >= end
+                if attempt == ATTEMPTS or late or is_refusal(error) or error.code() not in RESENT:
+                    raise ours from error
+            else:
+                if not self.link.up:
+                    self.link.answered()
+                return reply
+            self.link.tell(Event("retry", attempt=attempt, delay=wait, error=ours))
+            await asyncio.sleep(wait)
+
+    def stream(self, path: str, request: Message, reply: type[Message], *, timeout: float) -> Any:
+        """A call with a stream of answers."""
+        return self.method("unary_stream", path, reply)(request, timeout=timeout)
+
+    async def upload(
+        self, path: str, parts: AsyncIterable[Message], reply: type[Message], *, timeout: float
+    ) -> Any:
+        with self.guard:
+            return await self.method("stream_unary", path, reply)(parts, timeout=timeout)
+
+    async def read(self, call: Any) -> Any:
+        """The next answer of a stream; None at its end."""
+        with self.guard:
+            response = await call.read()
+        return None if response is grpc.aio.EOF else response
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    def method(self, kind: str, path: str, reply: type[Message]) -> Any:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        method = self._methods.get(path)
+        if method is None:
+            method = self._methods[path] = getattr(self._open(), kind)(
+                f"/{path}",
+                request_serializer=Message.SerializeToString,
+                response_deserializer=reply.FromString,
+            )
+        return method
+
+    def _open(self) -> grpc.aio.Channel:
+        """The channel belongs to the loop that runs when the first call is made."""
+        if self._channel is None:
+            target, credentials, options = (
+                self._door.target,
+                self._door.credentials,
+                self._door.options,
+            )
+            if credentials is None:
+                self._channel = grpc.aio.insecure_channel(target, options)
+            else:
+                self._channel = grpc.aio.secure_channel(target, credentials, options)
+        return self._channel

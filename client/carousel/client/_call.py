@@ -1,0 +1,30 @@
+"""A call: everything about one unary rpc but the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import Message
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Result]):
+    """What to send where, and what to make of the answer.
+
+    `path` is as in `carousel.v1.SessionService/GetSession`. `timeout` is in seconds, for work
+    that takes longer than a client's ordinary deadline.
+    """
+
+    path: str
+    request: Message
+    reply: type[Message]
+    decode: Callable[[Any], Result]
+    timeout: float = 0.0
+
+
+def nothing(_: Any) -> None:
+    """Decodes an empty answer."""

@@ -1,0 +1,88 @@
+"""Channels: options, TLS and tokens, alike for both clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from carousel.client._retry import SERVICE_CONFIG
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+
+OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.service_config", SERVICE_CONFIG),
+    ("grpc.enable_retries", 1),
+    # A connection that went silent is found out within 40 s.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # gRPC's own 1 s to 120 s would outlast every retry.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.primary_user_agent", "carousel-python"),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TLS:
+    """How to talk to a server over TLS.
+
+    `ca`: PEM file of the authorities to trust; None: the system's. `cert` and `key`: PEM files
+    that show the server who calls (mutual TLS), both or neither. `server_name`: the name to
+    expect in the server's certificate, when it is not the target's.
+    """
+
+    ca: str | Path | None = None
+    cert: str | Path | None = None
+    key: str | Path | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("tls needs both cert and key, or neither")
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """All that is needed to open a channel; None for credentials is plaintext."""
+
+    target: str
+    credentials: grpc.ChannelCredentials | None
+    options: list[tuple[str, Any]]
+
+
+def door(target: str, tls: TLS | None, token: str | None) -> Door:
+    """Check the caller's wishes. Raises ValueError for a token that would travel in the clear."""
+    if not target:
+        raise ValueError("target must be as in localhost:50051, got an empty string")
+    options = list(OPTIONS)
+    credentials = None if tls is None else _tls_credentials(tls)
+    if tls is not None and tls.server_name:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    if token is not None:
+        if credentials is None:
+            if not _is_loopback(target):
+                raise ValueError(f"a token needs TLS unless the server is local, got {target}")
+            credentials = grpc.local_channel_credentials()  # plaintext that refuses to leave
+        bearer = grpc.access_token_call_credentials(token)
+        credentials = grpc.composite_channel_credentials(credentials, bearer)
+    return Door(target, credentials, options)
+
+
+def _tls_credentials(tls: TLS) -> grpc.ChannelCredentials:
+    read = [
+        None if path is None else Path(path).read_bytes() for path in (tls.ca, tls.key, tls.cert)
+    ]
+    return grpc.ssl_channel_credentials(*read)
+
+
+def _is_loopback(target: str) -> bool:
+    if target.startswith("unix:"):
+        return True
+    host = target.rsplit(":", 1)[0].removeprefix("dns:///").removeprefix("ipv4:").strip("[]")
+    return host in ("localhost", "::1", "ipv6:[::1") or host.startswith("127.")

@@ -1,0 +1,79 @@
+"""Client: the door to a server, for threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from carousel.client import _model_calls as calls
+from carousel.client._channel import TLS, door
+from carousel.client._events import Event, Link
+from carousel.client._inference import Inference
+from carousel.client._models import Models
+from carousel.client._server_values import ServerInfo, Statistics
+from carousel.client._sessions import Sessions
+from carousel.client._times import Seconds
+from carousel.client._transport import Transport
+from carousel.errors import CarouselError
+
+
+class Client(Sessions, Inference, Models):
+    """A connection to a Carousel server. Threads may share it.
+
+    `target` is as in `localhost:50051`. `timeout` is every call's deadline in seconds, unless the
+    call is given its own. `token` is a bearer token; it needs `tls` unless the server is local.
+    `on_event` is called with each `Event`; what it raises is logged and goes no further. The
+    connection is made by the first call.
+    """
+
+    def __init__(
+        self,
+        target: str = "localhost:50051",
+        *,
+        timeout: float = 30.0,
+        tls: TLS | None = None,
+        token: str | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.target = target
+        self._transport = Transport(door(target, tls, token), timeout=timeout, link=Link(on_event))
+
+    def close(self) -> None:
+        """Close the connection. Sessions live on until their ttl unless they were closed."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def server_info(self, *, timeout: float | None = None) -> ServerInfo:
+        """Describe the server and its limits."""
+        return self._transport.call(calls.server_info(), timeout)
+
+    def statistics(self, *, timeout: float | None = None) -> Statistics:
+        """All of the server's metrics at this moment."""
+        return self._transport.call(calls.statistics(), timeout)
+
+    def drain(self, *, grace: Seconds | None = None, timeout: float | None = None) -> None:
+        """Let the server take nothing new, finish within `grace` seconds, and shut down."""
+        self._transport.call(calls.drain(grace), timeout)
+
+    def wait_ready(self, *, timeout: float = 30.0) -> ServerInfo:
+        """Wait until the server answers. Raises ServerUnreachable when it does not in time."""
+        end = time.monotonic() + timeout
+        call = calls.server_info()
+        while True:
+            left = end - time.monotonic()
+            try:
+                return self._transport.call(call, max(left, 0.0), wait_for_ready=True)
+            except CarouselError as error:
+                calls.check_waiting(error, self.target, end - time.monotonic())

@@ -1,0 +1,66 @@
+"""Events: what happens to a client behind its caller's back, told to a hook."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from carousel.errors import CarouselError, ServerUnreachable
+
+EventKind = Literal[
+    "connected", "disconnected", "reconnected", "retry", "session_created", "session_ended"
+]
+
+_LOG = logging.getLogger("carousel.client")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened.
+
+    connected: the server answered for the first time. disconnected: it can't be reached; `error`
+    says why. reconnected: it answered again after that. retry: steps are sent again, under the
+    same step indexes; `attempt` counts from 1, `delay` is the wait before it in seconds.
+    session_created, session_ended: `session` is its name.
+    """
+
+    kind: EventKind
+    session: str = ""
+    attempt: int = 0
+    delay: float = 0.0
+    error: CarouselError | None = None
+
+
+class Link:
+    """Whether the server answers, as far as the last call could tell."""
+
+    __slots__ = ("_on_event", "_seen", "up")
+
+    def __init__(self, on_event: Callable[[Event], None] | None) -> None:
+        self._on_event = on_event
+        self._seen = False
+        self.up = False
+
+    def tell(self, event: Event) -> None:
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(event)
+        except Exception:
+            _LOG.exception("on_event failed on %s", event)
+
+    def answered(self) -> None:
+        """To be called when `up` is False and the server answered."""
+        self.up = True
+        seen, self._seen = self._seen, True
+        self.tell(Event("reconnected" if seen else "connected"))
+
+    def saw(self, error: CarouselError) -> None:
+        """To be called with the error of a whole call."""
+        if not isinstance(error, ServerUnreachable):
+            return
+        was_up, self.up = self.up, False
+        if was_up:
+            self.tell(Event("disconnected", error=error))

@@ -1,0 +1,159 @@
+"""Generation: the request, and the stream of tokens taken apart; alike for both clients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from carousel.client._cursor import Cursor
+from carousel.client._inference_values import FinishReason, Token, TokenProbability
+from carousel.client._names import model_name
+from carousel.errors import CarouselError, InvalidField, SessionQuarantined, TokenOutOfRange
+from carousel.v1 import inference_service_pb2 as pb
+
+PATH = "carousel.v1.InferenceService/Generate"
+
+Prompt = str | Sequence[int] | npt.NDArray[np.integer]
+
+
+class Cancellable(Protocol):
+    """A call of either kind of channel."""
+
+    def cancel(self) -> object: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen; what each does stands in `Client.generate`."""
+
+    max_tokens: int
+    temperature: float | None
+    top_k: int
+    top_p: float | None
+    repetition_penalty: float | None
+    stop: str | Sequence[str]
+    seed: int | None
+    log_probabilities: int | None
+
+    def deadline(self, timeout: float | None, default: float) -> float:
+        """A generation may take the ordinary deadline and a second more for each token."""
+        return default + self.max_tokens if timeout is None else timeout
+
+
+def request(prompt: Prompt, sampling: Sampling) -> pb.GenerateRequest:
+    """A request without its source."""
+    try:
+        message = pb.GenerateRequest(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            repetition_penalty=sampling.repetition_penalty,
+            stop=[sampling.stop] if isinstance(sampling.stop, str) else sampling.stop,
+            seed=sampling.seed,
+            log_probabilities=sampling.log_probabilities,
+        )
+    except ValueError as error:  # a number that no field can hold
+        raise InvalidField(f"sampling options are out of range: {error}") from error
+    if sampling.max_tokens < 1:
+        raise InvalidField(
+            f"max_tokens must be at least 1, got {sampling.max_tokens}", field="max_tokens"
+        )
+    if isinstance(prompt, str):
+        message.text = prompt
+    else:
+        _set_tokens(message, prompt)
+    return message
+
+
+def from_model(model: str, prompt: Prompt, sampling: Sampling) -> pb.GenerateRequest:
+    message = request(prompt, sampling)
+    message.model = model_name(model)
+    return message
+
+
+def from_session(
+    handle: int, step_index: int, prompt: Prompt, sampling: Sampling
+) -> pb.GenerateRequest:
+    message = request(prompt, sampling)
+    message.handle = handle
+    message.step_index = step_index
+    return message
+
+
+class Generation:
+    """One generation: the call that brings it, and the session that it moves, if any.
+
+    Only a generation that came to its own end leaves its session's step index known.
+    """
+
+    def __init__(self, cursor: Cursor | None = None) -> None:
+        self.call: Cancellable | None = None
+        self._cursor = cursor
+        self.text = ""
+        self.finish_reason: FinishReason | None = None
+        self.prompt_tokens = 0
+        self.generated_tokens = 0
+        self.seed: int | None = None
+        self.ended = False
+        self.index_known = False
+
+    def take(self, response: pb.GenerateResponse) -> Token:
+        token = _token(response)
+        self.text += token.text
+        self.generated_tokens += token.id is not None
+        if self._cursor is not None and not self.ended:
+            self._cursor.index = response.step_index
+        if token.finish_reason is not None:
+            self.finish_reason = token.finish_reason
+            self.prompt_tokens = response.prompt_tokens
+            self.generated_tokens = response.generated_tokens
+            self.seed = response.seed
+            self.ended = self.index_known = True
+        return token
+
+    def fail(self, error: CarouselError) -> None:
+        self.ended = True
+        if self._cursor is not None:
+            self._cursor.notice(error)
+            if isinstance(error, SessionQuarantined) and "step_index" in error.metadata:
+                self._cursor.index = int(error.metadata["step_index"])
+                self.index_known = True
+
+    def cancel(self) -> None:
+        """Stop it; what was committed stays."""
+        self.ended = True
+        if self.call is not None:
+            self.call.cancel()
+
+
+def _set_tokens(
+    message: pb.GenerateRequest, tokens: Sequence[int] | npt.NDArray[np.integer]
+) -> None:
+    message.tokens.SetInParent()
+    try:
+        message.tokens.ids.extend([int(token) for token in tokens])
+    except ValueError as error:
+        raise TokenOutOfRange(f"prompt tokens must be 0 to 2**32 - 1: {error}") from error
+
+
+def _token(response: pb.GenerateResponse) -> Token:
+    has_probability = response.HasField("log_probability")
+    top = (TokenProbability(t.token, t.text, t.log_probability) for t in response.top)
+    return Token(
+        id=response.token if response.HasField("token") else None,
+        text=response.text,
+        log_probability=response.log_probability if has_probability else None,
+        top=tuple(top),
+        finish_reason=_FINISH_REASONS.get(response.finish_reason),
+    )
+
+
+_FINISH_REASONS: dict[int, FinishReason] = {
+    pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    pb.FINISH_REASON_STOP: FinishReason.STOP,
+}

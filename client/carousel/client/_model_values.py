@@ -1,0 +1,131 @@
+"""Models and their versions as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from carousel.client._times import to_datetime
+from carousel.v1 import model_pb2, tensor_pb2
+
+
+class VersionState(StrEnum):
+    """Whether a version can serve."""
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A name with its versions' numbers, lowest first, and the aliases that point at them."""
+
+    name: str
+    versions: tuple[int, ...]
+    aliases: Mapping[str, int]
+
+    @property
+    def id(self) -> str:
+        return self.name.removeprefix("models/")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What a caller needs to know of an architecture; `json` is all of it.
+
+    `cell` is lstm, gru, rnn_tanh or rnn_relu; `head` is none, linear, softmax or classifier.
+    `input_size` is features per step or, for tokens, the vocabulary's size; `output_size` is
+    numbers per output.
+    """
+
+    cell: str
+    layers: int
+    hidden_size: int
+    input_type: Literal["features", "tokens"]
+    input_size: int
+    head: str
+    output_size: int
+    labels: tuple[str, ...]
+    bidirectional: bool
+    has_tokenizer: bool
+    json: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One immutable version.
+
+    `digest` is the SHA-256 of config and weights in hexadecimal, `parameters` counts numbers,
+    `state_schema` has the shape [L, H] of each tensor of a session's state, `sessions` counts the
+    live ones, `card` is Markdown and only there from `get_version`.
+    """
+
+    name: str
+    state: VersionState
+    state_message: str
+    config: ModelConfig
+    digest: str
+    parameters: int
+    weights_bytes: int
+    state_schema: Mapping[str, tuple[int, ...]]
+    sessions: int
+    create_time: datetime
+    card: str
+
+    @property
+    def model(self) -> str:
+        """The model's id."""
+        return self.name.split("/")[1]
+
+    @property
+    def number(self) -> int:
+        return int(self.name.rsplit("/", 1)[1])
+
+
+def model(message: model_pb2.Model) -> Model:
+    return Model(message.name, tuple(message.versions), dict(message.aliases))
+
+
+def model_version(message: model_pb2.ModelVersion) -> ModelVersion:
+    return ModelVersion(
+        name=message.name,
+        state=_STATES[message.state],
+        state_message=message.state_message,
+        config=_config(message.config),
+        digest=message.digest.hex(),
+        parameters=message.parameters,
+        weights_bytes=message.weights_bytes,
+        state_schema={spec.name: tuple(spec.shape) for spec in message.state_schema},
+        sessions=message.sessions,
+        create_time=to_datetime(message.create_time),
+        card=message.card,
+    )
+
+
+def _config(message: model_pb2.ModelConfig) -> ModelConfig:
+    takes_tokens = message.input_type == tensor_pb2.DATA_TYPE_INT64
+    return ModelConfig(
+        cell=message.cell,
+        layers=message.layers,
+        hidden_size=message.hidden_size,
+        input_type="tokens" if takes_tokens else "features",
+        input_size=message.input_size,
+        head=message.head,
+        output_size=message.output_size,
+        labels=tuple(message.labels),
+        bidirectional=message.bidirectional,
+        has_tokenizer=message.has_tokenizer,
+        json=message.json,
+    )
+
+
+_STATES: dict[int, VersionState] = {
+    number: VersionState(name.removeprefix("VERSION_STATE_").lower())
+    for name, number in model_pb2.VersionState.items()
+    if number
+}

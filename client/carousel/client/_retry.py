@@ -1,0 +1,64 @@
+"""When work is sent again, and how long to wait before."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import grpc
+
+ATTEMPTS = 4
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 1.0
+
+# A stream, or a step, that ends like this is sent again at the same step index. CANCELLED is what
+# proxies make of a dead server; INTERNAL is a stream reset, or gRPC's own report of a call that
+# broke while it was written to.
+RESENT = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+
+
+def delay(attempt: int) -> float:
+    """Seconds to wait before attempt 1, 2, ...: doubling, with a fifth of jitter."""
+    longest = min(_FIRST_DELAY * 2.0 ** (attempt - 1), _LONGEST_DELAY)
+    return longest * random.uniform(0.8, 1.2)
+
+
+_INFERENCE, _SESSIONS, _MODELS = (
+    f"carousel.v1.{name}Service" for name in ("Inference", "Session", "Model")
+)
+
+# gRPC itself retries UNAVAILABLE, but not these: steps are sent again by the client, which knows
+# their outcome better and can tell the hook; a new handle that was given out unseen would fence
+# its own session; an upload has too much to keep.
+_NOT_RETRIED = (
+    (_INFERENCE, "Step"),
+    (_INFERENCE, "StreamSteps"),
+    (_SESSIONS, "RewindSession"),
+    (_SESSIONS, "ResetSession"),
+    (_MODELS, "UploadModelVersion"),
+)
+
+SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [
+            {"name": [{"service": s, "method": m} for s, m in _NOT_RETRIED]},
+            {
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": ATTEMPTS,
+                    "initialBackoff": f"{_FIRST_DELAY}s",
+                    "maxBackoff": f"{_LONGEST_DELAY}s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            },
+        ],
+        "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    }
+)

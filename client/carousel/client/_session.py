@@ -1,0 +1,252 @@
+"""Session: one stream of steps with its own recurrent state."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+from carousel.client import _generation, _session_calls
+from carousel.client._columns import fill, outcomes, update
+from carousel.client._cursor import ALL, Item, shaped
+from carousel.client._errors import is_refusal
+from carousel.client._events import Event
+from carousel.client._generation import Prompt, Sampling
+from carousel.client._inference_calls import output_mode
+from carousel.client._inputs import Floats, Input, chunk_input, step_input
+from carousel.client._session_values import SessionInfo, Snapshot
+from carousel.client._session_view import SessionView
+from carousel.client._times import Seconds
+from carousel.client._token_stream import TokenStream
+from carousel.client._transport import Transport
+from carousel.errors import (
+    CarouselError,
+    MessageTooLarge,
+    NotFound,
+    SessionFenced,
+)
+from carousel.v1 import inference_service_pb2 as pb
+from carousel.v1 import session_pb2
+
+
+class Session(SessionView):
+    """One stream of steps with its own recurrent state, pinned to a model version.
+
+    Leaving its `with` block ends the session on the server. Threads may share it: their steps
+    are taken one after the other.
+
+    Every step that is sent is fed exactly once, whatever happens to the connection. When the
+    answer does not come (DeadlineExceeded, ServerUnreachable, an interrupt), `unsettled` is True:
+    `settle` sends the same step under the same index again and gives its output, and so does the
+    next use of the session. Calling `step` again instead would feed the input a second time.
+    """
+
+    def __init__(self, transport: Transport, made: session_pb2.Session) -> None:
+        super().__init__(made)
+        self._transport = transport
+        self._lock = threading.RLock()
+
+    def step(self, x: Input, *, timeout: float | None = None) -> Floats:
+        """Take one step: x is [D] features or a token; gives [O] float32.
+
+        For softmax and classifier heads the outputs are unnormalised logits. Raises
+        InputMismatch, NonFiniteInput, TokenOutOfRange, SessionEnded, SessionFenced,
+        SessionQuarantined, QueueFull, DeadlineExceeded, ServerUnreachable.
+        """
+        width, data = step_input(x)
+        return self._take(Item(width, 1, data, ALL, False), timeout)
+
+    def chunk(
+        self,
+        xs: Input,
+        *,
+        outputs: Literal["all", "last", "none"] = "all",
+        timeout: float | None = None,
+    ) -> Floats:
+        """Take several steps at once: xs is [T, D] features or [T] tokens.
+
+        Gives [T, O] for "all", [O] for "last", [0, O] for "none". Raises what `step` raises, and
+        ChunkTooLong.
+        """
+        mode = output_mode(outputs)
+        width, steps, data = chunk_input(xs)
+        return self._take(Item(width, steps, data, mode, True), timeout)
+
+    def settle(self, *, timeout: float | None = None) -> Floats | None:
+        """The output of the step or chunk whose answer never came; None when there is none."""
+        with self._lock:
+            item = self._cursor.open
+            return None if item is None else self._send(item, timeout)
+
+    def generate(
+        self,
+        prompt: Prompt = "",
+        *,
+        max_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        stop: str | Sequence[str] = (),
+        seed: int | None = None,
+        log_probabilities: int | None = None,
+        timeout: float | None = None,
+    ) -> TokenStream:
+        """Feed a prompt and iterate over the tokens that follow; options as in `Client.generate`.
+
+        Without a prompt the first token is sampled from the session's last output. Every token
+        that is made is also fed. The next use of the session ends a generation that still runs.
+        """
+        sampling = Sampling(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            stop=stop,
+            seed=seed,
+            log_probabilities=log_probabilities,
+        )
+        with self._lock:
+            self._ready(timeout)
+            cursor = self._cursor
+            request = _generation.from_session(cursor.handle, cursor.index, prompt, sampling)
+            seconds = sampling.deadline(timeout, self._transport.timeout)
+            self._generation = _generation.Generation(cursor)
+            return TokenStream(self._transport, request, self._generation, seconds)
+
+    def fork(
+        self,
+        count: int | None = None,
+        *,
+        session_ids: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> list[Session]:
+        """Copies that go on from the same state: all are made, or none.
+
+        `count` is 1 to 10,000, by default as many as `session_ids`, or else 1. Raises SessionEnded,
+        SessionExists, SessionCapacity.
+        """
+        ids = _session_calls.fork_ids(count, session_ids)
+        with self._lock:
+            self._ready(timeout)
+            made = self._transport.call(_session_calls.fork(self.name, ids), timeout)
+        for one in made:
+            self._transport.link.tell(Event("session_created", session=one.name))
+        return [Session(self._transport, one) for one in made]
+
+    def rewind(
+        self,
+        *,
+        steps: int | None = None,
+        step_index: int | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Go back by `steps` (0 only ends a quarantine), or to where `step_index` was next.
+
+        Raises RewindUnavailable, which names the steps that are kept, SessionEnded, SessionFenced.
+        """
+        _session_calls.check_rewind(steps, step_index)
+        with self._lock:
+            self._ready(timeout)
+            call = _session_calls.rewind(self.name, self.handle, steps=steps, step_index=step_index)
+            self._renew(self._transport.call(call, timeout))
+
+    def reset(self, *, timeout: float | None = None) -> None:
+        """Go back to the initial state and step 0; ends a quarantine."""
+        with self._lock:
+            self._stop_generation()
+            call = _session_calls.reset(self.name, self.handle)
+            self._renew(self._transport.call(call, timeout))
+
+    def export(self, *, timeout: float | None = None) -> Snapshot:
+        """The state as a value, for `Client.import_session`. The session goes on."""
+        with self._lock:
+            self._ready(timeout)
+            return self._transport.call(_session_calls.export(self.name), timeout)
+
+    def touch(self, *, ttl: Seconds | None = None, timeout: float | None = None) -> SessionInfo:
+        """Count as a use; `ttl` in seconds or as a timedelta is the new idle time."""
+        return self._learn(self._transport.call(_session_calls.touch(self.name, ttl), timeout))
+
+    def refresh(self, *, timeout: float | None = None) -> SessionInfo:
+        """Ask the server for a new description, also after the session's end."""
+        return self._learn(self._transport.call(_session_calls.get(self.name), timeout))
+
+    def close(self, *, timeout: float | None = None) -> None:
+        """End the session. Nothing happens when it has ended, or another holder took it over."""
+        with self._lock:
+            self._stop_generation()
+            try:
+                self._transport.call(_session_calls.delete(self.name, self.handle), timeout)
+            except (NotFound, SessionFenced):
+                return
+            self._cursor.end()
+        self._transport.link.tell(Event("session_ended", session=self.name))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except (CarouselError, RuntimeError):
+            if error is None:
+                raise
+
+    def _take(self, item: Item, timeout: float | None) -> Floats:
+        with self._lock:
+            self._ready(timeout)
+            return self._send(item, timeout)
+
+    def _send(self, item: Item, timeout: float | None) -> Floats:
+        """Send an item; it is open from here until its outcome is known."""
+        cursor = self._cursor
+        cursor.open = item
+        request = pb.StepRequest()
+        fill(request, [cursor], [item])
+        try:
+            response = self._transport.step(request, shard=cursor.shard, timeout=timeout)
+        except MessageTooLarge:
+            # Whichever way it was too large, sending it again won't help; the server knows.
+            cursor.learn(self._transport.call(_session_calls.get(self.name), timeout))
+            raise
+        except CarouselError as error:
+            if is_refusal(error):
+                cursor.fail(error)
+            raise
+        outcome = outcomes(response)[0]
+        if isinstance(outcome, CarouselError):
+            cursor.fail(outcome)
+            raise outcome
+        cursor.succeed(item)
+        update(cursor, response, 0)
+        return shaped(item, outcome)
+
+    def _ready(self, timeout: float | None) -> None:
+        """Bring what is unfinished to its end, so that the step index is known."""
+        if self._generation is not None:
+            self._stop_generation()
+            if self._generation.index_known:
+                self._generation = None
+            else:
+                # A new incarnation: nothing of the cut generation can be committed after it.
+                call = _session_calls.rewind(self.name, self.handle, steps=0)
+                self._renew(self._transport.call(call, timeout))
+        item = self._cursor.open
+        if item is not None:
+            try:
+                self._send(item, timeout)
+            except CarouselError:
+                if self._cursor.open is not None:
+                    raise
+
+    def _stop_generation(self) -> None:
+        if self._generation is not None and not self._generation.ended:
+            self._generation.cancel()

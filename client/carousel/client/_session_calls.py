@@ -1,0 +1,186 @@
+"""The calls of SessionService."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+
+import numpy.typing as npt
+from google.protobuf import empty_pb2
+from google.protobuf.message import Message
+
+from carousel.client._call import Call, nothing
+from carousel.client._names import model_name, session_name
+from carousel.client._session_values import (
+    SessionInfo,
+    Snapshot,
+    named_tensors,
+    session_info,
+    snapshot,
+    snapshot_message,
+)
+from carousel.client._times import Seconds, to_duration
+from carousel.errors import InvalidField
+from carousel.v1 import session_pb2
+from carousel.v1 import session_service_pb2 as pb
+
+MAX_FORKS = 10_000
+
+Made = session_pb2.Session
+"""A description with a handle: what a session of the client begins from."""
+
+
+def new_id() -> str:
+    """128 random bits. The client chooses, so that a create whose answer was lost is known again
+    by its id, and no session is left over."""
+    return uuid.uuid4().hex
+
+
+def create(
+    model: str,
+    session_id: str,
+    *,
+    ttl: Seconds | None,
+    lifetime: Seconds | None,
+    rewind_depth: int,
+    initial_state: Mapping[str, npt.ArrayLike] | None,
+) -> Call[Made]:
+    request = pb.CreateSessionRequest(
+        session_id=session_id,
+        model=model_name(model),
+        rewind_depth=rewind_depth,
+        initial_state=named_tensors(initial_state or {}),
+    )
+    _set_times(request, ttl, lifetime)
+    return _call("CreateSession", request)
+
+
+def import_(
+    value: Snapshot,
+    session_id: str,
+    *,
+    model: str | None,
+    ttl: Seconds | None,
+    lifetime: Seconds | None,
+    rewind_depth: int,
+) -> Call[Made]:
+    request = pb.ImportSessionRequest(
+        session_id=session_id,
+        model="" if model is None else model_name(model),
+        snapshot=snapshot_message(value),
+        rewind_depth=rewind_depth,
+    )
+    _set_times(request, ttl, lifetime)
+    return _call("ImportSession", request)
+
+
+def attach(name: str) -> Call[Made]:
+    return _call("AttachSession", pb.AttachSessionRequest(name=session_name(name)))
+
+
+def get(name: str) -> Call[SessionInfo]:
+    request = pb.GetSessionRequest(name=session_name(name))
+    return Call(_path("GetSession"), request, session_pb2.Session, session_info)
+
+
+def touch(name: str, ttl: Seconds | None) -> Call[SessionInfo]:
+    request = pb.TouchSessionRequest(name=session_name(name))
+    if ttl is not None:
+        request.ttl.CopyFrom(to_duration(ttl))
+    return Call(_path("TouchSession"), request, session_pb2.Session, session_info)
+
+
+def list_page(model: str | None, page_token: str) -> Call[tuple[list[SessionInfo], str]]:
+    request = pb.ListSessionsRequest(
+        page_size=1000,
+        page_token=page_token,
+        model="" if model is None else model_name(model),
+    )
+    return Call(_path("ListSessions"), request, pb.ListSessionsResponse, _page)
+
+
+def delete(name: str, handle: int | None = None) -> Call[None]:
+    request = pb.DeleteSessionRequest(name=session_name(name), handle=handle)
+    return Call(_path("DeleteSession"), request, empty_pb2.Empty, nothing)
+
+
+def fork(name: str, session_ids: list[str]) -> Call[list[Made]]:
+    request = pb.ForkSessionRequest(name=name, session_ids=session_ids)
+    return Call(_path("ForkSession"), request, pb.ForkSessionResponse, _copies)
+
+
+def fork_ids(count: int | None, chosen: Sequence[str]) -> list[str]:
+    """An id for each copy, ours where the caller chose none."""
+    ids = [chosen] if isinstance(chosen, str) else list(chosen)
+    wanted = count if count is not None else len(ids) or 1
+    if not len(ids) <= wanted <= MAX_FORKS or wanted < 1:
+        raise InvalidField(
+            f"count must be {max(len(ids), 1)} to {MAX_FORKS} with {len(ids)} session_ids, "
+            f"got {wanted}",
+            field="count",
+        )
+    return ids + [new_id() for _ in range(wanted - len(ids))]
+
+
+def check_rewind(steps: int | None, step_index: int | None) -> None:
+    if (steps is None) == (step_index is None):
+        raise InvalidField("give either steps or step_index", field="target")
+    if (steps or 0) < 0 or (step_index or 0) < 0:
+        raise InvalidField(
+            f"steps and step_index must be at least 0, got {steps or step_index}", field="target"
+        )
+
+
+def rewind(
+    name: str, handle: int, *, steps: int | None = None, step_index: int | None = None
+) -> Call[Made]:
+    request = pb.RewindSessionRequest(name=name, handle=handle)
+    if steps is None:
+        request.step_index = step_index or 0
+    else:
+        request.steps = steps
+    return _call("RewindSession", request)
+
+
+def reset(name: str, handle: int) -> Call[Made]:
+    return _call("ResetSession", pb.ResetSessionRequest(name=name, handle=handle))
+
+
+def export(name: str) -> Call[Snapshot]:
+    request = pb.ExportSessionRequest(name=name)
+    return Call(_path("ExportSession"), request, pb.ExportSessionResponse, _snapshot)
+
+
+def _call(method: str, request: Message) -> Call[Made]:
+    return Call(_path(method), request, session_pb2.Session, _as_it_is)
+
+
+def _path(method: str) -> str:
+    return f"carousel.v1.SessionService/{method}"
+
+
+def _set_times(
+    request: pb.CreateSessionRequest | pb.ImportSessionRequest,
+    ttl: Seconds | None,
+    lifetime: Seconds | None,
+) -> None:
+    if ttl is not None:
+        request.ttl.CopyFrom(to_duration(ttl))
+    if lifetime is not None:
+        request.lifetime.CopyFrom(to_duration(lifetime))
+
+
+def _as_it_is(message: session_pb2.Session) -> Made:
+    return message
+
+
+def _copies(message: pb.ForkSessionResponse) -> list[Made]:
+    return list(message.sessions)
+
+
+def _page(message: pb.ListSessionsResponse) -> tuple[list[SessionInfo], str]:
+    return [session_info(one) for one in message.sessions], message.next_page_token
+
+
+def _snapshot(message: pb.ExportSessionResponse) -> Snapshot:
+    return snapshot(message.snapshot)

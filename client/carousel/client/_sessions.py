@@ -1,0 +1,173 @@
+"""The part of Client that makes, finds and steps sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Literal, overload
+
+import numpy.typing as npt
+
+from carousel.client import _session_calls as calls
+from carousel.client._call import Call
+from carousel.client._events import Event
+from carousel.client._inputs import Floats, Input
+from carousel.client._session import Session
+from carousel.client._session_values import SessionInfo, Snapshot
+from carousel.client._step_many import Batch
+from carousel.client._times import Seconds
+from carousel.client._transport import Transport
+from carousel.errors import CarouselError, SessionExists
+
+
+class Sessions:
+    """The methods of Client for sessions."""
+
+    _transport: Transport
+
+    def session(
+        self,
+        model: str,
+        *,
+        session_id: str | None = None,
+        ttl: Seconds | None = None,
+        lifetime: Seconds | None = None,
+        rewind_depth: int = 0,
+        initial_state: Mapping[str, npt.ArrayLike] | None = None,
+        timeout: float | None = None,
+    ) -> Session:
+        """Make a session; leaving its `with` block ends it.
+
+        `session_id` is 1 to 63 of a-z, 0-9 and '-', by default random. It ends `ttl` seconds after
+        its last use (default: the server's), and `lifetime` seconds after now (default: never).
+        `rewind_depth` earlier states are kept, 0 to 64. `initial_state` has the state schema's
+        tensors by name, each [L, H]. Raises ModelNotFound, VersionNotFound, ModelNotLoaded,
+        ModelNotStepwise, SessionExists, SessionCapacity, InvalidField, ServerDraining.
+        """
+        chosen = None if session_id else calls.new_id()
+        call = calls.create(
+            model,
+            session_id or chosen or "",
+            ttl=ttl,
+            lifetime=lifetime,
+            rewind_depth=rewind_depth,
+            initial_state=initial_state,
+        )
+        return self._make(call, chosen, timeout)
+
+    def attach(self, name: str, *, timeout: float | None = None) -> Session:
+        """Take a session over, by its name or id: who held it before can't step it any more.
+
+        Raises SessionNotFound, SessionEnded.
+        """
+        return Session(self._transport, self._transport.call(calls.attach(name), timeout))
+
+    def import_session(
+        self,
+        snapshot: Snapshot,
+        *,
+        model: str | None = None,
+        session_id: str | None = None,
+        ttl: Seconds | None = None,
+        lifetime: Seconds | None = None,
+        rewind_depth: int = 0,
+        timeout: float | None = None,
+    ) -> Session:
+        """Make a session that goes on from a snapshot, by default on the version it names.
+
+        Raises SnapshotDamaged, SnapshotMismatch, and what `session` raises.
+        """
+        chosen = None if session_id else calls.new_id()
+        call = calls.import_(
+            snapshot,
+            session_id or chosen or "",
+            model=model,
+            ttl=ttl,
+            lifetime=lifetime,
+            rewind_depth=rewind_depth,
+        )
+        return self._make(call, chosen, timeout)
+
+    def get_session(self, name: str, *, timeout: float | None = None) -> SessionInfo:
+        """Describe a session, also for an hour after its end. Raises SessionNotFound."""
+        return self._transport.call(calls.get(name), timeout)
+
+    def list_sessions(
+        self, *, model: str | None = None, timeout: float | None = None
+    ) -> Iterator[SessionInfo]:
+        """All live sessions, of a model or one of its versions, a page at a time."""
+        token = ""
+        while True:
+            call = calls.list_page(model, token)
+            sessions, token = self._transport.call(call, timeout)
+            yield from sessions
+            if not token:
+                return
+
+    def delete_session(self, name: str, *, timeout: float | None = None) -> None:
+        """End a session, whoever holds it. Raises SessionNotFound, SessionEnded."""
+        self._transport.call(calls.delete(name), timeout)
+
+    @overload
+    def step_many(
+        self,
+        sessions: Sequence[Session],
+        xs: Input,
+        *,
+        return_errors: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> Floats: ...
+
+    @overload
+    def step_many(
+        self,
+        sessions: Sequence[Session],
+        xs: Input,
+        *,
+        return_errors: Literal[True],
+        timeout: float | None = None,
+    ) -> tuple[Floats, dict[int, CarouselError]]: ...
+
+    def step_many(
+        self,
+        sessions: Sequence[Session],
+        xs: Input,
+        *,
+        return_errors: bool = False,
+        timeout: float | None = None,
+    ) -> Floats | tuple[Floats, dict[int, CarouselError]]:
+        """One step of N sessions in one message: xs is [N, D] features or [N] tokens; gives [N, O].
+
+        Sessions fail alone. When some do, StepErrors is raised, which has the others' outputs;
+        with `return_errors` the outputs, NaN where a session failed, come with a dict of errors
+        by place. Sessions of several models travel as one message each.
+        """
+        batch = Batch(sessions, xs)
+        with ExitStack() as locks:
+            for session in sorted(sessions, key=lambda one: one.name):  # one order: no deadlock
+                locks.enter_context(session._lock)
+                session._ready(timeout)
+            for part in batch.parts():
+                try:
+                    response = self._transport.step(part.request, shard=part.shard, timeout=timeout)
+                except CarouselError as error:
+                    batch.fail(part, error)
+                else:
+                    batch.take(part, response)
+        return batch.result(return_errors=return_errors)
+
+    def _make(
+        self, call: Call[calls.Made], chosen_id: str | None, timeout: float | None
+    ) -> Session:
+        """Create or import; `chosen_id` is set when the client itself chose the id.
+
+        Then an id that is taken is one that a lost attempt of this very call took.
+        """
+        try:
+            made = self._transport.call(call, timeout)
+        except SessionExists:
+            if chosen_id is None:
+                raise
+            made = self._transport.call(calls.attach(chosen_id), timeout)
+        self._transport.link.tell(Event("session_created", session=made.name))
+        return Session(self._transport, made)

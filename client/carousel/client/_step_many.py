@@ -1,0 +1,98 @@
+"""Batch: one step of many sessions, as few messages as can be; alike for both clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from carousel.client._columns import fill, outcomes, split, update
+from carousel.client._cursor import ALL, Cursor, Item
+from carousel.client._errors import is_refusal
+from carousel.client._inputs import Floats, Input, chunk_input
+from carousel.client._session_view import SessionView
+from carousel.client._step_errors import StepErrors
+from carousel.errors import CarouselError, InputMismatch, InvalidField
+from carousel.v1 import inference_service_pb2 as pb
+
+
+@dataclass(slots=True, frozen=True)
+class Part:
+    """One message: sessions of one shard and model version, by their places in the call."""
+
+    places: list[int]
+    shard: int
+    request: pb.StepRequest
+
+
+class Batch:
+    """One step for each of these sessions, and what became of it."""
+
+    def __init__(self, sessions: Sequence[SessionView], xs: Input) -> None:
+        self._cursors: list[Cursor] = [session._cursor for session in sessions]
+        if len(set(map(id, self._cursors))) != len(sessions):
+            raise InvalidField("a session can take only one step at a time", field="handles")
+        width, steps, data = chunk_input(xs) if sessions else (0, 0, b"")
+        if steps != len(sessions):
+            raise InputMismatch(
+                f"inputs must be [N] tokens or [N, D] features for {len(sessions)} sessions, "
+                f"got {steps} rows",
+                field="inputs",
+            )
+        size = len(data) // max(steps, 1)
+        self._items = [
+            Item(width, 1, data[begin : begin + size], ALL, False)
+            for begin in range(0, len(data), size or 1)
+        ]
+        self._rows: dict[int, Floats] = {}
+        self._errors: dict[int, CarouselError] = {}
+
+    def parts(self) -> Iterator[Part]:
+        """The messages; their items are open from here until `take` or `fail`."""
+        groups: dict[tuple[str, int], list[int]] = {}
+        for place, cursor in enumerate(self._cursors):
+            groups.setdefault((cursor.model_version, cursor.shard), []).append(place)
+            cursor.open = self._items[place]
+        for (_, shard), group in groups.items():
+            for cut in split([self._items[place] for place in group]):
+                places = group[cut]
+                request = pb.StepRequest()
+                cursors = [self._cursors[place] for place in places]
+                fill(request, cursors, [self._items[place] for place in places])
+                yield Part(places, shard, request)
+
+    def take(self, part: Part, response: pb.StepResponse) -> None:
+        for number, (place, outcome) in enumerate(
+            zip(part.places, outcomes(response), strict=True)
+        ):
+            cursor = self._cursors[place]
+            if isinstance(outcome, CarouselError):
+                cursor.fail(outcome)
+                self._errors[place] = outcome
+            else:
+                cursor.succeed(self._items[place])
+                update(cursor, response, number)
+                self._rows[place] = outcome[0]
+
+    def fail(self, part: Part, error: CarouselError) -> None:
+        """A whole message failed."""
+        for place in part.places:
+            self._errors[place] = error
+            if is_refusal(error):
+                self._cursors[place].fail(error)
+
+    def result(self, *, return_errors: bool) -> Floats | tuple[Floats, dict[int, CarouselError]]:
+        """[N, O], with the errors or raising them. What failed as one is raised as one."""
+        errors = list(self._errors.values())
+        if errors and not self._rows and all(error is errors[0] for error in errors):
+            raise errors[0]
+        size = next((len(row) for row in self._rows.values()), 0)
+        outputs = np.full((len(self._items), size), np.nan, np.float32)
+        if self._rows:
+            outputs[list(self._rows)] = list(self._rows.values())
+        if return_errors:
+            return outputs, self._errors
+        if errors:
+            raise StepErrors(self._errors, outputs)
+        return outputs

@@ -1,0 +1,102 @@
+"""The transport of Client: one channel, every call through one door."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from carousel.client._call import Call, Result
+from carousel.client._channel import Door
+from carousel.client._errors import Guard, is_refusal, translate
+from carousel.client._events import Event, Link
+from carousel.client._retry import ATTEMPTS, RESENT, delay
+from carousel.v1 import inference_service_pb2 as pb
+
+STEP = "carousel.v1.InferenceService/Step"
+SHARD_HEADER = "x-carousel-shard"
+
+
+class Transport:
+    """Unary calls, streams and steps, with deadlines and errors of our own. Safe to share."""
+
+    def __init__(self, door: Door, *, timeout: float, link: Link) -> None:
+        if door.credentials is None:
+            self._channel = grpc.insecure_channel(door.target, door.options)
+        else:
+            self._channel = grpc.secure_channel(door.target, door.credentials, door.options)
+        self.timeout = timeout
+        self.link = link
+        self.guard = Guard(link)
+        self._methods: dict[str, Any] = {}
+        self._closed = False
+
+    def call(
+        self, call: Call[Result], timeout: float | None, *, wait_for_ready: bool = False
+    ) -> Result:
+        method = self._method("unary_unary", call.path, call.reply)
+        seconds = max(self.timeout, call.timeout) if timeout is None else timeout
+        with self.guard:
+            reply = method(call.request, timeout=seconds, wait_for_ready=wait_for_ready)
+        return call.decode(reply)
+
+    def step(
+        self, request: pb.StepRequest, *, shard: int, timeout: float | None
+    ) -> pb.StepResponse:
+        """Send steps until their outcome is known, or the attempts or the time are used up."""
+        method = self._method("unary_unary", STEP, pb.StepResponse)
+        metadata = ((SHARD_HEADER, str(shard)),)
+        end = time.monotonic() + (self.timeout if timeout is None else timeout)
+        attempt = 0
+        while True:
+            try:
+                reply: pb.StepResponse = method(
+                    request, timeout=end - time.monotonic(), metadata=metadata
+                )
+            except grpc.RpcError as error:
+                ours = translate(error)
+                self.link.saw(ours)
+                attempt, wait = attempt + 1, delay(attempt + 1)
+                late = time.monotonic() + wait >= end
+                if attempt == ATTEMPTS or late or is_refusal(error) or error.code() not in RESENT:
+                    raise ours from error
+            else:
+                if not self.link.up:
+                    self.link.answered()
+                return reply
+            self.link.tell(Event("retry", attempt=attempt, delay=wait, error=ours))
+            time.sleep(wait)
+
+    def stream(self, path: str, request: Message, reply: type[Message], *, timeout: float) -> Any:
+        """A call with a stream of answers."""
+        return self._method("unary_stream", path, reply)(request, timeout=timeout)
+
+    def upload(
+        self, path: str, parts: Iterable[Message], reply: type[Message], *, timeout: float
+    ) -> Any:
+        with self.guard:
+            return self._method("stream_unary", path, reply)(iter(parts), timeout=timeout)
+
+    def read(self, call: Iterator[Any]) -> Any:
+        """The next answer of a stream; None at its end."""
+        with self.guard:
+            return next(call, None)
+
+    def close(self) -> None:
+        self._closed = True
+        self._channel.close()
+
+    def _method(self, kind: str, path: str, reply: type[Message]) -> Any:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        method = self._methods.get(path)
+        if method is None:
+            method = self._methods[path] = getattr(self._channel, kind)(
+                f"/{path}",
+                request_serializer=Message.SerializeToString,
+                response_deserializer=reply.FromString,
+            )
+        return method
