@@ -33,6 +33,7 @@ check: $(VENV)/.ready ## Everything that must hold besides the tests.
 	mypy
 	pyright
 	buf lint
+	buf breaking --against proto/released.binpb
 	tools/check_generated
 
 proto: $(VENV)/.ready ## Generate the Python code of the protos.
@@ -40,6 +41,12 @@ proto: $(VENV)/.ready ## Generate the Python code of the protos.
 
 bench: $(VENV)/.ready ## The benchmark suite, about ten minutes; table in the terminal, JSON beside it.
 	python -m tests.bench
+
+bench-quick: $(VENV)/.ready ## The same in about two minutes, with fewer repetitions.
+	python -m tests.bench --quick
+
+soak: $(VENV)/.ready ## 4,096 sessions for two minutes, every output compared with the reference.
+	python -m tests.soak
 
 clean: ## Remove the virtual environment and caches.
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -20,7 +20,9 @@ from carousel.model.errors import (
 )
 from carousel.model.kernels import KERNELS, Kernel, make_kernel
 from carousel.model.network import Network, Trace
+from carousel.model.sampling import SamplingOptions, sample
 from carousel.model.schema import StateSchema, TensorSpec
+from carousel.model.weights import digest, load, load_config, save
 
 __all__ = [
     "KERNELS",
@@ -36,6 +38,7 @@ __all__ = [
     "NoHead",
     "Normalization",
     "SamplingError",
+    "SamplingOptions",
     "Softmax",
     "StateSchema",
     "TensorSpec",
@@ -43,5 +46,10 @@ __all__ = [
     "Tokens",
     "Trace",
     "WeightsError",
+    "digest",
+    "load",
+    "load_config",
     "make_kernel",
+    "sample",
+    "save",
 ]

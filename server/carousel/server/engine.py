@@ -148,6 +148,7 @@ class Engine:
         self._answers.extend(refused)
         if not len(riders):
             return
+        version.metrics.running.set(len(riders))
         slots = plan.slots[riders] if len(riders) < len(plan) else plan.slots
         rows = self.table.row[slots]
         state = version.arena.read(rows)  # [B, width]
@@ -296,6 +297,7 @@ class Engine:
         metrics.turn_batch_size.observe(count)
         metrics.turn_duration.observe(now - begin)
         metrics.waiting.set(len(version.scheduler))
+        metrics.running.set(0)
         if plan.lengths is not None:
             metrics.steps.inc(int(plan.lengths[riders].sum()))
             return

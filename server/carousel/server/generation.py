@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from carousel.errors import InvalidField, NotGenerative, TokenOutOfRange
-from carousel.model import SamplingError, SamplingOptions, Softmax, log_softmax, sample
+from carousel.model import SamplingError, SamplingOptions, Softmax, sample
 from carousel.server.gatekeeper import reply_of
 from carousel.server.hall import Hall
 from carousel.server.loaded import LoadedVersion
@@ -99,14 +99,16 @@ class _Writer:
         self._rng = np.random.default_rng(self.seed)
 
     def next(self, logits: Floats) -> tuple[int, pb.GenerateResponse]:
-        token = sample(logits, self._options, self._history, self._rng)
+        token, log_probability = sample(logits, self._options, self._history, self._rng)
         self._history.append(token)
         self.made += 1
         response = pb.GenerateResponse(token=token)
         if self._tokenizer is not None:
             response.text, self._stopped = self._stops.feed(self._tokenizer.decode([token]))
         if self._top is not None:
-            self._add_probabilities(response, logits, token)
+            response.log_probability = log_probability
+            # The logits differ from log-probabilities by one number, the same for all.
+            self._add_likeliest(response, logits - logits[token] + log_probability)
         return token, response
 
     def finish(self, response: pb.GenerateResponse, *, last: bool) -> None:
@@ -121,14 +123,12 @@ class _Writer:
         response.generated_tokens = self.made
         response.seed = self.seed
 
-    def _add_probabilities(self, response: pb.GenerateResponse, logits: Floats, token: int) -> None:
-        probabilities = log_softmax(logits)
-        response.log_probability = float(probabilities[token])
-        likeliest = np.argsort(-probabilities, kind="stable")[: self._top or 0]
-        for other in likeliest.tolist():
-            entry = response.top.add(token=other, log_probability=float(probabilities[other]))
+    def _add_likeliest(self, response: pb.GenerateResponse, probabilities: Floats) -> None:
+        likeliest = np.argsort(-probabilities, kind="stable")[: self._top]
+        for token in likeliest.tolist():
+            entry = response.top.add(token=token, log_probability=float(probabilities[token]))
             if self._tokenizer is not None:
-                entry.text = self._tokenizer.decode([other])
+                entry.text = self._tokenizer.decode([token])
 
 
 def _version(hall: Hall, request: pb.GenerateRequest) -> LoadedVersion:
@@ -189,8 +189,7 @@ def _prompt(request: pb.GenerateRequest, version: LoadedVersion) -> Ints:
     tokens = np.array(request.tokens.ids, np.int64)
     if len(tokens) and tokens.max() >= version.vocabulary:
         raise TokenOutOfRange(
-            f"tokens of {version.name} are 0 to {version.vocabulary - 1}, "
-            f"got {tokens.max()}",
+            f"tokens of {version.name} are 0 to {version.vocabulary - 1}, got {tokens.max()}",
             field="tokens.ids",
         )
     return tokens
