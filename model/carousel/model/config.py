@@ -163,7 +163,9 @@ class ModelConfig:
         inward, outward = self.normalization, self.output_normalization
         _instance("normalization", inward, Normalization | None)
         _instance("output_normalization", outward, Normalization | None)
-        if inward and not (isinstance(self.input, Features) and len(inward.mean) == self.input_size):
+        if inward and not (
+            isinstance(self.input, Features) and len(inward.mean) == self.input_size
+        ):
             raise ConfigError(
                 f"normalization must have one number for each feature of {self.input}, "
                 f"got {len(inward.mean)}"

@@ -132,7 +132,7 @@ class Network(nn.Module):
     def _reference(
         self, x: Tensor, rows: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor, list[list[Gates]]]:
-        config, mask = self.config, padding_mask(x, lengths)
+        config, mask = self.config, None if lengths is None else padding_mask(x, lengths)
         before = self.schema.split(rows)
         after: list[State] = []
         seen: list[list[Gates]] = []
@@ -156,7 +156,7 @@ class Network(nn.Module):
         self, x: Tensor, rows: Tensor, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `forward`, through torch's own recurrent layers: for training and whole sequences."""
-        mask = padding_mask(x, lengths)
+        mask = None if lengths is None else padding_mask(x, lengths)
         values = self.encode(x, mask)  # [B, T, D]
         parts = [v.transpose(0, 1).contiguous() for v in self.schema.split(rows).values()]
         state = parts[0] if len(parts) == 1 else tuple(parts)  # [L, B, H] each
@@ -173,10 +173,8 @@ class Network(nn.Module):
         return self.decode(hidden, mask), self.schema.join(named)
 
 
-def padding_mask(x: Tensor, lengths: Tensor | None) -> Tensor | None:
-    """True [B, T] at the real steps of x [B, T, ..]; None where there is no padding at all."""
-    if lengths is None:
-        return None
+def padding_mask(x: Tensor, lengths: Tensor) -> Tensor:
+    """True [B, T] at the real steps of x [B, T, ..]."""
     return torch.arange(x.shape[1], device=x.device) < lengths.to(x.device)[:, None]
 
 

@@ -21,10 +21,17 @@ class Gatewise:
         self.device = torch.device(device)
         self.network = network.to(self.device)
         gates = {"lstm": 4, "gru": 3}.get(network.config.cell, 1)
-        self.layers = [] if network.config.bidirectional else [
-            [Weights(*parts, w.hr) for parts in zip(*(v.chunk(gates) for v in w[:4]), strict=True)]
-            for w in map(network.weights, range(network.config.layers))
-        ]
+        self.layers = (
+            []
+            if network.config.bidirectional
+            else [
+                [
+                    Weights(*parts, w.hr)
+                    for parts in zip(*(v.chunk(gates) for v in w[:4]), strict=True)
+                ]
+                for w in map(network.weights, range(network.config.layers))
+            ]
+        )
 
     @torch.no_grad()
     def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

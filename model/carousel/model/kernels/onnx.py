@@ -25,14 +25,19 @@ class Onnx:
         if self.device.type != "cpu":
             raise ValueError(f"the onnx kernel runs on cpu, got {device}")
         self.network = network
-        self.row_cost = ROW_COST * sum(p.numel() for p in network.rnn.parameters()) / 1000
-        config = network.config
+        config, size = network.config, sum(p.numel() for p in network.rnn.parameters())
+        self.row_cost = ROW_COST * size / 1000
+        largest = max(float(p.detach().abs().max()) for p in network.rnn.parameters())
+        # No sum in a product can overflow while every number read is below this.
+        self.safe = 1e38 / (1 + largest) / (config.input_size + 2 * config.hidden_size + 2)
+        # onnxruntime's recurrent operators know no projection, and their rectifier turns NaN
+        # into 0, which would hide a state that has exploded.
+        operators = not config.projection and config.cell != "rnn_relu"
         with torch.no_grad():
-            self._step = None if config.bidirectional else _session(step_graph(network), threads, True)
-            # onnxruntime's recurrent operators know no projection.
-            self._chunk = (
-                None if config.projection else _session(chunk_graph(network), threads, False)
+            self._step = (
+                None if config.bidirectional else _session(step_graph(network), threads, True)
             )
+            self._chunk = _session(chunk_graph(network), threads, False) if operators else None
 
     @torch.no_grad()
     def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,34 +49,42 @@ class Onnx:
         forward_only(self.network)
         if self._chunk is None:
             return chunk_by_steps(self.step, x, lengths, rows, self.network.config.output_size)
-        if bool((lengths == x.shape[1]).all()):
-            return _run(self._chunk, x=x, lengths=lengths.int(), rows=rows)
-        return self._ragged(x, lengths, rows)
+        return self._checked(x, lengths, rows)
 
     @torch.no_grad()
     def sequences(self, x: Tensor, lengths: Tensor) -> Tensor:
         rows = self.network.initial_rows(len(x))
         if self._chunk is None:
             return self.network.forward_fused(x, rows, lengths)[0]
-        if self.network.config.bidirectional:  # reads from both ends: it cannot be cut in time
-            return self._padded(x, lengths, rows)[0]
-        return self.chunk(x, lengths, rows)[0]
+        return self._checked(x, lengths, rows)[0]
 
-    def _ragged(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _checked(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the operators, which lose NaN on the way; rows that could make one run in torch."""
+        past = ~padding_mask(x, lengths)  # [B, T]
+        x = x.masked_fill(past if x.dim() == 2 else past[..., None], 0)
+        wild = ~(rows.abs().amax(1) <= self.safe)  # [B]; so is NaN
+        if not self.network.config.takes_tokens:
+            wild |= ~(self.network.encode(x).abs().amax((1, 2)) <= self.safe)
+        y, after = self._cut(x, lengths, rows)
+        if bool(wild.any()):
+            exact = self.network.forward_fused(x[wild], rows[wild], lengths[wild])
+            y[wild], after[wild] = exact
+        return y.masked_fill_(past[..., None], 0), after
+
+    def _cut(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        even = bool((lengths == x.shape[1]).all())
+        if even or self.network.config.bidirectional:  # both ends are read: no cut in time
+            return _run(self._chunk, x=x, lengths=lengths.int(), rows=rows)
         order = torch.argsort(lengths, descending=True)
         x, lengths, rows = x[order], lengths[order], rows[order]
         y = torch.zeros(*x.shape[:2], self.network.config.output_size)  # [B, T, O]
         for begin, end, n in cuts(lengths.numpy(), self.row_cost, CALL_COST):
-            real = (lengths[:n] - begin).clamp_max(end - begin)
-            y[:n, begin:end], rows[:n] = self._padded(x[:n, begin:end], real, rows[:n])
+            real = (lengths[:n] - begin).clamp_max(end - begin).int()
+            y[:n, begin:end], rows[:n] = _run(
+                self._chunk, x=x[:n, begin:end], lengths=real, rows=rows[:n]
+            )
         back = torch.argsort(order)
         return y[back], rows[back]
-
-    def _padded(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        past = ~padding_mask(x, lengths)  # [B, T]
-        x = x.masked_fill(past if x.dim() == 2 else past[..., None], 0)
-        y, rows = _run(self._chunk, x=x, lengths=lengths.int(), rows=rows)
-        return y.masked_fill_(past[..., None], 0), rows
 
 
 def _session(graph: bytes, threads: int, arena: bool) -> Any:
