@@ -1,7 +1,6 @@
 """The mathematics of recurrent sequence models: configs, cells, networks, kernels, weights."""
 
 from carousel.model.config import (
-    Characters,
     Classifier,
     Features,
     Linear,
@@ -18,11 +17,15 @@ from carousel.model.errors import (
     TokenizerError,
     WeightsError,
 )
-from carousel.model.kernels import KERNELS, Kernel, make_kernel
+from carousel.model.kernels import KERNELS, make_kernel
+from carousel.model.kernels.kernel import Kernel
+from carousel.model.ladder import Rung, climb
 from carousel.model.network import Network, Trace
 from carousel.model.sampling import SamplingOptions, sample
 from carousel.model.schema import StateSchema, TensorSpec
+from carousel.model.tokenizer import Characters
 from carousel.model.weights import digest, load, load_config, save
+from carousel.model.zoo import shipped
 
 __all__ = [
     "KERNELS",
@@ -40,7 +43,6 @@ __all__ = [
     "Rung",
     "SamplingError",
     "SamplingOptions",
-    "SamplingOptions",
     "Softmax",
     "StateSchema",
     "TensorSpec",
@@ -48,10 +50,12 @@ __all__ = [
     "Tokens",
     "Trace",
     "WeightsError",
+    "climb",
     "digest",
     "load",
     "load_config",
     "make_kernel",
     "sample",
     "save",
+    "shipped",
 ]

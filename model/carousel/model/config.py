@@ -288,7 +288,7 @@ def _build(name: str, kind: type[Part], values: dict[str, Any]) -> Part:
 
 
 def _plain(part: Normalization | None) -> dict[str, Any] | None:
-    return part and {"mean": list(part.mean), "std": list(part.std)}
+    return None if part is None else {"mean": list(part.mean), "std": list(part.std)}
 
 
 def _tagged(part: Any, names: Mapping[str, type[Any]]) -> dict[str, Any]:

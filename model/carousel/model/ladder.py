@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from carousel.model.config import Cell, Features, Linear, ModelConfig
-from carousel.model.kernels import Kernel, make_kernel
+from carousel.model.kernels import make_kernel
+from carousel.model.kernels.kernel import Kernel
 from carousel.model.network import Network
 
 FEATURES = OUTPUTS = 64

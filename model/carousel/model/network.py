@@ -87,7 +87,7 @@ class Network(nn.Module):
         if self.config.learned_initial_state:
             one = self.schema.join({name: v[None] for name, v in self.initial.items()})
             return one.repeat(n, 1)
-        weight = self.rnn.weight_ih_l0
+        weight = self.weights(0).ih
         return torch.zeros(n, self.schema.width, dtype=weight.dtype, device=weight.device)
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -184,7 +184,7 @@ def _layers(config: ModelConfig) -> nn.RNNBase:
         options["nonlinearity"] = config.cell.removeprefix("rnn_")
     if config.projection:
         options["proj_size"] = config.projection
-    return RNN[config.cell](
+    layers: nn.RNNBase = RNN[config.cell](
         config.input_size,
         config.hidden_size,
         config.layers,
@@ -193,3 +193,4 @@ def _layers(config: ModelConfig) -> nn.RNNBase:
         bidirectional=config.bidirectional,
         **options,
     )
+    return layers

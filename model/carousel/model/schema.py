@@ -45,7 +45,7 @@ class StateSchema:
     def split(self, rows: Tensor) -> dict[str, Tensor]:
         """The named tensors [B, *shape] of rows [B, width], as views."""
         return {
-            spec.name: rows[:, spec.offset : spec.offset + spec.size].unflatten(1, spec.shape)
+            spec.name: rows[:, spec.offset : spec.offset + spec.size].view(len(rows), *spec.shape)
             for spec in self.tensors
         }
 

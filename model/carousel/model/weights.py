@@ -154,10 +154,10 @@ def _span(name: str, entry: object, shape: tuple[int, ...]) -> tuple[int, int]:
     size = DTYPES[dtype]
     for extent in shape:
         size *= extent
-    good = isinstance(span, list) and len(span) == 2 and all(type(v) is int for v in span)
-    if not good or span[0] < 0 or span[1] - span[0] != size:
-        raise WeightsError(f"{name} must take {size} bytes, got data_offsets {span!r:.80}")
-    return span[0], span[1]
+    match span:
+        case [int(begin), int(end)] if 0 <= begin and end - begin == size:
+            return begin, end
+    raise WeightsError(f"{name} must take {size} bytes, got data_offsets {span!r:.80}")
 
 
 def _replace(path: Path, content: bytes) -> None:

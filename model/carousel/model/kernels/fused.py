@@ -16,11 +16,8 @@ class Fused:
     def __init__(self, network: Network, device: str = "cpu") -> None:
         self.device = torch.device(device)
         self.network = network.to(self.device)
-        self.layers = (
-            []
-            if network.config.bidirectional
-            else [_Layer(network, layer) for layer in range(network.config.layers)]
-        )
+        depth = 0 if network.config.bidirectional else network.config.layers
+        self.layers = [_Layer(network, layer) for layer in range(depth)]
 
     @torch.no_grad()
     def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,18 +20,8 @@ class Gatewise:
     def __init__(self, network: Network, device: str = "cpu") -> None:
         self.device = torch.device(device)
         self.network = network.to(self.device)
-        gates = {"lstm": 4, "gru": 3}.get(network.config.cell, 1)
-        self.layers = (
-            []
-            if network.config.bidirectional
-            else [
-                [
-                    Weights(*parts, w.hr)
-                    for parts in zip(*(v.chunk(gates) for v in w[:4]), strict=True)
-                ]
-                for w in map(network.weights, range(network.config.layers))
-            ]
-        )
+        depth = 0 if network.config.bidirectional else network.config.layers
+        self.layers = [_gates(network, layer) for layer in range(depth)]
 
     @torch.no_grad()
     def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,6 +46,13 @@ class Gatewise:
         if self.network.config.bidirectional:
             return self.network.forward(x, rows, lengths)[0]
         return self.chunk(x, lengths, rows)[0]
+
+
+def _gates(network: Network, layer: int) -> list[Weights]:
+    """The weights of each gate apart."""
+    w, gates = network.weights(layer), {"lstm": 4, "gru": 3}.get(network.config.cell, 1)
+    parts = zip(*(v.chunk(gates) for v in (w.ih, w.hh, w.bias_ih, w.bias_hh)), strict=True)
+    return [Weights(ih, hh, bias_ih, bias_hh, w.hr) for ih, hh, bias_ih, bias_hh in parts]
 
 
 def _sum(x: Tensor, h: Tensor, w: Weights) -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from carousel.model import weights
-from carousel.model.config import Characters, ModelConfig, Softmax, Tokens
+from carousel.model.config import ModelConfig, Softmax, Tokens
 from carousel.model.network import Network
+from carousel.model.tokenizer import Characters
 
 BATCH, WINDOW = 32, 96  # streams read side by side, steps that a gradient goes back
 WARM_UP, RATE, LAST_RATE = 200, 3e-3, 0.02  # steps, learning rate, share of it at the end
