@@ -1,0 +1,1 @@
+"""Long runs against a real server, with an oracle: `make soak`."""
