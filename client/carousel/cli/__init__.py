@@ -1,0 +1,5 @@
+"""The `carousel` command."""
+
+from carousel.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,83 @@
+"""The connection of a command: its options, the client they give, and how it ends.
+
+Modules with signatures for typer can't postpone the evaluation of annotations.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from carousel.cli import exits
+
+if TYPE_CHECKING:
+    from carousel.client import Client
+
+DEFAULT_TARGET = "localhost:50051"
+_PANEL = "Connection"
+
+
+def _option(*names: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=_PANEL, **more)
+
+
+def _file(text: str) -> Any:
+    return _option(help=text, exists=True, dir_okay=False, metavar="FILE")
+
+
+def options(
+    target: Annotated[
+        str, _option(envvar="CAROUSEL_TARGET", help="Address of the server.")
+    ] = DEFAULT_TARGET,
+    timeout: Annotated[
+        float | None,
+        _option(min=0.001, metavar="SECONDS", help="Give up after this long."),
+    ] = None,
+    tls: Annotated[
+        bool, _option("--tls", help="Talk over TLS. A token comes from CAROUSEL_TOKEN.")
+    ] = False,
+    ca: Annotated[Path | None, _file("PEM of the authorities to trust; implies --tls.")] = None,
+    cert: Annotated[Path | None, _file("PEM of the client's certificate; implies --tls.")] = None,
+    key: Annotated[Path | None, _file("PEM of the client's key.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """What every command that asks a server takes; only the signature is used."""
+
+
+@contextmanager
+def connect(
+    *,
+    target: str,
+    timeout: float | None = None,
+    tls: bool = False,
+    ca: Path | None = None,
+    cert: Path | None = None,
+    key: Path | None = None,
+) -> "Iterator[Client]":
+    """A client for as long as the command runs."""
+    from carousel.client import TLS, Client
+
+    wanted = TLS(ca=ca, cert=cert, key=key) if tls or ca or cert or key else None
+    more: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
+    # Not an option: the arguments of a command can be seen by everyone on the machine.
+    token = os.environ.get("CAROUSEL_TOKEN") or None
+    with Client(target, tls=wanted, token=token, **more) as client:
+        yield client
+
+
+@contextmanager
+def reporting(*, as_json: bool) -> Iterator[None]:
+    """Turns what went wrong into a message and an exit code."""
+    from carousel.errors import CarouselError
+
+    try:
+        yield
+    except CarouselError as error:
+        exits.fail(error, as_json=as_json)
+    except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise  # `carousel generate ... | head` is no failure to talk about
+        exits.leave(exits.USAGE, str(error), as_json=as_json)

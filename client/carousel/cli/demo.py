@@ -1,0 +1,145 @@
+"""`carousel demo`: a server, two client processes, a fork, a forecast, the metrics that moved.
+
+Everything that it shows can be done by hand: the commands stand above the panes.
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import typer
+
+from carousel.cli import connection, demo_metrics, exits
+from carousel.cli.demo_months import FIRST_SHOWN, MONTHS
+from carousel.cli.demo_panes import Panes, Stage
+from carousel.cli.demo_processes import CannotStart, Generating, ServerProcess, stop_on_signals
+
+if TYPE_CHECKING:
+    from carousel.client import Client, Session
+
+TEXT, FORECAST = "king-james", "sunspots"
+PROMPTS = {
+    "alice": "In the beginning God created the heaven and the earth. ",
+    "bob": "And Moses said unto Pharaoh, Let my people go, ",
+}
+TOKENS = 260
+FORKS = 3
+FORK_TOKENS = 160
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(demo)
+
+
+def demo() -> None:
+    """See it work, in half a minute: a server, two clients, a fork, a forecast, the metrics."""
+    stage = Stage()
+    begin = time.monotonic()
+    try:
+        with stop_on_signals(), connection.reporting(as_json=False):
+            _play(stage)
+    except CannotStart as error:
+        exits.leave(exits.CANNOT_START, str(error))
+    stage.say(f"That was all, in {time.monotonic() - begin:.0f} seconds.")
+
+
+def _play(stage: Stage) -> None:
+    stage.title("1. A server")
+    with ServerProcess() as server:
+        stage.say(
+            f"carousel serve listens on {server.target} as process {server.pid}, "
+            f"ready after {server.seconds:.1f} s"
+        )
+        with connection.connect(target=server.target) as client:
+            before = client.statistics()
+            _two_clients(stage, server.target)
+            _fork(stage, client)
+            _forecast(stage, client)
+            stage.title("5. What the server counted")
+            stage.show(demo_metrics.moved(before, client.statistics()))
+        stage.title("6. The end")
+        code, seconds = server.stop()
+        stage.say(f"SIGTERM: the server drained and left with exit code {code} in {seconds:.1f} s")
+
+
+def _two_clients(stage: Stage, target: str) -> None:
+    stage.title("2. Two client processes, each with a session of its own")
+    clients = [
+        Generating(target, TEXT, prompt, session=name, tokens=TOKENS, seed=seed)
+        for seed, (name, prompt) in enumerate(PROMPTS.items(), start=1)
+    ]
+    try:
+        titles = [f"{name}, process {c.pid}" for name, c in zip(PROMPTS, clients, strict=True)]
+        for client in clients:
+            stage.command(shlex.join(client.words))
+        with stage.panes(titles, prompts=list(PROMPTS.values())) as panes:
+            _fill(panes, clients)
+        for client in clients:
+            client.check()
+    finally:
+        for client in clients:
+            client.end()
+
+
+def _fork(stage: Stage, client: Client) -> None:
+    stage.title("3. The clients are gone, their sessions are not: alice goes on three ways")
+    with client.attach("alice") as alice:
+        forks = alice.fork(FORKS)
+        stage.command(f"session.fork({FORKS}), then generate with another seed each")
+        titles = [f"alice, seed {seed}" for seed in range(1, FORKS + 1)]
+        with stage.panes(titles) as panes:
+            _fill(panes, [_texts(fork, seed) for seed, fork in enumerate(forks, start=1)])
+        for fork in forks:
+            fork.close()
+
+
+def _texts(session: Session, seed: int) -> Iterable[str]:
+    return (t.text for t in session.generate(max_tokens=FORK_TOKENS, seed=seed))
+
+
+def _fill(panes: Panes, sources: Iterable[Iterable[str]]) -> None:
+    """Show all texts at once; each source is read in a thread of its own."""
+    arrived: SimpleQueue[Callable[[], None] | BaseException | None] = SimpleQueue()
+
+    def read(place: int, source: Iterable[str]) -> None:
+        try:
+            for text in source:
+                arrived.put(lambda text=text: panes.add(place, text))  # type: ignore[misc]
+        except BaseException as error:
+            arrived.put(error)
+        else:
+            arrived.put(None)
+
+    threads = [
+        threading.Thread(target=read, args=(place, source), daemon=True)
+        for place, source in enumerate(sources)
+    ]
+    for thread in threads:
+        thread.start()
+    running = len(threads)
+    while running:
+        item = arrived.get()
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            running -= 1
+        else:
+            item()
+
+
+def _forecast(stage: Stage, client: Client) -> None:
+    stage.title("4. Another model: monthly sunspots, one step a month, each forecasting the next")
+    rows = []
+    with client.session(FORECAST) as session:
+        stage.command(f'client.session("{FORECAST}").step([sunspots of the month])')
+        forecast = 0.0
+        for place, (month, number) in enumerate(MONTHS):
+            if place >= FIRST_SHOWN:
+                rows.append((month, number, forecast))
+            forecast = float(session.step([number])[0])
+    stage.show(demo_metrics.forecasts(rows, forecast))

@@ -1,0 +1,149 @@
+"""The processes of the demo: a server, and clients that generate. Each is ended by its id."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+COMMAND = (sys.executable, "-m", "carousel.cli")
+START_SECONDS = 60.0
+END_SECONDS = 10.0
+
+
+class CannotStart(Exception):
+    """A process of the demo did not come up; the message says why."""
+
+
+def _environment() -> dict[str, str]:
+    """Without the user's settings: the demo is the same for everyone."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
+
+
+def _start(arguments: list[str], **more: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        env=_environment(),
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the demo, which then ends the others in order
+        **more,
+    )
+
+
+def _end(process: subprocess.Popen[str]) -> int:
+    """Ask it to leave, and after a while make it."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        code = process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        code = process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+    return code
+
+
+class ServerProcess:
+    """`carousel serve` on a free port, with only the models that come with Carousel."""
+
+    def __enter__(self) -> Self:
+        begin = time.monotonic()
+        self._folder = tempfile.TemporaryDirectory(prefix="carousel-demo-")
+        self._log = tempfile.TemporaryFile("w+")
+        free = ["--port", "0", "--http-port", "0", "--store", self._folder.name]
+        self._process = _start(["serve", "--json", *free], stderr=self._log)
+        try:
+            self.target = self._wait_until_ready()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        self.pid = self._process.pid
+        self.seconds = time.monotonic() - begin
+        return self
+
+    def stop(self) -> tuple[int, float]:
+        """Its exit code, and how long it took."""
+        begin = time.monotonic()
+        return _end(self._process), time.monotonic() - begin
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _end(self._process)
+        self._log.close()
+        self._folder.cleanup()
+
+    def _wait_until_ready(self) -> str:
+        """Where it listens: the line that it prints when it is ready."""
+        assert self._process.stdout is not None
+        too_late = threading.Timer(START_SECONDS, self._process.kill)
+        too_late.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            too_late.cancel()
+        if line:
+            return str(json.loads(line)["target"])
+        self._process.wait(END_SECONDS)
+        self._log.seek(0)
+        raise CannotStart(f"the server of the demo did not start:\n{self._log.read().strip()}")
+
+
+class Generating:
+    """`carousel generate` in a process of its own; iterating gives the texts as they come."""
+
+    def __init__(
+        self, target: str, model: str, prompt: str, *, session: str, tokens: int, seed: int
+    ) -> None:
+        arguments = ["generate", model, prompt, "--session", session]
+        arguments += ["--max-tokens", str(tokens), "--seed", str(seed), "--target", target]
+        self.words = ["carousel", *arguments]
+        self._process = _start([*arguments, "--json"], stderr=subprocess.PIPE)
+        self.pid = self._process.pid
+
+    def __iter__(self) -> Iterator[str]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            yield json.loads(line)["text"]
+
+    def check(self) -> None:
+        """Raises CannotStart when it did not end well."""
+        assert self._process.stderr is not None
+        said = self._process.stderr.read().strip()
+        if self._process.wait(END_SECONDS):
+            raise CannotStart(f"{shlex.join(self.words)} failed:\n{said}")
+
+    def end(self) -> None:
+        _end(self._process)
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal end the demo as Ctrl-C does: with its processes."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    former = {n: signal.signal(n, leave) for n in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,114 @@
+"""How models and their versions look."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from carousel.cli import tables
+from carousel.cli.quantities import count, size, when
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from carousel.client import Model, ModelVersion
+
+_COLUMNS = ("model", "version", "aliases", "state", "network", "maps", "parameters", "sessions")
+_NUMBERS = ("version", "parameters", "sessions")
+
+
+def models(listed: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """One row a version."""
+    if not listed:
+        return "There are no models: carousel models upload FOLDER MODEL brings one in."
+    rows = [
+        (
+            version.model,
+            str(version.number),
+            ", ".join(a for a, number in one["aliases"].items() if number == version.number),
+            tables.state(version.state),
+            network(version),
+            mapping(version),
+            count(version.parameters),
+            count(version.sessions),
+        )
+        for one in listed
+        for version in one["versions"]
+    ]
+    return tables.table(*_COLUMNS, rows=rows, numbers=_NUMBERS)
+
+
+def network(version: ModelVersion) -> str:
+    """`lstm 2 x 512`."""
+    config = version.config
+    both = ", both ways" if config.bidirectional else ""
+    return f"{config.cell} {config.layers} x {config.hidden_size}{both}"
+
+
+def mapping(version: ModelVersion) -> str:
+    """`63 tokens -> softmax 63`."""
+    config = version.config
+    one = config.input_size == 1
+    kind = config.input_type.removesuffix("s") if one else config.input_type
+    return f"{config.input_size} {kind} -> {config.head} {config.output_size}"
+
+
+def version(one: ModelVersion) -> RenderableType:
+    """Everything about a version, its card below."""
+    schema = ", ".join(f"{name} {list(shape)}" for name, shape in one.state_schema.items())
+    pairs: dict[str, RenderableType] = {
+        "version": one.name,
+        "state": tables.state(one.state, one.state_message),
+        "network": network(one),
+        "maps": mapping(one) + (", with a tokenizer" if one.config.has_tokenizer else ""),
+        "parameters": f"{count(one.parameters)}, {size(one.weights_bytes)}",
+        "session state": schema or "none: it can't be stepped",
+        "sessions": count(one.sessions),
+        "came in": when(one.create_time),
+        "digest": one.digest,
+    }
+    if one.config.labels:
+        pairs["labels"] = ", ".join(one.config.labels)
+    return _with_card(tables.facts(pairs), one.card)
+
+
+def _with_card(above: RenderableType, card: str) -> RenderableType:
+    if not card:
+        return above
+    from rich.console import Group
+    from rich.markdown import Markdown
+
+    return Group(above, "", Markdown(card) if sys.stdout.isatty() else card.strip())
+
+
+def model(one: Model) -> RenderableType:
+    return tables.facts(
+        {
+            "model": one.id,
+            "versions": ", ".join(map(str, one.versions)),
+            "aliases": ", ".join(f"{a} -> {n}" for a, n in one.aliases.items()) or "none",
+        }
+    )
+
+
+def exported(done: Mapping[str, str]) -> RenderableType:
+    return f"{done['model']} is in {done['folder']}"
+
+
+def deleted(done: Mapping[str, str]) -> RenderableType:
+    return f"{done['deleted']} is deleted"
+
+
+@contextmanager
+def upload_progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, on standard error; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    out = Console(stderr=True)
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+        task = bar.add_task("upload", total=None)
+        yield lambda sent, total: bar.update(task, completed=sent, total=total)

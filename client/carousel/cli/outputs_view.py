@@ -1,0 +1,93 @@
+"""How a model's outputs look: numbers, or what is likely, where the head says that."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from carousel.cli import tables
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from carousel.client import ModelConfig
+
+_LIKELIEST = 5
+_WIDEST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Outputs [T, O] of each sequence; `first_steps` has the step index of each one's first row."""
+
+    source: str
+    outputs: Sequence[Any]
+    first_steps: Sequence[int]
+    config: ModelConfig = field(repr=False)
+    as_csv: bool = field(repr=False)
+
+    def rows(self) -> Iterator[tuple[int, int, Any]]:
+        """Sequence, step index, [O]."""
+        for number, (begin, rows) in enumerate(zip(self.first_steps, self.outputs, strict=True)):
+            for place, row in enumerate(rows):
+                yield number, begin + place, row
+
+
+def show(made: Outputs) -> RenderableType | None:
+    if made.as_csv:
+        _write_csv(made)
+        return None
+    several = len(made.outputs) > 1
+    columns, cells = _columns(made.config)
+    lead = ("sequence", "step") if several else ("step",)
+    rows = [
+        (*((str(number),) if several else ()), str(step), *cells(row))
+        for number, step, row in made.rows()
+    ]
+    return tables.table(*lead, *columns, rows=rows, numbers=(*lead, *columns))
+
+
+def _write_csv(made: Outputs) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    names = made.config.labels or [f"y{i}" for i in range(made.config.output_size)]
+    writer.writerow(["sequence", "step", *names])
+    for number, step, row in made.rows():
+        writer.writerow([number, step, *(f"{value:.9g}" for value in row)])
+
+
+def _columns(config: ModelConfig) -> tuple[Sequence[str], Any]:
+    """The columns for this head, and what makes a row's cells."""
+    if config.head == "classifier":
+        labels = config.labels or [str(i) for i in range(config.output_size)]
+        return ("answer", "probability"), lambda row: _likeliest(row, labels, 1)[0]
+    if config.head == "softmax":
+        names = _symbols(config)
+        columns = ("likeliest next", *[""] * (_LIKELIEST - 1))
+        return columns, lambda row: [" ".join(pair) for pair in _likeliest(row, names, _LIKELIEST)]
+    shown = min(config.output_size, _WIDEST)
+    more = ["..."] if config.output_size > shown else []
+    return [f"y{i}" for i in range(shown)] + more, lambda row: [
+        *(f"{value:.6g}" for value in row[:shown]),
+        *more,
+    ]
+
+
+def _likeliest(logits: Any, names: Sequence[str], count: int) -> list[tuple[str, str]]:
+    """Names and probabilities, likeliest first."""
+    import numpy as np
+
+    weights = np.exp(logits - logits.max())  # [O]
+    shares = weights / weights.sum()
+    order = np.argsort(-shares)[:count]
+    return [(str(names[i]), f"{shares[i]:.2f}") for i in order]
+
+
+def _symbols(config: ModelConfig) -> Sequence[str]:
+    tokenizer = json.loads(config.json).get("tokenizer") or {}
+    symbols = tokenizer.get("symbols") or range(config.output_size)
+    # Blanks and newlines would not be seen.
+    return [repr(s) if isinstance(s, str) and s.isspace() else str(s) for s in symbols]

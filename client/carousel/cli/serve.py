@@ -1,0 +1,136 @@
+"""`carousel serve`: the server, from flags, environment and a file of settings.
+
+Modules with signatures for typer can't postpone the evaluation of annotations.
+"""
+
+import asyncio
+import inspect
+import json
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from carousel.cli import exits, serve_options
+
+if TYPE_CHECKING:
+    from carousel.server import Server, Settings
+
+EPILOG = (
+    "Every setting can also stand in the environment, as in CAROUSEL_PORT, or in the file, as in "
+    f"port = 50051. A flag wins over the environment, that over the file. {exits.EPILOG}"
+)
+
+
+def _frame(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="TOML file of settings; unset: the one CAROUSEL_CONFIG names."
+        ),
+    ] = None,
+    show_settings: Annotated[
+        bool, typer.Option("--show-settings", help="Print the settings as JSON, and leave.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Where it listens as a line of JSON, once it is ready.")
+    ] = False,
+) -> None:
+    """What is not a setting; only the signature is used."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command, with the options of both signatures."""
+
+    def run(**given: Any) -> None:
+        serve(**{name: given.pop(name) for name in frame}, flags=given)
+
+    frame = inspect.signature(_frame).parameters
+    settings = inspect.signature(serve_options.options).parameters
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*frame.values(), *settings.values())]
+    run.__doc__ = "Serve models until SIGTERM or Ctrl-C, then drain."
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    vars(run)["__signature__"] = inspect.Signature(parameters)
+    app.command("serve", epilog=EPILOG)(run)
+
+
+def serve(
+    *, config: Path | None, show_settings: bool, as_json: bool, flags: dict[str, Any]
+) -> None:
+    _keep_threads_from_spinning()
+    settings = _read(config, {k: v for k, v in flags.items() if v not in (None, [])})
+    if show_settings:
+        print(settings.model_dump_json(indent=2))
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))
+    from carousel.server.app import StartError
+
+    try:
+        _run_loop(_serve(settings, as_json=as_json))
+    except StartError as error:
+        exits.leave(exits.CANNOT_START, str(error), as_json=as_json)
+
+
+def _keep_threads_from_spinning() -> None:
+    """OpenMP reads these once, when torch is imported.
+
+    Two threads that wait actively on a busy machine made a step a hundred times slower.
+    """
+    for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("KMP_BLOCKTIME", "0")):
+        os.environ.setdefault(name, value)
+
+
+def _read(config: Path | None, flags: dict[str, Any]) -> "Settings":
+    try:
+        from carousel.server.settings import Settings, SettingsError
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("carousel."):
+            raise  # all of carousel is always installed: a fault of ours
+        exits.leave(
+            exits.CANNOT_START,
+            "carousel serve needs the server extra: pip install 'carousel-rnn[server]' "
+            f"({error.name} is missing)",
+        )
+    try:
+        return Settings.read(config, **flags)
+    except SettingsError as error:
+        exits.leave(exits.USAGE, str(error))
+
+
+def _run_loop(main: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+async def _serve(settings: "Settings", *, as_json: bool) -> None:
+    """`carousel.server.app.serve`, which has no way to tell that it is ready."""
+    from carousel.server import Server, logs
+
+    logs.configure(level=settings.log_level, style=settings.log_format)
+    server = Server(settings)
+    await server.start()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.drain)
+    _announce(server, as_json=as_json)
+    await server.wait()
+
+
+def _announce(server: "Server", *, as_json: bool) -> None:
+    """Where it listens: for people on a terminal, for programs when they asked."""
+    host = server.settings.host
+    target = f"{host}:{server.port}"
+    http = None if server.http_port is None else f"http://{host}:{server.http_port}"
+    if as_json:
+        print(json.dumps({"target": target, "http": http, "pid": os.getpid()}), flush=True)
+    elif sys.stdout.isatty():
+        beside = f", metrics and health on {http}" if http else ""
+        print(f"Carousel listens on {target}{beside}. Ctrl-C drains it.", flush=True)

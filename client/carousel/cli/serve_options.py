@@ -1,0 +1,109 @@
+"""The options of `carousel serve`: one for each setting of the server.
+
+Written out and not read from the server's settings, so that help and completion work, and work at
+once, where the server is not installed; a test holds that both say the same. The server alone
+checks values. Modules with signatures for typer can't postpone the evaluation of annotations.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+
+def _flag(panel: str, default: str, text: str, **more: Any) -> Any:
+    return typer.Option(help=f"{text} Default: {default}.", rich_help_panel=panel, **more)
+
+
+def _listen(default: str, text: str) -> Any:
+    return _flag("Listening", default, text)
+
+
+def _models(default: str, text: str, **more: Any) -> Any:
+    return _flag("Models and device", default, text, **more)
+
+
+def _limit(default: str, text: str, **more: Any) -> Any:
+    return _flag("Limits", default, text, **more)
+
+
+def _seconds(default: str, text: str) -> Any:
+    return _limit(default, text, metavar="SECONDS")
+
+
+def _log(default: str, text: str) -> Any:
+    return _flag("Logging", default, text)
+
+
+def options(
+    host: Annotated[str | None, _listen("localhost", "Address to listen on.")] = None,
+    port: Annotated[int | None, _listen("50051", "Port of gRPC; 0: a free one.")] = None,
+    http_port: Annotated[
+        str | None,
+        _listen("9464", "Port of /metrics and health; 0: a free one; off: none."),
+    ] = None,
+    insecure: Annotated[
+        bool | None,
+        _listen("no", "Listen on any address, though nothing is encrypted and anyone may call."),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        _models("~/.local/share/carousel/models", "Folder of the models; made at first need."),
+    ] = None,
+    import_root: Annotated[
+        Path | None,
+        _models("none", "Folder that models may be imported from; unset: importing is refused."),
+    ] = None,
+    shipped: Annotated[
+        bool | None, _models("yes", "Serve the models that come with Carousel.")
+    ] = None,
+    load: Annotated[
+        list[str] | None,
+        _models(
+            "all",
+            "Model to load at start, may be given several times; none: `stable`, or else the "
+            "newest, of each.",
+            metavar="MODEL",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        _models("auto", "Where models run: auto, cpu, cuda or cuda:N; auto: cuda if there is one."),
+    ] = None,
+    kernel: Annotated[
+        str | None,
+        _models("fastest", "Name of the step kernel; unset: the fastest for the device."),
+    ] = None,
+    threads: Annotated[int | None, _models("1", "Threads that compute on the CPU.")] = None,
+    max_sessions: Annotated[
+        int | None, _limit("1048576", "Live sessions, all models together.")
+    ] = None,
+    max_batch: Annotated[int | None, _limit("256", "Rows in one turn.")] = None,
+    chunk_slice: Annotated[
+        int | None, _limit("16", "Steps of one chunk that ride in one turn.")
+    ] = None,
+    max_chunk: Annotated[int | None, _limit("16384", "Steps of one item of one message.")] = None,
+    max_queue: Annotated[int | None, _limit("65536", "Items that may wait for one model.")] = None,
+    max_message_bytes: Annotated[
+        str | None, _limit("64MiB", "Bytes of one message, such as 64MiB.", metavar="SIZE")
+    ] = None,
+    max_tokens: Annotated[int | None, _limit("4096", "Tokens of one generation.")] = None,
+    default_ttl: Annotated[
+        float | None, _seconds("3600", "Idle time of a session that asks for none.")
+    ] = None,
+    max_ttl: Annotated[
+        float | None, _seconds("604800", "Longest idle time that a session may ask for.")
+    ] = None,
+    drain_timeout: Annotated[
+        float | None, _seconds("30", "How long a shutdown waits for what still runs.")
+    ] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None,
+        _log("info", "The least important messages that are logged."),
+    ] = None,
+    log_format: Annotated[
+        Literal["auto", "json", "text"] | None,
+        _log("auto", "Lines of JSON or of text; auto: text on a terminal, otherwise JSON."),
+    ] = None,
+) -> None:
+    """None means that the flag was not given; only the signature is used."""

@@ -1,0 +1,40 @@
+"""How a server looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from carousel.cli import tables
+from carousel.cli.quantities import count, size, span, when
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from carousel.client import ServerInfo
+
+
+def info(one: ServerInfo) -> RenderableType:
+    models = [
+        name.removeprefix("models/").replace("/versions/", "/") for name in one.ready_versions
+    ]
+    return tables.facts(
+        {
+            "version": one.version,
+            "instance": one.instance_id,
+            "state": tables.state("draining" if one.draining else "ready"),
+            "device": one.device,
+            "started": when(one.start_time),
+            "models": ", ".join(models) or "none",
+            "sessions": f"{count(one.sessions)} of {count(one.max_sessions)}",
+            "turn": f"up to {count(one.max_batch)} sessions",
+            "chunk": f"up to {count(one.max_chunk)} steps",
+            "message": f"up to {size(one.max_message_bytes)}",
+            "generation": f"up to {count(one.max_tokens)} tokens",
+            "default ttl": span(one.default_ttl),
+        }
+    )
+
+
+def draining(_: Mapping[str, Any]) -> RenderableType:
+    return "The server is draining, and stops when what waits is finished."

@@ -1,0 +1,172 @@
+"""`carousel sessions`: make, look at, copy, move and end sessions.
+
+Modules with signatures for typer can't postpone the evaluation of annotations.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from carousel.cli import by_id
+from carousel.cli import session_views as views
+from carousel.cli.arguments import Lifetime, ModelName, RewindDepth, SessionId, Ttl
+from carousel.cli.remote import remote
+
+if TYPE_CHECKING:
+    from carousel.client import Client, SessionInfo
+
+app = typer.Typer(
+    help="Sessions: streams of steps with their own state on the server.", no_args_is_help=True
+)
+
+NewId = Annotated[str | None, typer.Option("--id", help="Its id; unset: 128 random bits.")]
+
+
+@remote(app, view=views.sessions, name="list")
+def list_(
+    client: "Client",
+    model: Annotated[
+        str | None, typer.Option(help="Only those of this model, or of king-james/2.")
+    ] = None,
+) -> "list[SessionInfo]":
+    """List live sessions."""
+    return list(client.list_sessions(model=model))
+
+
+@remote(app, view=views.session)
+def show(client: "Client", session: SessionId) -> "SessionInfo":
+    """Describe a session, also for an hour after its end."""
+    return client.get_session(session)
+
+
+@remote(app, view=views.session)
+def create(
+    client: "Client",
+    model: ModelName,
+    session_id: NewId = None,
+    ttl: Ttl = None,
+    lifetime: Lifetime = None,
+    rewind_depth: RewindDepth = 0,
+    state: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Initial state: .npz with h (and c)."),
+    ] = None,
+) -> "SessionInfo":
+    """Make a session. It lives on after this command, until its ttl."""
+    made = client.session(
+        model,
+        session_id=session_id,
+        ttl=ttl,
+        lifetime=lifetime,
+        rewind_depth=rewind_depth,
+        initial_state=_state(state),
+    )
+    return made.info
+
+
+@remote(app, view=views.ended)
+def end(client: "Client", session: SessionId) -> dict[str, str]:
+    """End a session."""
+    client.delete_session(session)
+    return {"ended": session}
+
+
+@remote(app, view=views.sessions)
+def fork(
+    client: "Client",
+    session: SessionId,
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="How many copies.")] = 1,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Id of a copy; once for each.")
+    ] = None,
+) -> "list[SessionInfo]":
+    """Copy a session with its state; the session itself goes on undisturbed."""
+    return by_id.fork(client, session, count=max(count, len(ids or ())), session_ids=ids or ())
+
+
+@remote(app, view=views.session)
+def rewind(
+    client: "Client",
+    session: SessionId,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Back by this many; 0 only ends a quarantine.")
+    ] = None,
+    step_index: Annotated[
+        int | None, typer.Option(min=0, help="Back to where this was the next step.")
+    ] = None,
+) -> "SessionInfo":
+    """Go back to an earlier state. Whoever holds the session must attach again."""
+    if (steps is None) == (step_index is None):
+        raise typer.BadParameter("give either --steps or --step-index")
+    held = client.attach(session)
+    held.rewind(steps=steps, step_index=step_index)
+    return held.info
+
+
+@remote(app, view=views.session)
+def reset(client: "Client", session: SessionId) -> "SessionInfo":
+    """Go back to the initial state and step 0. Whoever holds the session must attach again."""
+    held = client.attach(session)
+    held.reset()
+    return held.info
+
+
+@remote(app, view=views.exported)
+def export(
+    client: "Client",
+    session: SessionId,
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="Where the snapshot goes.")],
+) -> dict[str, Any]:
+    """Write a session's state into a file; the session goes on undisturbed."""
+    snapshot = by_id.export(client, session)
+    data = snapshot.to_bytes()
+    file.write_bytes(data)
+    return {
+        "session": session,
+        "file": str(file),
+        "bytes": len(data),
+        "step_index": snapshot.step_index,
+        "model_version": snapshot.model_version,
+    }
+
+
+@remote(app, view=views.session, name="import")
+def import_(
+    client: "Client",
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The snapshot.")],
+    session_id: NewId = None,
+    model: Annotated[
+        str | None, typer.Option(help="The version to run on; unset: the snapshot's.")
+    ] = None,
+    ttl: Ttl = None,
+    lifetime: Lifetime = None,
+    rewind_depth: RewindDepth = 0,
+) -> "SessionInfo":
+    """Make a session from a snapshot; it goes on exactly where that was taken."""
+    from carousel.client import Snapshot
+
+    made = client.import_session(
+        Snapshot.from_bytes(file.read_bytes()),
+        session_id=session_id,
+        model=model,
+        ttl=ttl,
+        lifetime=lifetime,
+        rewind_depth=rewind_depth,
+    )
+    return made.info
+
+
+@remote(app, view=views.session)
+def touch(client: "Client", session: SessionId, ttl: Ttl = None) -> "SessionInfo":
+    """Count as a use of a session, and give it a new ttl."""
+    return by_id.touch(client, session, ttl=ttl)
+
+
+def _state(file: Path | None) -> dict[str, Any] | None:
+    if file is None:
+        return None
+    import numpy as np
+
+    with np.load(file) as arrays:
+        return dict(arrays)
