@@ -1,0 +1,43 @@
+"""`python -m tests.bench`: measure, print the table of bars, keep the raw figures."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.bench import bars, models, record
+from tests.bench.bench import Bench
+from tests.bench.suites import SUITES
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="about two minutes, less exact")
+    parser.add_argument(
+        "--only", choices=SUITES, action="append", help="this suite; may be given again"
+    )
+    arguments = parser.parse_args()
+    about = record.machine()
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder)
+        models.save_all(store)
+        bench = Bench(store, quick=arguments.quick)
+        try:
+            for name in arguments.only or SUITES:
+                SUITES[name](bench)
+                bench.stop_servers()
+            file = record.write(bench, about, time.monotonic() - begin)
+        finally:
+            bench.close()
+    console = Console(width=max(120, Console().width))
+    console.print(bars.table(bench.bars, bench.notes))
+    console.print(f"{time.monotonic() - begin:.0f} s; raw figures in {file.name}")
+
+
+if __name__ == "__main__":
+    main()

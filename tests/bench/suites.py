@@ -1,0 +1,249 @@
+"""The suites: which arms stand side by side, and which bar comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tests.bench import models
+from tests.bench.bench import Bench, Ratio, check, ratio
+from tests.bench.closed_loop import Shape
+from tests.bench.models import HIDDEN, name_of
+from tests.bench.sample import Sample
+from tests.bench.whole_sequences import sequences
+
+TURN = 256  # the server's largest batch
+SEQUENCES = 64
+
+
+def engine(bench: Bench) -> None:
+    """The kernel alone against one core's SGEMM rate and onnxruntime's LSTM."""
+    hiddens = (256, 512) if bench.quick else HIDDEN
+    batches = (1, 32, 256) if bench.quick else (1, 8, 32, 64, 128, 256)
+    products, peers = [], []
+    for hidden in hiddens:
+        for error in (
+            bench.bare.ask("kernel_error", "lstm", hidden),
+            bench.bare.ask("kernel_error", "gru", hidden),
+            bench.bare.ask("onnx_lstm_error", hidden),
+        ):
+            assert error < 2e-5, error
+        for batch in batches:
+            facts = {"cell": "lstm", "hidden": hidden, "batch": batch}
+            ours = bench.bare_arm("engine", "lstm", hidden, batch, name="engine")
+            peer = bench.bare_arm("onnx_lstm", hidden, batch, name="onnx LSTM")
+            arms = [ours, peer]
+            if batch >= 32:
+                arms += [
+                    bench.bare_arm("products", hidden, batch, library, name=f"sgemm {library}")
+                    for library in ("torch", "numpy")
+                ]
+            bench.compare("engine", arms, facts, seconds=0.1 if bench.quick else 0.25)
+            peers.append(ratio(ours, peer).median)
+            if batch >= 32:
+                # The products of the peer arms leave the head out: count each arm's own work.
+                own = models.step_flops("lstm", hidden)
+                share = own / (own - 2 * hidden * models.OUTPUT)
+                fastest = max(arms[2:], key=lambda arm: arm.rate)
+                products.append(ratio(ours, fastest).median * share)
+    bench.bar(
+        "sgemm", _worst(products), f"the worst of {len(products)} shapes, H {hiddens}, B 32..256"
+    )
+    bench.bar("onnx", _worst(peers), f"the worst of {len(peers)} shapes, H {hiddens}, B 1..256")
+    for hidden in hiddens:
+        facts = {"cell": "gru", "hidden": hidden, "batch": 64}
+        arm = bench.bare_arm("engine", "gru", hidden, 64, name="engine")
+        bench.compare("engine", [arm], facts, seconds=0.1)
+
+
+def unary(bench: Bench) -> None:
+    """64 plain unary callers."""
+    facts = {"cell": "lstm", "hidden": 256, "sessions": 64}
+    shape = Shape(64)
+    null = bench.light("null", "lstm", 256, shape)
+    ours = bench.light("real", "lstm", 256, shape, "unary")
+    naive = bench.light("naive", "lstm", 256, shape)
+    bench.compare("unary", [null, ours, naive], facts)
+    bench.bar("unary", ratio(ours, null))
+
+
+def alone(bench: Bench) -> None:
+    """One session and nobody else: its p50 against null and one step of the engine."""
+    facts = {"cell": "lstm", "hidden": 256, "sessions": 1}
+    null = bench.light("null", "lstm", 256, Shape(1))
+    ours = bench.light("real", "lstm", 256, Shape(1), "unary")
+    step = bench.bare_arm("engine", "lstm", 256, 1, name="engine")
+    bench.compare("alone", [null, ours, step], facts)
+    p50s = [
+        (_milliseconds(one, 50), _milliseconds(other, 50) + 1e3 / bare.rate)
+        for one, other, bare in zip(ours.samples, null.samples, step.samples, strict=True)
+    ]
+    bench.bar("alone", Ratio.of([p50 / least for p50, least in p50s]))
+
+
+def coalesced(bench: Bench) -> None:
+    """AsyncClient against one call a step, and against the naive server."""
+    facts = {"cell": "lstm", "hidden": 256, "sessions": 256}
+    together = bench.coalesced("lstm", 256, 256)
+    one_by_one = bench.user("real", "lstm", 256, 256, "unary, grpc.aio")
+    bench.compare("coalesced", [together, one_by_one], facts)
+    bench.bar("coalesced", ratio(together, one_by_one))
+    bench.stop_servers()
+    facts = {"cell": "lstm", "hidden": 512, "sessions": 64}
+    together = bench.coalesced("lstm", 512, 64)
+    naive = bench.user("naive", "lstm", 512, 64, "naive, grpc.aio")
+    bench.compare("coalesced", [together, naive], facts)
+    bench.bar("naive", ratio(together, naive))
+
+
+def batch(bench: Bench) -> None:
+    """Many sessions in a message against the engine's ceiling."""
+    for cell in ("lstm",) if bench.quick else ("lstm", "gru"):
+        facts = {"cell": cell, "hidden": 512, "batch": TURN}
+        ceiling = bench.bare_arm("engine", cell, 512, TURN, name="engine")
+        four = bench.light("real", cell, 512, Shape(1024, 256, 1), "256, 4 messages")
+        one = bench.light("real", cell, 512, Shape(256, 256, 1), "256, 1 message")
+        small = bench.light("real", cell, 512, Shape(1024, 64, 1), "64, 16 messages")
+        bench.compare("batch", [ceiling, four, one, small], facts)
+        if cell == "lstm":
+            bench.bar("batch", ratio(four, ceiling), "4 messages on their way")
+            bench.bar("batch-1", ratio(one, ceiling), "1 message on its way: not a bar")
+
+
+def streams(bench: Bench) -> None:
+    """256 plain streams, one session and one step a message, against naive batching."""
+    facts = {"cell": "lstm", "hidden": 256, "sessions": 256}
+    shape = Shape(256, 1, 256)
+    null = bench.light("null", "lstm", 256, shape)
+    ours = bench.light("real", "lstm", 256, shape, "streams")
+    naive = bench.light("batching", "lstm", 256, shape, "naive, batching")
+    bench.compare("streams", [null, ours, naive], facts)
+    bench.bar("streams", ratio(ours, naive))
+
+
+def predict(bench: Bench) -> None:
+    """Whole sequences against bare nn.LSTM on one padded batch, with and without oneDNN."""
+    worst: list[Ratio] = []
+    for hidden in (256,) if bench.quick else (256, 512):
+        name = name_of("lstm", hidden)
+        facts = {
+            "cell": "lstm",
+            "hidden": hidden,
+            "sequences": SEQUENCES,
+            "steps": len(sequences(SEQUENCES)[0]),
+        }
+        ours = bench.looped("predict", name, SEQUENCES, 2, name="Predict")
+        found = bench.client.ask("outputs", ours.key, 0, 0)
+        truth = bench.bare.ask("reference_sequences", "lstm", hidden, SEQUENCES)
+        check("Predict", found, truth)
+        arms = [
+            bench.bare_arm("sequences", "lstm", hidden, SEQUENCES, onednn, name=label)
+            for onednn, label in ((True, "nn.LSTM, oneDNN"), (False, "nn.LSTM"))
+        ]
+        bench.compare("predict", [ours, *arms], facts)
+        worst.append(ratio(ours, max(arms, key=lambda arm: arm.rate)))
+        bench.stop_servers()
+    bench.bar("predict", min(worst, key=lambda one: one.median), "the worse of the hidden sizes")
+
+
+def mixed(bench: Bench) -> None:
+    """W3: the p99 of single steps beside long requests, against the same without them."""
+    name = name_of("lstm", 256)
+    facts = {"cell": "lstm", "hidden": 256}
+    server = bench.server("real", name)
+    without = bench.looped("mixed", name, 58, 0, name="58 single")
+    beside = bench.looped("mixed", name, 58, 6, name="58 single, 6 long")
+    assert server is beside.server
+    bench.compare("mixed", [without, beside], facts, seconds=bench.seconds * 2)
+    pairs = zip(beside.samples, without.samples, strict=True)
+    bench.bar(
+        "mixed", Ratio.of([_milliseconds(one, 99) / _milliseconds(two, 99) for one, two in pairs])
+    )
+
+
+def open_loop(bench: Bench) -> None:
+    """W2: whole sequences by a Poisson process at two loads."""
+    name = name_of("lstm", 256)
+    for rate in (100.0, 300.0):
+        arm = bench.looped("open", name, rate, name=f"{rate:.0f} sequences/s")
+        blocks = 2 if bench.quick else 5
+        bench.compare(
+            "open", [arm], {"cell": "lstm", "hidden": 256}, blocks=blocks, seconds=bench.seconds * 2
+        )
+
+
+def churn(bench: Bench) -> None:
+    """W4: sessions opened and closed, ten times the batch live."""
+    name = name_of("lstm", 256)
+    arm = bench.looped("churn", name, TURN * 10, 32, name="open and close")
+    bench.compare("churn", [arm], {"cell": "lstm", "hidden": 256, "sessions": TURN * 10})
+    bench.bar("churn", Ratio.of([sample.rate / 1000 for sample in arm.samples]))
+
+
+def sweep(bench: Bench) -> None:
+    """W1: every arm over the number of sessions."""
+    counts = (1, 64, 1024) if bench.quick else (1, 8, 64, 256, 1024, 4096)
+    for sessions in counts:
+        facts = {"cell": "lstm", "hidden": 256, "sessions": sessions}
+        arms = [
+            bench.light("null", "lstm", 256, Shape(sessions), "null unary"),
+            bench.light("real", "lstm", 256, Shape(sessions), "unary"),
+            bench.light("real", "lstm", 256, Shape(sessions, 1, 1), "stream"),
+            bench.coalesced("lstm", 256, sessions),
+            bench.light("naive", "lstm", 256, Shape(sessions)),
+            bench.held(256, sessions),
+        ]
+        for size in (64, 256):
+            if sessions >= size:
+                shape = Shape(sessions, size, 1)
+                arms.append(bench.light("real", "lstm", 256, shape, f"batch {size}"))
+        seconds = 0.3 if bench.quick else 0.5
+        bench.compare("sweep", arms, facts, seconds=seconds, blocks=2 if bench.quick else 5)
+    bench.stop_servers()
+    if not bench.quick:
+        _sizes(bench)
+
+
+def _sizes(bench: Bench) -> None:
+    """The other models, 256 sessions in a message, beside their ceilings."""
+    for cell in ("lstm", "gru"):
+        for hidden in HIDDEN:
+            ceiling = bench.bare_arm("engine", cell, hidden, TURN, name="engine")
+            shape = Shape(1024, TURN, 1)
+            ours = bench.light("real", cell, hidden, shape, "batch 256")
+            facts = {"cell": cell, "hidden": hidden, "sessions": 1024}
+            bench.compare("sizes", [ceiling, ours], facts, seconds=0.5, blocks=5)
+            bench.stop_servers()
+
+
+def _milliseconds(sample: Sample, percentile: float) -> float:
+    return float(np.percentile(sample.latencies, percentile)) * 1e3
+
+
+def _worst(values: list[float]) -> Ratio:
+    """A bar over several shapes is met when the worst of them meets it."""
+    return Ratio(min(values), min(values), max(values))
+
+
+def memory(bench: Bench) -> None:
+    """100,000 idle sessions, and one session forked into 1,000."""
+    from tests.bench.memory import measure
+
+    measure(bench)
+
+
+SUITES: dict[str, Callable[[Bench], None]] = {
+    "engine": engine,
+    "unary": unary,
+    "alone": alone,
+    "coalesced": coalesced,
+    "batch": batch,
+    "streams": streams,
+    "predict": predict,
+    "mixed": mixed,
+    "open": open_loop,
+    "churn": churn,
+    "memory": memory,
+    "sweep": sweep,
+}
