@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -12,7 +11,7 @@ from typing import Any, Literal, Self
 from carousel.client import _generation, _session_calls
 from carousel.client._async_token_stream import AsyncTokenStream
 from carousel.client._async_transport import AsyncTransport
-from carousel.client._coalescer import Coalescer, Ticket
+from carousel.client._coalescer import Coalescer
 from carousel.client._columns import fill, outcomes, update
 from carousel.client._cursor import ALL, Item, shaped
 from carousel.client._errors import is_refusal
@@ -58,7 +57,7 @@ class AsyncSession(SessionView):
         super().__init__(made)
         self._transport = transport
         self._coalescer = coalescer
-        self._ticket = Ticket(self._cursor)
+        self._ticket = coalescer.ticket(self._cursor)
         self._turn = Turn()
 
     async def step(self, x: Input, *, timeout: float | None = None) -> Floats:
@@ -77,12 +76,7 @@ class AsyncSession(SessionView):
                 await self._ready(timeout)
             item = Item(width, 1, data, ALL, False)
             seconds = self._transport.timeout if timeout is None else timeout
-            future = self._coalescer.submit(ticket, item, seconds)
-            try:
-                return await future
-            except asyncio.CancelledError:
-                self._coalescer.withdraw(ticket)
-                raise
+            return await self._coalescer.submit(ticket, item, seconds)
         finally:
             turn.leave()
 
@@ -102,12 +96,7 @@ class AsyncSession(SessionView):
         width, steps, data = chunk_input(xs)
         async with self._turn:
             await self._ready(timeout)
-            item = Item(width, steps, data, mode, True)
-            try:
-                return await self._ride(item, timeout)
-            except asyncio.CancelledError:
-                self._coalescer.withdraw(self._ticket)
-                raise
+            return await self._ride(Item(width, steps, data, mode, True), timeout)
 
     async def settle(self, *, timeout: float | None = None) -> Floats | None:
         """The output of the step or chunk whose answer never came; None when there is none."""

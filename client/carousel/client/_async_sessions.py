@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
 from typing import Literal, overload
 
 import numpy.typing as npt
@@ -21,6 +20,7 @@ from carousel.client._opening import Opening
 from carousel.client._session_values import SessionInfo, Snapshot
 from carousel.client._step_many import Batch
 from carousel.client._times import Seconds
+from carousel.client._turn import Turns
 from carousel.errors import CarouselError, SessionExists
 
 
@@ -28,7 +28,7 @@ class AsyncSessions:
     """The methods of AsyncClient for sessions."""
 
     _transport: AsyncTransport
-    _coalescers: dict[int, Coalescer]
+    _coalescers: dict[tuple[str, int], Coalescer]
 
     def session(
         self,
@@ -153,10 +153,12 @@ class AsyncSessions:
         by place. Sessions of several models travel as one message each.
         """
         batch = Batch(sessions, xs)
-        async with AsyncExitStack() as turns:
-            for session in sorted(sessions, key=lambda one: one.name):  # one order: no deadlock
-                await turns.enter_async_context(session._turn)
-                await session._ready(timeout)
+        held = sorted(sessions, key=lambda one: one.name)  # in one order: no deadlock
+        turns = [session._turn for session in held]
+        async with Turns(turns):
+            for session in held:
+                if session.unsettled or session._generation is not None:
+                    await session._ready(timeout)
             for part in batch.parts():
                 try:
                     response = await self._transport.step(
@@ -185,7 +187,8 @@ class AsyncSessions:
         return self._session(made)
 
     def _session(self, made: calls.Made) -> AsyncSession:
-        coalescer = self._coalescers.get(made.shard)
+        key = (made.model_version, made.shard)
+        coalescer = self._coalescers.get(key)
         if coalescer is None:
-            coalescer = self._coalescers[made.shard] = Coalescer(self._transport, made.shard)
+            coalescer = self._coalescers[key] = Coalescer(self._transport, made.shard)
         return AsyncSession(self._transport, coalescer, made)

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from carousel.client._call import Call, Result
+from carousel.client._call import Call, Result, serialize
 from carousel.client._channel import Door
 from carousel.client._errors import Guard, is_refusal, translate
 from carousel.client._events import Event, Link
@@ -97,7 +97,7 @@ class AsyncTransport:
         if method is None:
             method = self._methods[path] = getattr(self._open(), kind)(
                 f"/{path}",
-                request_serializer=Message.SerializeToString,
+                request_serializer=serialize,
                 response_deserializer=reply.FromString,
             )
         return method

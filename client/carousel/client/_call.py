@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -24,6 +25,10 @@ class Call(Generic[Result]):
     reply: type[Message]
     decode: Callable[[Any], Result]
     timeout: float = 0.0
+
+
+serialize = operator.methodcaller("SerializeToString")
+"""For every kind of request."""
 
 
 def nothing(_: Any) -> None:

@@ -22,7 +22,13 @@ from carousel.client._events import Event
 from carousel.client._inputs import Floats
 from carousel.client._retry import ATTEMPTS, RESENT, delay
 from carousel.client._transport import SHARD_HEADER
-from carousel.errors import Cancelled, CarouselError, DeadlineExceeded, ServerUnreachable
+from carousel.errors import (
+    Cancelled,
+    CarouselError,
+    DeadlineExceeded,
+    InternalError,
+    ServerUnreachable,
+)
 from carousel.v1 import inference_service_pb2 as pb
 
 STREAM = "carousel.v1.InferenceService/StreamSteps"
@@ -31,30 +37,35 @@ STREAM = "carousel.v1.InferenceService/StreamSteps"
 class Ticket:
     """A session's place: who waits for its open item, until when, and what nobody fetched."""
 
-    __slots__ = ("cursor", "deadline", "future", "timeout", "unclaimed")
+    __slots__ = ("cursor", "deadline", "future", "is_fresh", "timeout", "unclaimed")
 
-    def __init__(self, cursor: Cursor) -> None:
+    def __init__(self, cursor: Cursor, future: asyncio.Future[Floats]) -> None:
         self.cursor = cursor
-        self.future: asyncio.Future[Floats] | None = None
+        self.future = future
+        self.is_fresh = True  # the open item has never been sent
         self.timeout = 0.0
         self.deadline = 0.0
         self.unclaimed: Floats | CarouselError | None = None
 
     def give(self, rows: Floats) -> None:
-        if self.future is None or self.future.done():
+        if self.future.done():
             self.unclaimed = rows
         else:
             self.future.set_result(rows)
 
     def refuse(self, error: CarouselError) -> None:
-        if self.future is None or self.future.done():
+        if self.future.done():
             self.unclaimed = error
         else:
             self.future.set_exception(error)
 
 
 class Coalescer:
-    """All sessions of one shard on one stream, which is opened by the first step."""
+    """All sessions of one model version and shard on one stream, opened by the first step.
+
+    A stream could carry several models; on streams of their own, one that breaks leaves the
+    others alone.
+    """
 
     def __init__(self, transport: AsyncTransport, shard: int) -> None:
         self._transport = transport
@@ -68,9 +79,14 @@ class Coalescer:
         self._timer: asyncio.TimerHandle | None = None
         self._attempt = 0
 
+    def ticket(self, cursor: Cursor) -> Ticket:
+        return Ticket(cursor, self._loop.create_future())
+
     def submit(self, ticket: Ticket, item: Item, timeout: float) -> asyncio.Future[Floats]:
         """Queue an item; it leaves with all others of this tick."""
-        ticket.cursor.open = item
+        cursor = ticket.cursor
+        ticket.is_fresh = cursor.open is None
+        cursor.open = item
         ticket.timeout = timeout
         ticket.unclaimed = None
         ticket.future = future = self._loop.create_future()
@@ -78,12 +94,6 @@ class Coalescer:
             self._loop.call_soon(self._flush)
         self._queue.append(ticket)
         return future
-
-    def withdraw(self, ticket: Ticket) -> None:
-        """Nobody waits any more: an item that has not left stays here."""
-        if ticket.cursor.handle not in self._flying and ticket in self._queue:
-            self._queue.remove(ticket)
-            ticket.cursor.open = None
 
     def rejoin(self, ticket: Ticket, timeout: float) -> asyncio.Future[Floats] | None:
         """Wait again for an item that is on its way; None when it is not."""
@@ -109,26 +119,31 @@ class Coalescer:
 
     def _flush(self) -> None:
         queue, self._queue = self._queue, []
-        if not queue:
+        tickets = [ticket for ticket in queue if not ticket.future.cancelled()]
+        if len(tickets) < len(queue):
+            for ticket in queue:
+                if ticket.future.cancelled() and ticket.is_fresh:
+                    ticket.cursor.open = None  # it never left
+        if not tickets:
             return
         now = self._loop.time()
         flying = self._flying
-        for ticket in queue:
+        for ticket in tickets:
             ticket.deadline = now + ticket.timeout
             flying[ticket.cursor.handle] = ticket
-        self._watch(now + min([ticket.timeout for ticket in queue]))
-        self._pack(queue)
+        self._watch(now + min([ticket.timeout for ticket in tickets]))
+        self._pack(tickets)
         if self._runner is None:
             self._runner = self._loop.create_task(self._run())
 
     def _pack(self, tickets: Iterable[Ticket]) -> None:
-        """Put items into messages: one for all that are of one model version, width and mode."""
-        groups: dict[tuple[str, int, int], tuple[list[Cursor], list[Item]]] = {}
+        """Put items into messages: one for all that are of one width and mode."""
+        groups: dict[tuple[int, int], tuple[list[Cursor], list[Item]]] = {}
         for ticket in tickets:
             cursor = ticket.cursor
             item = cursor.open
             assert item is not None
-            key = (cursor.model_version, item.width, item.mode)
+            key = (item.width, item.mode)
             group = groups.get(key)
             if group is None:
                 group = groups[key] = ([], [])
@@ -153,6 +168,11 @@ class Coalescer:
                     error = translate(failure)
                     error.__cause__ = failure
                     again = failure.code() in RESENT and not is_refusal(failure)
+                except Exception as failure:
+                    # A message that makes no sense: nobody must wait for the rest of it.
+                    error = InternalError(f"the stream of steps could not be read: {failure}")
+                    error.__cause__ = failure
+                    again = False
                 self._transport.link.saw(error)
                 if not self._flying:
                     return
@@ -212,7 +232,7 @@ class Coalescer:
             cursor.index = index + 1
             cursor.expires = expires
             future = ticket.future
-            if future is None or future.done():
+            if future.done():
                 ticket.unclaimed = None if item is None else shaped(item, row.copy())
             else:
                 future.set_result(row.copy())  # a view would keep everybody's rows alive
@@ -235,14 +255,15 @@ class Coalescer:
         """Give up on everything; what was sent stays open in its cursor."""
         queue, self._queue = self._queue, []
         for ticket in queue:
-            ticket.cursor.open = None
+            if ticket.is_fresh:
+                ticket.cursor.open = None
         flying, self._flying = self._flying, {}
         refused = is_refusal(error)
         for ticket in flying.values():
             if refused:
                 ticket.cursor.fail(error)
         for ticket in (*queue, *flying.values()):
-            if ticket.future is not None and not ticket.future.done():
+            if not ticket.future.done():
                 ticket.future.set_exception(error)
 
     def _watch(self, deadline: float) -> None:
@@ -259,7 +280,7 @@ class Coalescer:
         now = self._loop.time()
         waiting = []
         for ticket in self._flying.values():
-            if ticket.future is None or ticket.future.done():
+            if ticket.future.done():
                 continue
             if ticket.deadline <= now:
                 cursor = ticket.cursor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Literal, overload
 
 import numpy.typing as npt
@@ -143,9 +142,11 @@ class Sessions:
         by place. Sessions of several models travel as one message each.
         """
         batch = Batch(sessions, xs)
-        with ExitStack() as locks:
-            for session in sorted(sessions, key=lambda one: one.name):  # one order: no deadlock
-                locks.enter_context(session._lock)
+        held = sorted(sessions, key=lambda one: one.name)  # in one order: no deadlock
+        for session in held:
+            session._lock.acquire()
+        try:
+            for session in held:
                 session._ready(timeout)
             for part in batch.parts():
                 try:
@@ -154,6 +155,9 @@ class Sessions:
                     batch.fail(part, error)
                 else:
                     batch.take(part, response)
+        finally:
+            for session in held:
+                session._lock.release()
         return batch.result(return_errors=return_errors)
 
     def _make(

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from carousel.client._call import Call, Result
+from carousel.client._call import Call, Result, serialize
 from carousel.client._channel import Door
 from carousel.client._errors import Guard, is_refusal, translate
 from carousel.client._events import Event, Link
@@ -96,7 +96,7 @@ class Transport:
         if method is None:
             method = self._methods[path] = getattr(self._channel, kind)(
                 f"/{path}",
-                request_serializer=Message.SerializeToString,
+                request_serializer=serialize,
                 response_deserializer=reply.FromString,
             )
         return method

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 
 
 class Turn:
@@ -46,3 +47,30 @@ class Turn:
 
     async def __aexit__(self, *_: object) -> None:
         self.leave()
+
+
+class Turns:
+    """Many turns at once; to be given in one order everywhere, so that nobody waits in a ring."""
+
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        self._turns = turns
+        self._taken = 0
+
+    async def __aenter__(self) -> None:
+        try:
+            for turn in self._turns:
+                if turn.taken:
+                    await turn.wait()
+                else:
+                    turn.taken = True
+                self._taken += 1
+        except asyncio.CancelledError:
+            self._leave()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        for turn in self._turns[: self._taken]:
+            turn.leave()
