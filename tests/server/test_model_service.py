@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ import torch
 
 from carousel import errors
 from carousel.model import Classifier, Features, ModelConfig, Network, digest, save
+from carousel.server.request_ids import RequestIds
 from carousel.v1 import model_pb2, session_pb2, session_service_pb2, session_service_pb2_grpc
 from carousel.v1 import model_service_pb2 as pb
 from carousel.v1 import model_service_pb2_grpc as rpc
@@ -112,6 +114,17 @@ def test_an_upload_comes_out_bit_for_bit(models: rpc.ModelServiceStub, folder: P
     assert b"".join(p.data for p in pieces) == (folder / "weights.safetensors").read_bytes()
 
 
+def test_an_export_goes_on_while_its_version_is_deleted(
+    models: rpc.ModelServiceStub, folder: Path
+) -> None:
+    name = models.UploadModelVersion(upload(folder)).name
+    export = models.ExportModelVersion(pb.ExportModelVersionRequest(name=name))
+    first = next(export)
+    models.DeleteModelVersion(pb.DeleteModelVersionRequest(name=name))
+    data = b"".join(part.data for part in export)
+    assert hashlib.sha256(data).digest() == first.header.weights_sha256
+
+
 def test_an_export_can_be_uploaded_as_it_is(models: rpc.ModelServiceStub, folder: Path) -> None:
     made = models.UploadModelVersion(upload(folder))
     exported = list(models.ExportModelVersion(pb.ExportModelVersionRequest(name="models/x")))
@@ -155,12 +168,13 @@ def test_token_and_two_way_models_are_described_as_what_they_are(server: Running
 def test_validation_checks_everything_and_keeps_nothing(
     models: rpc.ModelServiceStub, folder: Path, home: Path
 ) -> None:
-    good = models.UploadModelVersion(upload(folder, validate_only=True))
+    good = models.UploadModelVersion(upload(folder, validate_only=True, request_id="v"))
     assert good.name == "models/x/versions/1"
     assert good.digest.hex() == digest(folder)
     bad = upload(folder, validate_only=True, weights_sha256=b"\0" * 32)
     assert isinstance(refused(lambda: models.UploadModelVersion(bad)), errors.UploadDamaged)
     assert leftovers(home) == []
+    assert models.UploadModelVersion(upload(folder, request_id="v")).name == good.name
 
 
 def pieces_of(folder: Path, *, drop: int = 0, add: bytes = b"", **changes: Any) -> Upload:
@@ -196,6 +210,20 @@ def test_an_upload_that_is_not_what_was_announced_leaves_nothing(
 ) -> None:
     upload = pieces_of(folder, **changes)
     assert isinstance(refused(lambda: models.UploadModelVersion(upload)), error)
+    assert leftovers(home) == []
+
+
+def test_what_comes_beyond_the_announced_bytes_is_not_waited_for(
+    models: rpc.ModelServiceStub, folder: Path, home: Path
+) -> None:
+    def endless() -> Upload:
+        yield from upload(folder)
+        while True:
+            yield pb.UploadModelVersionRequest(data=b"x" * 1000)
+
+    error = refused(lambda: models.UploadModelVersion(endless()))
+    assert isinstance(error, errors.UploadDamaged)
+    assert "more arrived" in error.message
     assert leftovers(home) == []
 
 
@@ -287,6 +315,28 @@ def test_a_failure_is_not_remembered(models: rpc.ModelServiceStub, folder: Path)
     torn = pieces_of(folder, drop=1, request_id="d")
     assert isinstance(refused(lambda: models.UploadModelVersion(torn)), errors.UploadDamaged)
     assert models.UploadModelVersion(upload(folder, request_id="d")).name == "models/x/versions/1"
+
+
+def test_request_ids_are_remembered_for_so_many_requests_only() -> None:
+    async def fail() -> str:
+        raise errors.UploadDamaged("torn")
+
+    async def succeed() -> str:
+        return "made"
+
+    async def ask() -> int:
+        ids: RequestIds[str] = RequestIds(limit=3)
+        request = pb.UploadHeader()
+        for n in range(50):
+            with pytest.raises(errors.UploadDamaged):
+                await ids.once(f"bad-{n}", request, fail, field="request_id")
+            await ids.once(f"good-{n}", request, succeed, field="request_id")
+        assert await ids.once("good-49", request, fail, field="request_id") == "made"
+        with pytest.raises(errors.InvalidField, match="at most 128 characters"):
+            await ids.once("x" * 129, request, succeed, field="request_id")
+        return len(ids)
+
+    assert asyncio.run(ask()) == 3
 
 
 def test_versions_that_come_at_once_get_different_numbers(

@@ -89,6 +89,13 @@ def test_a_token_that_no_server_made_is_refused_and_nothing_worse(token: str) ->
     assert token == names.page_token(key)
 
 
+@pytest.mark.parametrize("token", ["YR", "YQ==", "YQ\n", "Y Q", "Li4", "QQ", "A" * 10_000])
+def test_a_token_that_almost_fits_is_refused(token: str) -> None:
+    assert names.page_token("a") == "YQ"
+    with pytest.raises(InvalidField):
+        names.page_key(token)
+
+
 def test_a_token_of_another_list_is_refused_where_numbers_are_keys() -> None:
     assert names.page_number("") == 0
     assert names.page_number(names.page_token("17")) == 17

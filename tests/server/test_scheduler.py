@@ -32,7 +32,14 @@ class Bakery:
             self.tail[slot] += 1
         queued = work(slots)
         self.scheduler.steps.push(
-            queued, np.arange(len(slots)), np.array(slots), np.array(tickets), queued.inputs
+            [queued],
+            np.array([len(slots)]),
+            items=np.arange(len(slots)),
+            handles=queued.handles,
+            indexes=queued.step_indexes,
+            slots=np.array(slots),
+            tickets=np.array(tickets),
+            inputs=queued.inputs,
         )
 
     def push_chunk(self, slot: int, length: int) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -87,6 +88,23 @@ def test_versions_count_up_and_never_change(store: ModelStore, made: Path) -> No
     with pytest.raises(VersionExists, match="versions/2 exists"):
         store.add("x", made, version=2)
     assert contents(store.version("x", 2).folder) == before
+
+
+def test_versions_that_come_at_once_get_different_numbers(
+    store: ModelStore, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.rename
+
+    def slow(source: Path, target: Path) -> None:
+        os.sched_yield()  # let another thread in between the choice of a number and its use
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", slow)
+    with ThreadPoolExecutor(8) as threads:
+        numbers = [
+            f.result().number for f in [threads.submit(store.add, "x", made) for _ in range(32)]
+        ]
+    assert sorted(numbers) == list(range(1, 33))
 
 
 def test_a_deleted_number_is_never_given_again(store: ModelStore, made: Path) -> None:
@@ -288,6 +306,9 @@ def test_links_in_the_store_lead_nowhere(store: ModelStore, made: Path) -> None:
     assert store.check_free("x", 0) == 5
     with pytest.raises(ModelNotFound):
         store.version("linked", 1)
+    for number in (2, 3, 4):
+        with pytest.raises(VersionNotFound):
+            store.version("x", number)
     with pytest.raises(StoreUnwritable, match="symbolic link"):
         store.add("linked", made)
     assert sorted(os.listdir(root / "x")) == ["1", "2", "3", "4"]

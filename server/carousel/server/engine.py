@@ -125,8 +125,14 @@ class Engine:
             self._calls.popleft()()
         while self._inbox:
             version, work = self._inbox.popleft()
-            refused = gatekeeper.admit(self.table, version, work, max_queue=self._max_queue)
-            self._answers.extend(refused)
+            works = [work]
+            while self._inbox and self._inbox[0][0] is version:
+                works.append(self._inbox.popleft()[1])
+            limit = self._max_queue
+            if gatekeeper.admit_together(self.table, version, works, max_queue=limit):
+                continue
+            for work in works:
+                self._answers += gatekeeper.admit(self.table, version, work, max_queue=limit)
 
     def _safe_turn(self, version: LoadedVersion) -> bool:
         plan = version.scheduler.next(self.table.serving)
@@ -258,22 +264,16 @@ class Engine:
         bounds = plan.bounds
         if len(riders) < len(plan):
             bounds = np.searchsorted(riders, bounds)
-        expire = self.table.expire_time(plan.slots[riders])
-        edges = bounds.tolist()
         items = plan.items[riders] if len(riders) < len(plan) else plan.items
-        for place, work in enumerate(plan.works):
+        some = np.flatnonzero(np.diff(bounds))  # works of which anything rode
+        expire = self.table.expire_time(plan.slots[riders])
+        earliest = np.minimum.reduceat(expire, bounds[some]).tolist()
+        edges = bounds.tolist()
+        for place, until in zip(some.tolist(), earliest, strict=True):
             begin, end = edges[place], edges[place + 1]
-            if begin < end:
-                self._answers.append(
-                    Answer(
-                        work,
-                        items[begin:end],
-                        None,
-                        outputs[begin:end],
-                        (),
-                        float(expire[begin:end].min()),
-                    )
-                )
+            self._answers.append(
+                Answer(plan.works[place], items[begin:end], None, outputs[begin:end], (), until)
+            )
 
     def _keep_for_rewind(self, version: LoadedVersion, slots: Ints, state: torch.Tensor) -> None:
         """Copy the states that these steps leave behind into the rings that want them."""

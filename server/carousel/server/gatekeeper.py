@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -24,6 +24,40 @@ from carousel.server.work import NEVER, Answer, Floats, Ints, Work
 
 NOTHING = np.zeros(0, np.int64)
 RETRY_SECONDS = 0.05
+
+
+def admit_together(
+    table: SessionTable, version: LoadedVersion, works: Sequence[Work], *, max_queue: int
+) -> bool:
+    """Queue many works of single steps at once. False, and nothing done, if any item is amiss.
+
+    Most works are small and most are good: this is what a message costs the engine.
+    """
+    if version.retired or any(work.lengths is not None or work.refusals for work in works):
+        return False
+    handles = np.concatenate([work.handles for work in works])
+    slots, good = table.slots_of(handles)
+    room = max_queue - len(version.scheduler)
+    fits = (
+        len(handles) <= room
+        and good.all()
+        and (table.version[slots] == version.ordinal).all()
+        and (table.tail[slots] - table.serving[slots] < SESSION_QUEUE).all()
+    )
+    if not fits:
+        return False
+    counts = np.array([len(work) for work in works])
+    version.scheduler.steps.push(
+        works,
+        counts,
+        items=np.arange(len(handles)) - np.repeat(np.cumsum(counts) - counts, counts),
+        handles=handles,
+        indexes=np.concatenate([work.step_indexes for work in works]),
+        slots=slots,
+        tickets=_draw_tickets(table, slots),
+        inputs=np.concatenate([work.inputs for work in works]),
+    )
+    return True
 
 
 def admit(
@@ -58,17 +92,21 @@ def _enqueue(
     table: SessionTable, version: LoadedVersion, work: Work, items: Ints, slots: Ints
 ) -> None:
     tickets = _draw_tickets(table, slots)
-    if work.lengths is None or work.offsets is None:
-        everything = len(items) == len(work)
-        inputs = work.inputs if everything else work.inputs[items]
-        version.scheduler.steps.push(work, items, slots, tickets, inputs)
-        return
-    lengths = work.lengths[items]
+    lengths = np.ones(len(items), np.int64) if work.lengths is None else work.lengths[items]
+    offsets = items if work.offsets is None else work.offsets[items]
     single = lengths == 1
     if single.any():
         chosen = items[single]
-        inputs = work.inputs[work.offsets[chosen]]
-        version.scheduler.steps.push(work, chosen, slots[single], tickets[single], inputs)
+        version.scheduler.steps.push(
+            [work],
+            np.array([len(chosen)]),
+            items=chosen,
+            handles=work.handles[chosen],
+            indexes=work.step_indexes[chosen],
+            slots=slots[single],
+            tickets=tickets[single],
+            inputs=work.inputs[offsets[single]],
+        )
     for place in np.flatnonzero(~single).tolist():
         item, slot = int(items[place]), int(slots[place])
         version.scheduler.chunks.append(
@@ -80,7 +118,7 @@ def _enqueue(
                 ticket=int(tickets[place]),
                 start=int(work.step_indexes[item]),
                 length=int(lengths[place]),
-                offset=int(work.offsets[item]),
+                offset=int(offsets[place]),
                 slice=1 if table.rewind_depth[slot] else version.scheduler.chunk_slice,
             )
         )

@@ -34,6 +34,9 @@ class RequestIds(Generic[T]):
         self._limit = limit
         self._entries: OrderedDict[str, _Entry[T]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     async def once(
         self, request_id: str, request: Message, work: Callable[[], Awaitable[T]], *, field: str
     ) -> T:

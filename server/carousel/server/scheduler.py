@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,22 +80,35 @@ class StepQueue:
     def __len__(self) -> int:
         return self._count
 
-    def push(self, work: Work, items: Ints, slots: Ints, tickets: Ints, inputs: Inputs) -> None:
+    def push(
+        self,
+        works: Sequence[Work],
+        counts: Ints,
+        *,
+        items: Ints,
+        handles: Handles,
+        indexes: Ints,
+        slots: Ints,
+        tickets: Ints,
+        inputs: Inputs,
+    ) -> None:
+        """Queue items of works, counts[i] of works[i], in columns."""
         begin, end = self._count, self._count + len(items)
         while end > len(self._items):
             self._items = np.concatenate([self._items, np.zeros_like(self._items)])
             self._inputs = np.concatenate([self._inputs, np.zeros_like(self._inputs)])
         new = self._items[begin:end]
-        new["work"] = self._next_work
+        numbers = range(self._next_work, self._next_work + len(works))
+        new["work"] = np.repeat(np.array(numbers), counts)
         new["item"] = items
         new["slot"] = slots
         new["ticket"] = tickets
-        new["handle"] = work.handles[items]
-        new["index"] = work.step_indexes[items]
+        new["handle"] = handles
+        new["index"] = indexes
         self._inputs[begin:end] = inputs
-        self._works[self._next_work] = work
-        self._waiting[self._next_work] = len(items)
-        self._next_work += 1
+        self._works.update(zip(numbers, works, strict=True))
+        self._waiting.update(zip(numbers, counts.tolist(), strict=True))
+        self._next_work = numbers.stop
         self._count = end
 
     def take(self, serving: Ints, limit: int) -> Plan | None:

@@ -18,7 +18,7 @@ Inputs = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 NEVER = float("inf")
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Answer:
     """What one turn finished of one work: some items' outputs, or their errors.
 
