@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -16,8 +17,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+from carousel import tensors
 from carousel.server.app import StartError
 from carousel.v1 import admin_service_pb2, admin_service_pb2_grpc
+from carousel.v1 import inference_service_pb2 as pb
 from tests.conftest import RunningServer
 from tests.server.contract import Wire, error_of
 
@@ -25,7 +28,7 @@ from tests.server.contract import Wire, error_of
 def test_health_is_told_for_the_server_each_service_and_each_model(
     server: RunningServer, channel: grpc.Channel
 ) -> None:
-    stub = health_pb2_grpc.HealthStub(channel)
+    stub: Any = health_pb2_grpc.HealthStub(channel)
     for name in (
         "",
         "carousel.v1.InferenceService",
@@ -122,6 +125,29 @@ def test_a_drain_finishes_what_was_sent_and_takes_nothing_new(
         admin.DrainServer(admin_service_pb2.DrainServerRequest())
         caller.join(60)
         assert result == [steps]
+    server.join()
+
+
+def test_a_drain_ends_open_streams_and_says_why(serve: Callable[..., RunningServer]) -> None:
+    server = serve()
+    with grpc.insecure_channel(server.target) as channel:
+        wire = Wire(channel)
+        handle = wire.create().handle
+        told = threading.Event()
+
+        def messages() -> Iterator[pb.StreamStepsRequest]:
+            inputs = tensors.encode(np.zeros((1, 3), np.float32))
+            step = pb.StepRequest(handles=[handle], step_indexes=[0], inputs=inputs)
+            yield pb.StreamStepsRequest(step=step)
+            told.wait(30)  # the stream stays open
+
+        stream = wire.inference.StreamSteps(messages(), timeout=30)
+        assert list(next(stream).step.handles) == [handle]
+        server.loop.call_soon_threadsafe(server.server.drain)
+        with pytest.raises(grpc.RpcError) as failure:
+            next(stream)
+        told.set()
+    assert error_of(failure.value).reason == "SERVER_DRAINING"
     server.join()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import grpc
 import numpy as np
@@ -144,7 +145,7 @@ def test_rewind_refuses_what_was_never_kept(wire: Wire) -> None:
     wire.outputs([session.handle], [0], features(1, 3))
     for target in ({"steps": 1}, {"steps": 2}, {"step_index": 5}):
         request = pb.RewindSessionRequest(name=session.name, **target)
-        assert refused(lambda r=request: wire.sessions.RewindSession(r)) == "REWIND_UNAVAILABLE"
+        assert refused(partial(wire.sessions.RewindSession, request)) == "REWIND_UNAVAILABLE"
     wire.outputs([session.handle], [1], features(1, 3))
 
 
@@ -195,7 +196,7 @@ def test_a_flipped_bit_or_a_foreign_snapshot_is_refused(wire: Wire) -> None:
         else:
             bad.model_digest = bytes(32)
         request = pb.ImportSessionRequest(snapshot=bad)
-        assert refused(lambda r=request: wire.sessions.ImportSession(r)) == "SNAPSHOT_DAMAGED"
+        assert refused(partial(wire.sessions.ImportSession, request)) == "SNAPSHOT_DAMAGED"
     foreign = pb.ImportSessionRequest(snapshot=good, model="models/explosive")
     assert refused(lambda: wire.sessions.ImportSession(foreign)) == "SNAPSHOT_MISMATCH"
 

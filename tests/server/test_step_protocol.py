@@ -287,8 +287,10 @@ def test_one_stream_carries_many_sessions_and_outlives_bad_messages(wire: Wire) 
     outputs: dict[tuple[int, int], Floats] = {}
     failed = []
     for message in wire.inference.StreamSteps(messages(), timeout=30):
-        rows = tensors.decode(message.step.outputs) if message.step.outputs.data else []
         failed += [error.reason for error in message.step.errors]
+        if not message.step.outputs.data:
+            continue
+        rows = tensors.decode(message.step.outputs)
         lengths = message.step.lengths or [1] * len(message.step.handles)
         place = 0
         for handle, index, length in zip(

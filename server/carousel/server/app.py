@@ -8,6 +8,7 @@ import secrets
 import signal
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 
 import grpc
@@ -143,6 +144,7 @@ class Server:
         self.hall.draining = True
         self._ready = False
         await self._health.enter_graceful_shutdown()
+        self._inference.drain()
         await self._grpc.stop(seconds)  # refuses new calls; those that run are finished
         for loaded in self.hall.engine.versions:
             await self.hall.engine.call(
@@ -189,9 +191,10 @@ class Server:
 
     def _add_services(self) -> None:
         hall, settings = self.hall, self.settings
+        self._inference = InferenceService(hall)
         servicers = {
             "admin": AdminService(hall, instance_id=self.instance_id, drain=self.drain),
-            "inference": InferenceService(hall),
+            "inference": self._inference,
             "model": ModelService(hall.store, hall.registry, settings),
             "session": SessionService(hall),
         }
@@ -225,11 +228,14 @@ class Server:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(
+    settings: Settings, *, on_ready: Callable[[Server], None] = lambda server: None
+) -> None:
     """Run a server until SIGTERM or SIGINT has drained it. Raises StartError."""
     logs.configure(level=settings.log_level, style=settings.log_format)
     server = Server(settings)
     await server.start()
+    on_ready(server)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.drain)

@@ -215,12 +215,9 @@ def chunk_answer(table: SessionTable, chunk: Chunk) -> Answer:
 def refuse_all(
     table: SessionTable, version: LoadedVersion, plan: Plan, error: CarouselError
 ) -> list[Answer]:
-    """Answer every rider of a plan whose turn has not been answered with an error."""
-    return [
-        _finish(table, version, plan, place, error)
-        for place in range(len(plan))
-        if not plan.chunks or plan.chunks[place].done < plan.chunks[place].length
-    ]
+    """Answer every rider of a plan that has no answer yet with an error."""
+    left = np.flatnonzero(table.serving[plan.slots] == plan.tickets)
+    return [_finish(table, version, plan, place, error) for place in left.tolist()]
 
 
 def refuse_quarantined(

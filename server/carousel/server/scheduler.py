@@ -44,6 +44,7 @@ class Plan:
     bounds: Ints  # work i rides at bounds[i] : bounds[i + 1]
     items: Ints  # places in their works
     slots: Ints
+    tickets: Ints
     handles: Handles
     indexes: Ints  # step indexes
     inputs: Inputs  # [B, ...], or of slices [B, T, ...]
@@ -130,6 +131,7 @@ class StepQueue:
             bounds=bounds,
             items=taken["item"],
             slots=taken["slot"],
+            tickets=taken["ticket"],
             handles=taken["handle"],
             indexes=taken["index"],
             inputs=inputs_taken,
@@ -214,6 +216,7 @@ class Scheduler:
             bounds=np.arange(len(riders) + 1),
             items=np.array([chunk.item for chunk in riders]),
             slots=np.array([chunk.slot for chunk in riders]),
+            tickets=np.array([chunk.ticket for chunk in riders]),
             handles=np.array([chunk.handle for chunk in riders], np.uint64),
             indexes=np.array([chunk.start + chunk.done for chunk in riders]),
             inputs=inputs,

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from carousel.errors import CarouselError
+from carousel.errors import CarouselError, ServerDraining
 from carousel.server import generation, sequences, steps
 from carousel.server.hall import Hall
 from carousel.server.loaded import LoadedVersion
@@ -50,6 +50,8 @@ class Stream:
         self.calm = asyncio.Event()
         self.calm.set()
         self.half_closed = False
+        self.drained = False
+        self.ended = False
         self._answers: list[Answer] = []
         self._left: dict[Work, int] = {}
         self._loop = asyncio.get_running_loop()
@@ -77,6 +79,11 @@ class Stream:
         self.half_closed = True
         self._end_if_done()
 
+    def drain(self) -> None:
+        """The server is going: take nothing more, finish what was sent, then say so."""
+        self.drained = True
+        self.half_close()
+
     def cancel(self) -> None:
         """The caller is gone: what has not been committed vanishes."""
         for work in self._left:
@@ -92,7 +99,8 @@ class Stream:
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self.half_closed and not self.flying and not self._answers:
+        if self.half_closed and not self.ended and not self.flying and not self._answers:
+            self.ended = True
             self.messages.put_nowait(None)
 
     def _look(self) -> None:
@@ -108,6 +116,12 @@ class InferenceService:
     def __init__(self, hall: Hall) -> None:
         self._hall = hall
         self._sequences = sequences.Sequences(hall)
+        self._streams: set[Stream] = set()
+
+    def drain(self) -> None:
+        """End all streams once what was sent on them is answered."""
+        for stream in tuple(self._streams):
+            stream.drain()
 
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
         reply = Reply()
@@ -127,14 +141,19 @@ class InferenceService:
     async def StreamSteps(
         self, requests: AsyncIterator[pb.StreamStepsRequest], context: Context
     ) -> AsyncIterator[pb.StreamStepsResponse]:
+        self._hall.refuse_when_draining()
         stream = Stream()
+        self._streams.add(stream)
         reader = asyncio.create_task(self._read(requests, stream))
         try:
             while (message := await stream.messages.get()) is not None:
                 yield message
                 stream.sent()
+            if stream.drained:
+                raise ServerDraining("the server is shutting down", retry_after=1.0)
             await reader
         finally:
+            self._streams.discard(stream)
             reader.cancel()
             stream.cancel()
 
@@ -142,6 +161,8 @@ class InferenceService:
         try:
             async for message in requests:
                 await stream.calm.wait()
+                if stream.drained:
+                    break
                 self._start(message.step, stream)
         finally:
             stream.half_close()
