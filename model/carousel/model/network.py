@@ -160,6 +160,9 @@ class Network(nn.Module):
         values = self.encode(x, mask)  # [B, T, D]
         parts = [v.transpose(0, 1).contiguous() for v in self.schema.split(rows).values()]
         state = parts[0] if len(parts) == 1 else tuple(parts)  # [L, B, H] each
+        if lengths is None and self.config.projection:
+            # Packed or not is the same here, but not packed torch warns that oneDNN cannot do it.
+            lengths = torch.full((len(x),), x.shape[1])
         if lengths is None:
             hidden, state = self.rnn(values, state)
         else:

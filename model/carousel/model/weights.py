@@ -155,7 +155,7 @@ def _span(name: str, entry: object, shape: tuple[int, ...]) -> tuple[int, int]:
     for extent in shape:
         size *= extent
     match span:
-        case [int(begin), int(end)] if 0 <= begin and end - begin == size:
+        case [int(begin), int(end)] if begin >= 0 and end - begin == size:
             return begin, end
     raise WeightsError(f"{name} must take {size} bytes, got data_offsets {span!r:.80}")
 

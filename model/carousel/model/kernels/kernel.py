@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from carousel.model.errors import ConfigError
 from carousel.model.network import Network
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -41,7 +42,7 @@ class Kernel(Protocol):
 def forward_only(network: Network) -> None:
     """Refuse to carry the state of a network that also reads backward."""
     if network.config.bidirectional:
-        raise ValueError("a bidirectional model runs whole sequences only: it has no next step")
+        raise ConfigError("a bidirectional model runs whole sequences only: it has no next step")
 
 
 def chunk_by_steps(

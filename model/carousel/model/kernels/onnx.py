@@ -6,6 +6,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from carousel.model.errors import ConfigError
 from carousel.model.kernels.graph import chunk_graph, step_graph
 from carousel.model.kernels.kernel import chunk_by_steps, forward_only
 from carousel.model.kernels.ragged import cuts
@@ -23,7 +24,7 @@ class Onnx:
     def __init__(self, network: Network, device: str = "cpu", *, threads: int = 1) -> None:
         self.device = torch.device(device)
         if self.device.type != "cpu":
-            raise ValueError(f"the onnx kernel runs on cpu, got {device}")
+            raise ConfigError(f"the onnx kernel runs on cpu, got {device}")
         self.network = network
         config, size = network.config, sum(p.numel() for p in network.rnn.parameters())
         self.row_cost = ROW_COST * size / 1000
