@@ -104,7 +104,7 @@ def test_step_many_loses_nobodys_outputs(client: Client, inputs: Floats, truth: 
 
 
 def test_step_many_takes_sessions_of_several_models(client: Client) -> None:
-    sessions = [client.session("letters"), client.session("letters@stable")]
+    sessions = [client.session("letters"), client.session("letters/1")]
     assert client.step_many(sessions, [1, 2]).shape == (2, 11)
     mixed = [sessions[0], client.session("tiny")]
     with pytest.raises(StepErrors) as caught:

@@ -299,8 +299,8 @@ class AsyncSession(SessionView):
                     raise
 
     def _stop_generation(self) -> None:
-        if self._generation is not None and not self._generation.ended:
-            self._generation.cancel()
+        if self._generation is not None:
+            self._generation.cancel(why="the generation was cut short: its session was used")
 
     def _renew(self, made: session_pb2.Session) -> None:
         self._coalescer.forget(self._cursor.handle)

@@ -11,7 +11,7 @@ from carousel.client._async_transport import AsyncTransport
 from carousel.client._generation import Generation
 from carousel.client._inference_values import Token
 from carousel.client._token_stream import TokenStreamView
-from carousel.errors import Cancelled, CarouselError
+from carousel.errors import CarouselError
 
 
 class AsyncTokenStream(TokenStreamView, AsyncIterator[Token]):
@@ -32,7 +32,7 @@ class AsyncTokenStream(TokenStreamView, AsyncIterator[Token]):
         self._call: Any = None
 
     async def __anext__(self) -> Token:
-        if self._generation.ended:
+        if self._generation.is_over():
             raise StopAsyncIteration
         if self._call is None:
             self._call = self._generation.call = await self._start()
@@ -43,9 +43,10 @@ class AsyncTokenStream(TokenStreamView, AsyncIterator[Token]):
             raise
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._generation.ended and not (task and task.cancelling()):
-                # gRPC's way to say that the call was cancelled, not this task.
-                raise Cancelled("the generation was stopped: its session was used") from None
+            if task is not None and task.cancelling():
+                raise
+            if self._generation.is_over():  # gRPC says that the call was cancelled, not this task
+                raise StopAsyncIteration from None
             raise
         if response is None:
             raise StopAsyncIteration
@@ -53,8 +54,7 @@ class AsyncTokenStream(TokenStreamView, AsyncIterator[Token]):
 
     async def close(self) -> None:
         """Stop the generation; what was fed stays fed."""
-        if not self._generation.ended:
-            self._generation.cancel()
+        self._generation.cancel()
 
     async def __aenter__(self) -> Self:
         return self

@@ -229,11 +229,13 @@ class Coalescer:
                 continue
             cursor = ticket.cursor
             item, cursor.open = cursor.open, None
-            cursor.index = index + 1
+            if item is None:
+                continue
+            cursor.index = index + item.steps
             cursor.expires = expires
             future = ticket.future
             if future.done():
-                ticket.unclaimed = None if item is None else shaped(item, row.copy())
+                ticket.unclaimed = shaped(item, row.copy())
             else:
                 future.set_result(row.copy())  # a view would keep everybody's rows alive
 

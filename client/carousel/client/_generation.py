@@ -12,7 +12,13 @@ import numpy.typing as npt
 from carousel.client._cursor import Cursor
 from carousel.client._inference_values import FinishReason, Token, TokenProbability
 from carousel.client._names import model_name
-from carousel.errors import CarouselError, InvalidField, SessionQuarantined, TokenOutOfRange
+from carousel.errors import (
+    Cancelled,
+    CarouselError,
+    InvalidField,
+    SessionQuarantined,
+    TokenOutOfRange,
+)
 from carousel.v1 import inference_service_pb2 as pb
 
 PATH = "carousel.v1.InferenceService/Generate"
@@ -63,10 +69,10 @@ def request(prompt: Prompt, sampling: Sampling) -> pb.GenerateRequest:
         raise InvalidField(
             f"max_tokens must be at least 1, got {sampling.max_tokens}", field="max_tokens"
         )
-    if isinstance(prompt, str):
-        message.text = prompt
-    else:
+    if not isinstance(prompt, str):
         _set_tokens(message, prompt)
+    elif prompt:  # a model without a tokenizer takes no text, not even an empty one
+        message.text = prompt
     return message
 
 
@@ -100,6 +106,7 @@ class Generation:
         self.generated_tokens = 0
         self.seed: int | None = None
         self.ended = False
+        self._cut = ""
         self.index_known = False
 
     def take(self, response: pb.GenerateResponse) -> Token:
@@ -124,11 +131,19 @@ class Generation:
                 self._cursor.index = int(error.metadata["step_index"])
                 self.index_known = True
 
-    def cancel(self) -> None:
-        """Stop it; what was committed stays."""
-        self.ended = True
+    def cancel(self, *, why: str = "") -> None:
+        """Stop it; what was committed stays. `why` is told to whoever still reads."""
+        if self.ended:
+            return
+        self.ended, self._cut = True, why
         if self.call is not None:
             self.call.cancel()
+
+    def is_over(self) -> bool:
+        """Whether nothing more comes. Raises Cancelled when somebody else cut it short."""
+        if self._cut:
+            raise Cancelled(self._cut)
+        return self.ended
 
 
 def _set_tokens(

@@ -248,5 +248,5 @@ class Session(SessionView):
                     raise
 
     def _stop_generation(self) -> None:
-        if self._generation is not None and not self._generation.ended:
-            self._generation.cancel()
+        if self._generation is not None:
+            self._generation.cancel(why="the generation was cut short: its session was used")

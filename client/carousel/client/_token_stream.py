@@ -49,8 +49,7 @@ class TokenStreamView:
     def __del__(self) -> None:
         # Leaving a loop over the stream drops it: the server need not go on.
         with contextlib.suppress(Exception):
-            if not self._generation.ended:
-                self._generation.cancel()
+            self._generation.cancel()
 
 
 class TokenStream(TokenStreamView, Iterator[Token]):
@@ -71,11 +70,13 @@ class TokenStream(TokenStreamView, Iterator[Token]):
         generation.call = self._call
 
     def __next__(self) -> Token:
-        if self._generation.ended:
+        if self._generation.is_over():
             raise StopIteration
         try:
             response = self._transport.read(self._call)
         except CarouselError as error:
+            if self._generation.is_over():  # gRPC says that the call was cancelled
+                raise StopIteration from None
             self._generation.fail(error)
             raise
         if response is None:
@@ -84,8 +85,7 @@ class TokenStream(TokenStreamView, Iterator[Token]):
 
     def close(self) -> None:
         """Stop the generation; what was fed stays fed."""
-        if not self._generation.ended:
-            self._generation.cancel()
+        self._generation.cancel()
 
     def __enter__(self) -> Self:
         return self
