@@ -14,7 +14,7 @@ from carousel.client._async_token_stream import AsyncTokenStream
 from carousel.client._async_transport import AsyncTransport
 from carousel.client._generation import Generation, Prompt, Sampling
 from carousel.client._inference_values import Trace
-from carousel.client._inputs import Floats, Input
+from carousel.client._inputs import Array, Floats, Input
 from carousel.v1 import inference_service_pb2 as pb
 
 
@@ -27,7 +27,7 @@ class AsyncInference:
     async def predict(
         self,
         model: str,
-        xs: Sequence[Input],
+        xs: Sequence[Input] | Array,
         *,
         outputs: Literal["all"] = "all",
         timeout: float | None = None,
@@ -37,7 +37,7 @@ class AsyncInference:
     async def predict(
         self,
         model: str,
-        xs: Sequence[Input],
+        xs: Sequence[Input] | Array,
         *,
         outputs: Literal["last"],
         timeout: float | None = None,
@@ -46,7 +46,7 @@ class AsyncInference:
     async def predict(
         self,
         model: str,
-        xs: Sequence[Input],
+        xs: Sequence[Input] | Array,
         *,
         outputs: Literal["all", "last"] = "all",
         timeout: float | None = None,

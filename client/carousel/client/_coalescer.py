@@ -78,12 +78,15 @@ class Coalescer:
         self._runner: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._attempt = 0
+        self._closed = False
 
     def ticket(self, cursor: Cursor) -> Ticket:
         return Ticket(cursor, self._loop.create_future())
 
     def submit(self, ticket: Ticket, item: Item, timeout: float) -> asyncio.Future[Floats]:
         """Queue an item; it leaves with all others of this tick."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
         cursor = ticket.cursor
         ticket.is_fresh = cursor.open is None
         cursor.open = item
@@ -109,8 +112,8 @@ class Coalescer:
         self._flying.pop(handle, None)
 
     async def close(self) -> None:
-        error = Cancelled("the client was closed")
-        self._fail(error)
+        self._closed = True
+        self._fail(Cancelled("the client was closed"))
         if self._timer is not None:
             self._timer.cancel()
         if self._runner is not None:

@@ -9,7 +9,7 @@ from carousel.client import _generation
 from carousel.client import _inference_calls as calls
 from carousel.client._generation import Generation, Prompt, Sampling
 from carousel.client._inference_values import Trace
-from carousel.client._inputs import Floats, Input
+from carousel.client._inputs import Array, Floats, Input
 from carousel.client._session import Session
 from carousel.client._token_stream import TokenStream
 from carousel.client._transport import Transport
@@ -24,7 +24,7 @@ class Inference:
     def predict(
         self,
         model: str,
-        xs: Sequence[Input],
+        xs: Sequence[Input] | Array,
         *,
         outputs: Literal["all"] = "all",
         timeout: float | None = None,
@@ -34,7 +34,7 @@ class Inference:
     def predict(
         self,
         model: str,
-        xs: Sequence[Input],
+        xs: Sequence[Input] | Array,
         *,
         outputs: Literal["last"],
         timeout: float | None = None,
@@ -43,7 +43,7 @@ class Inference:
     def predict(
         self,
         model: str,
-        xs: Sequence[Input],
+        xs: Sequence[Input] | Array,
         *,
         outputs: Literal["all", "last"] = "all",
         timeout: float | None = None,

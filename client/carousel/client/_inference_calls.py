@@ -10,7 +10,7 @@ from carousel import tensors
 from carousel.client._call import Call
 from carousel.client._cursor import MODES
 from carousel.client._inference_values import Trace
-from carousel.client._inputs import Floats, Input, chunk_input, input_tensor, sequence_inputs
+from carousel.client._inputs import Array, Floats, Input, chunk_input, input_tensor, sequence_inputs
 from carousel.client._names import model_name
 from carousel.client._session_values import named_arrays
 from carousel.errors import InvalidField
@@ -25,7 +25,7 @@ def output_mode(outputs: str, allowed: Sequence[str] = ("all", "last", "none")) 
     return MODES[outputs]
 
 
-def predict(model: str, xs: Sequence[Input], outputs: str) -> Call[Floats]:
+def predict(model: str, xs: Sequence[Input] | Array, outputs: str) -> Call[Floats]:
     """All rows, [rows, O], of all sequences."""
     lengths, inputs = sequence_inputs(xs)
     request = pb.PredictRequest(model=model_name(model), lengths=lengths, inputs=inputs)
@@ -33,7 +33,7 @@ def predict(model: str, xs: Sequence[Input], outputs: str) -> Call[Floats]:
     return Call(_path("Predict"), request, pb.PredictResponse, _rows)
 
 
-def by_sequence(rows: Floats, xs: Sequence[Input]) -> list[Floats]:
+def by_sequence(rows: Floats, xs: Sequence[Input] | Array) -> list[Floats]:
     """Rows of all steps, cut into sequences again: [T, O] each."""
     ends = np.cumsum([np.shape(x)[0] for x in xs])
     return [part.copy() for part in np.split(rows, ends[:-1])]

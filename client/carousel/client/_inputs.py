@@ -15,6 +15,7 @@ import numpy.typing as npt
 from carousel.errors import ChunkTooLong, InputMismatch, TokenOutOfRange
 from carousel.v1 import tensor_pb2
 
+Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Input = npt.ArrayLike
 
@@ -57,7 +58,7 @@ def chunk_input(xs: Input) -> tuple[int, int, bytes]:
     return array.shape[1], len(array), _floats(array)
 
 
-def sequence_inputs(xs: Sequence[Input]) -> tuple[list[int], tensor_pb2.Tensor]:
+def sequence_inputs(xs: Sequence[Input] | Array) -> tuple[list[int], tensor_pb2.Tensor]:
     """Whole sequences of one width: their lengths, and all of their steps in one tensor."""
     chunks = [chunk_input(x) for x in xs]
     if not chunks:
