@@ -7,7 +7,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tests.bench.child import Child
 from tests.bench.closed_loop import Shape
 from tests.bench.models import Floats
 from tests.bench.sample import Sample, percentiles
+from tests.bench.turns import Turns
 
 TOLERANCE = 2e-5
 CHECKED_STEPS, CHECKED_SESSIONS = 6, 8
@@ -36,18 +37,31 @@ class Arm:
     client: Child
     server: Child | None  # None: a bare loop
     samples: list[Sample]
+    has_turns: bool = False
     server_cpu: float = 0.0
     client_cpu: float = 0.0
+    turns: Turns = field(default_factory=Turns)
 
     def block(self, seconds: float) -> Sample:
         """Run for so long, and keep what came of it."""
+        turns = self._turns()
         before = self._cpu()
         sample: Sample = self.client.ask("run", self.key, seconds)
         after = self._cpu()
         self.client_cpu += after[0] - before[0]
         self.server_cpu += after[1] - before[1]
+        self.turns.add(turns, self._turns())
         self.samples.append(sample)
         return sample
+
+    def clear(self) -> None:
+        """Forget what was measured so far."""
+        self.samples.clear()
+        self.server_cpu = self.client_cpu = 0.0
+        self.turns = Turns()
+
+    def _turns(self) -> Turns:
+        return Turns.of(self.server.greeting) if self.server and self.has_turns else Turns()
 
     def _cpu(self) -> tuple[float, float]:
         return self.client.cpu_seconds, self.server.cpu_seconds if self.server else 0.0
@@ -67,6 +81,7 @@ class Arm:
             **percentiles(self.samples),
             "server_cpu_s_per_1000": self.server_cpu / thousands if self.server else None,
             "client_cpu_s_per_1000": self.client_cpu / thousands,
+            **self.turns.figures(),
             **extra,
         }
 
@@ -136,7 +151,7 @@ class Bench:
         model = models.name_of(cell, hidden)
         server = self.server(kind, model)
         made_there = model if kind == "real" else None
-        arm = self._arm(name or kind, server)
+        arm = self._arm(name or kind, server, has_turns=kind == "real")
         self.client.ask("open_light", arm.key, server.greeting, made_there, shape)
         if kind != "null":
             self._check(arm, cell, hidden, shape.sessions)
@@ -154,7 +169,7 @@ class Bench:
         """Tasks of Carousel's AsyncClient."""
         model = models.name_of(cell, hidden)
         server = self.server("real", model)
-        arm = self._arm("coalesced", server)
+        arm = self._arm("coalesced", server, has_turns=True)
         self.client.ask("open_coalesced", arm.key, server.greeting, model, sessions)
         self._check(arm, cell, hidden, sessions)
         return arm
@@ -163,7 +178,7 @@ class Bench:
         """Tasks that call the stub of grpc.aio."""
         model = models.name_of(cell, hidden)
         server = self.server(kind, model)
-        arm = self._arm(name, server)
+        arm = self._arm(name, server, has_turns=kind == "real")
         made_there = model if kind == "real" else None
         self.client.ask("open_user", arm.key, server.greeting, made_there, sessions)
         self._check(arm, cell, hidden, sessions)
@@ -172,7 +187,7 @@ class Bench:
     def looped(self, what: str, model: str, *args: Any, name: str) -> Arm:
         """Any other loop of the driver against the real server."""
         server = self.server("real", model)
-        arm = self._arm(name, server)
+        arm = self._arm(name, server, has_turns=True)
         self.client.ask(f"open_{what}", arm.key, server.greeting, model, *args)
         return arm
 
@@ -195,8 +210,7 @@ class Bench:
         """Measure arms in turn, A B B A, and keep their figures."""
         for arm in arms:
             arm.block(0.1)
-            arm.samples.clear()
-            arm.server_cpu = arm.client_cpu = 0.0
+            arm.clear()
         for number in range(blocks or self.blocks):
             for arm in arms if number % 2 == 0 else list(reversed(arms)):
                 arm.block(seconds or self.seconds)
@@ -210,9 +224,9 @@ class Bench:
         self.bars[name] = value
         self.notes[name] = note
 
-    def _arm(self, name: str, server: Child) -> Arm:
+    def _arm(self, name: str, server: Child, *, has_turns: bool = False) -> Arm:
         self._keys += 1
-        return Arm(name, str(self._keys), self.client, server, [])
+        return Arm(name, str(self._keys), self.client, server, [], has_turns)
 
     def _check(self, arm: Arm, cell: str, hidden: int, sessions: int) -> None:
         looked_at = min(sessions, CHECKED_SESSIONS)
@@ -234,6 +248,10 @@ def _line(figures: dict[str, Any]) -> str:
     text += f"{figures['steps_per_second']:>10,.0f}/s"
     if "p50_ms" in figures:
         text += f"  p50 {figures['p50_ms']:.2f} p99 {figures['p99_ms']:.2f} ms"
+    if figures.get("server_cpu_s_per_1000") is not None:
+        text += f"  server {figures['server_cpu_s_per_1000'] * 1e3:.0f} us/step"
+    if "batch_per_turn" in figures:
+        text += f"  {figures['batch_per_turn']:.1f} a turn of {figures['turn_ms']:.2f} ms"
     return text
 
 

@@ -34,6 +34,12 @@ def run(pipe: Connection) -> None:
     answer_calls(pipe, Driver())
 
 
+def fresh_handles(key: str, count: int) -> list[int]:
+    """Handles that no other arm uses, for servers that take any."""
+    first = int(key) << 32
+    return list(range(first, first + count))
+
+
 class Driver:
     """What the parent may ask; loops have keys."""
 
@@ -44,7 +50,7 @@ class Driver:
     def open_light(self, key: str, port: int, model: str | None, shape: Shape) -> None:
         """`model` None: a server that takes any handle."""
         handles = (
-            list(range(1, shape.sessions + 1))
+            fresh_handles(key, shape.sessions)
             if model is None
             else make_sessions(port, model, shape.sessions)
         )
@@ -63,7 +69,7 @@ class Driver:
             return UnaryUser(port, handles)
 
         handles = (
-            list(range(1, sessions + 1)) if model is None else make_sessions(port, model, sessions)
+            fresh_handles(key, sessions) if model is None else make_sessions(port, model, sessions)
         )
         self._arms[key] = self._await(make())
 
