@@ -184,7 +184,7 @@ def pieces_of(folder: Path, *, drop: int = 0, add: bytes = b"", **changes: Any) 
 
 
 @pytest.mark.parametrize(
-    ("changes", "error"),
+    ("changes", "kind"),
     [
         ({"drop": 1}, errors.UploadDamaged),
         ({"add": b"!"}, errors.UploadDamaged),
@@ -206,10 +206,12 @@ def test_an_upload_that_is_not_what_was_announced_leaves_nothing(
     folder: Path,
     home: Path,
     changes: dict[str, Any],
-    error: type[errors.CarouselError],
+    kind: type[errors.CarouselError],
 ) -> None:
     upload = pieces_of(folder, **changes)
-    assert isinstance(refused(lambda: models.UploadModelVersion(upload)), error)
+    error = refused(lambda: models.UploadModelVersion(upload))
+    assert isinstance(error, kind)
+    assert ("bytes were announced" in error.message) == bool({"drop", "add"} & set(changes))
     assert leftovers(home) == []
 
 
@@ -330,6 +332,8 @@ def test_request_ids_are_remembered_for_so_many_requests_only() -> None:
         for n in range(50):
             with pytest.raises(errors.UploadDamaged):
                 await ids.once(f"bad-{n}", request, fail, field="request_id")
+        assert len(ids) == 0
+        for n in range(50):
             await ids.once(f"good-{n}", request, succeed, field="request_id")
         assert await ids.once("good-49", request, fail, field="request_id") == "made"
         with pytest.raises(errors.InvalidField, match="at most 128 characters"):
