@@ -43,6 +43,14 @@ def made(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def shipped(made: Path) -> dict[str, Path]:
+    """One model, `x`, with one version, as it comes with Carousel."""
+    folder = made.parent / "shipped"
+    shutil.copytree(made, folder / "1")
+    return {"x": folder}
+
+
+@pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
     return ModelStore(tmp_path / "store")
 
@@ -112,7 +120,7 @@ def test_a_deleted_number_is_never_given_again(store: ModelStore, made: Path) ->
     store.add("x", made)
     store.delete("x", 2)
     assert store.get("x").versions == (1,)
-    with pytest.raises(VersionNotFound, match="there are 1"):
+    with pytest.raises(VersionNotFound, match="the newest are 1"):
         store.version("x", 2)
     with pytest.raises(VersionExists):
         store.add("x", made, version=2)
@@ -253,12 +261,14 @@ def test_a_failed_rename_leaves_nothing(
     assert list(store.root.glob(".staging-*")) == []
 
 
-def test_a_store_that_can_not_be_written_still_serves(tmp_path: Path, made: Path) -> None:
+def test_a_store_that_can_not_be_written_still_serves(
+    tmp_path: Path, made: Path, shipped: dict[str, Path]
+) -> None:
     (tmp_path / "file").write_text("in the way")
     for root in (tmp_path / "file", tmp_path / "file" / "below"):
-        store = ModelStore(root, shipped={"x": made})
+        store = ModelStore(root, shipped=shipped)
         assert store.models() == ["x"]
-        assert store.resolve(ModelRef("x")).folder == made
+        assert store.resolve(ModelRef("x")).folder == shipped["x"] / "1"
         for write in (
             partial(store.add, "y", made),
             partial(store.set_alias, "x", "stable", 1),
@@ -268,24 +278,28 @@ def test_a_store_that_can_not_be_written_still_serves(tmp_path: Path, made: Path
                 write()
 
 
-def test_shipped_models_are_version_1_of_their_name(store: ModelStore, made: Path) -> None:
-    store = ModelStore(store.root, shipped={"x": made})
-    assert store.resolve(ModelRef("x")).folder == made
+def test_shipped_models_lie_over_the_store(
+    store: ModelStore, made: Path, shipped: dict[str, Path]
+) -> None:
+    store = ModelStore(store.root, shipped=shipped)
+    assert store.resolve(ModelRef("x")).folder == shipped["x"] / "1"
     with pytest.raises(VersionExists):
         store.add("x", made, version=1)
     assert store.add("x", made).number == 2
     store.set_alias("x", "stable", 1)
-    assert store.resolve(ModelRef("x")).folder == made
+    assert store.resolve(ModelRef("x")).folder == shipped["x"] / "1"
     assert store.get("x").versions == (1, 2)
     store.delete_alias("x", "stable")
     with pytest.raises(StoreUnwritable, match="came with Carousel"):
         store.delete("x", 1)
-    assert made.exists()
+    assert (shipped["x"] / "1").exists()
 
 
-def test_what_the_store_had_is_not_hidden_by_what_is_shipped(store: ModelStore, made: Path) -> None:
+def test_what_the_store_had_is_not_hidden_by_what_is_shipped(
+    store: ModelStore, made: Path, shipped: dict[str, Path]
+) -> None:
     own = store.add("x", made)
-    store = ModelStore(store.root, shipped={"x": made})
+    store = ModelStore(store.root, shipped=shipped)
     assert store.version("x", 1) == own
     store.delete("x", 1)
     with pytest.raises(ModelNotFound):  # never another model under the name of a deleted one

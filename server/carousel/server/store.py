@@ -3,8 +3,8 @@
     {root}/{model}/{version}/config.json, weights.safetensors, README.md
     {root}/{model}/aliases.json
 
-Models that come with Carousel lie over it, read-only, each as version 1 of its name. What the
-folder has at that very place wins; other versions, and aliases, of the same name add to it.
+Models that come with Carousel, folders of versions too, lie over it, read-only. Where the store
+has, or had, a version of that very number, it wins; others of the same name, and aliases, add up.
 A deleted version leaves an empty folder behind, so that its number is never given again.
 """
 
@@ -32,7 +32,6 @@ from carousel.server.staging import Staging, open_folder, sweep, sync, writing
 from carousel.server.version import StoredVersion, check_folder, is_version
 
 DEFAULT_ALIAS = "stable"
-SHIPPED_VERSION = 1
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,12 @@ class ModelStore:
 
     def __init__(self, root: Path, *, shipped: Mapping[str, Path] | None = None) -> None:
         self.root = root
-        self._shipped = dict(shipped or {})
+        self._shipped = {
+            (model, int(entry.name)): Path(entry.path)
+            for model, folder in (shipped or {}).items()
+            for entry in _entries(folder)
+            if is_number(entry.name)
+        }
         self._lock = threading.Lock()  # one change at a time
         if root.exists() and not os.access(root, os.R_OK | os.X_OK):
             logger.warning("the model store can't be read", extra={"store": str(root)})
@@ -62,7 +66,8 @@ class ModelStore:
     def models(self) -> list[str]:
         """Ids of all models that have a version, in order."""
         own = {entry.name for entry in _entries(self.root) if is_id(entry.name)}
-        return sorted(model for model in own | set(self._shipped) if self._numbers(model))
+        known = own | {model for model, _ in self._shipped}
+        return sorted(model for model in known if self._numbers(model))
 
     def get(self, model: str) -> StoredModel:
         """Raises ModelNotFound, WeightsInvalid (damaged aliases)."""
@@ -82,9 +87,9 @@ class ModelStore:
         versions = self._numbers(model)
         if not versions:
             raise _no_model(model)
+        newest = ", ".join(map(str, versions[-10:]))
         raise VersionNotFound(
-            f"there is no {version_name(model, number)}; there are {_shorten(versions)}",
-            field="name",
+            f"there is no {version_name(model, number)}; the newest are {newest}", field="name"
         )
 
     def resolve(self, ref: ModelRef) -> StoredVersion:
@@ -168,7 +173,7 @@ class ModelStore:
                     f"{stored.name} has aliases, point them elsewhere first: {', '.join(aliases)}",
                     field="name",
                 )
-            if stored.folder.parent.parent != self.root:
+            if self._is_shipped(model, number):
                 raise StoreUnwritable(f"{stored.name} came with Carousel and stays", field="name")
             with self.stage() as bin, writing():
                 os.rename(stored.folder, bin.folder / "deleted")
@@ -198,11 +203,11 @@ class ModelStore:
 
     def _numbers(self, model: str) -> list[int]:
         """Its versions' numbers, lowest first."""
-        candidates = {*self._given(model), SHIPPED_VERSION}
+        candidates = {*self._given(model), *(n for name, n in self._shipped if name == model)}
         return sorted(number for number in candidates if self._has(model, number))
 
     def _has(self, model: str, number: int) -> bool:
-        if number == SHIPPED_VERSION and self._is_shipped(model):
+        if self._is_shipped(model, number):
             return True
         folder = self.root / model
         return not folder.is_symlink() and is_version(folder / str(number))
@@ -213,13 +218,13 @@ class ModelStore:
             return []
         return [int(entry.name) for entry in _entries(self.root / model) if is_number(entry.name)]
 
-    def _is_shipped(self, model: str) -> bool:
-        in_the_way = os.path.lexists(self.root / model / str(SHIPPED_VERSION))
-        return model in self._shipped and not in_the_way
+    def _is_shipped(self, model: str, number: int) -> bool:
+        in_the_way = os.path.lexists(self.root / model / str(number))
+        return (model, number) in self._shipped and not in_the_way
 
     def _folder(self, model: str, number: int) -> Path:
-        if number == SHIPPED_VERSION and self._is_shipped(model):
-            return self._shipped[model]
+        if self._is_shipped(model, number):
+            return self._shipped[model, number]
         return self.root / model / str(number)
 
     def _own(self, model: str) -> Path:
@@ -242,8 +247,3 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _no_model(model: str) -> ModelNotFound:
     return ModelNotFound(f"there is no {model_name(model)}", field="name")
-
-
-def _shorten(numbers: list[int]) -> str:
-    shown = ", ".join(map(str, numbers[-10:]))
-    return shown if len(numbers) <= 10 else f"..., {shown}"
