@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -227,6 +227,30 @@ def test_what_comes_beyond_the_announced_bytes_is_not_waited_for(
     assert isinstance(error, errors.UploadDamaged)
     assert "more arrived" in error.message
     assert leftovers(home) == []
+
+
+def test_an_early_answer_reaches_a_client_that_is_still_sending(
+    models: rpc.ModelServiceStub, mine: RunningServer, folder: Path
+) -> None:
+    async def many(**changes: Any) -> AsyncIterator[pb.UploadModelVersionRequest]:
+        for message in upload(folder, **changes):
+            yield message
+        for _ in range(2000):
+            yield pb.UploadModelVersionRequest(data=b"x" * 10_000)
+
+    async def ask() -> None:
+        async with grpc.aio.insecure_channel(mine.target) as channel:
+            stub = rpc.ModelServiceStub(channel)
+            with pytest.raises(grpc.RpcError) as failure:
+                await stub.UploadModelVersion(many(parent="models/X"))
+            assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            with pytest.raises(grpc.RpcError) as failure:
+                await stub.UploadModelVersion(many())
+            assert failure.value.code() == grpc.StatusCode.DATA_LOSS
+            made = models.UploadModelVersion(upload(folder, request_id="e"))
+            assert await stub.UploadModelVersion(many(request_id="e")) == made
+
+    asyncio.run(ask())
 
 
 @pytest.mark.parametrize(

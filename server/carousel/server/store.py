@@ -102,10 +102,14 @@ class ModelStore:
         number = self.aliases(ref.model).get(ref.alias or DEFAULT_ALIAS)
         if number is not None:
             return self.version(ref.model, number)
-        newest = self.get(ref.model).versions[-1]
+        for newest in sorted(self._candidates(ref.model), reverse=True):
+            if self._has(ref.model, newest):
+                break
+        else:
+            raise _no_model(ref.model)
         if ref.alias is not None:
             raise AliasNotFound(f"there is no {ref}", field="name")
-        return self.version(ref.model, newest)
+        return StoredVersion(ref.model, newest, self._folder(ref.model, newest))
 
     def stage(self) -> Staging:
         """A place for a new version. Raises StoreUnwritable."""
@@ -117,7 +121,7 @@ class ModelStore:
         Raises VersionExists.
         """
         if number == 0:
-            return max([*self._given(model), *self._numbers(model)], default=0) + 1
+            return max(self._candidates(model), default=0) + 1
         if self._has(model, number) or os.path.lexists(self.root / model / str(number)):
             raise VersionExists(
                 f"{version_name(model, number)} exists, or did: versions never change",
@@ -203,8 +207,10 @@ class ModelStore:
 
     def _numbers(self, model: str) -> list[int]:
         """Its versions' numbers, lowest first."""
-        candidates = {*self._given(model), *(n for name, n in self._shipped if name == model)}
-        return sorted(number for number in candidates if self._has(model, number))
+        return sorted(n for n in self._candidates(model) if self._has(model, n))
+
+    def _candidates(self, model: str) -> set[int]:
+        return {*self._given(model), *(n for name, n in self._shipped if name == model)}
 
     def _has(self, model: str, number: int) -> bool:
         if self._is_shipped(model, number):

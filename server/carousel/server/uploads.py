@@ -22,6 +22,7 @@ from carousel.v1 import model_service_pb2 as pb
 
 MAX_PIECE = 4 * 1024**2
 SHA256_BYTES = 32
+REST_SECONDS = 2.0
 
 T = TypeVar("T")
 Requests = AsyncIterator[pb.UploadModelVersionRequest]
@@ -92,6 +93,22 @@ async def receive(header: pb.UploadHeader, requests: Requests, staging: Staging)
             f"the weights' SHA-256 should be {header.weights_sha256.hex()}, "
             f"it is {digest.hexdigest()}"
         )
+
+
+async def read_rest(requests: Requests, seconds: float = REST_SECONDS) -> None:
+    """Let the client finish sending what is not needed any more, for at most so long.
+
+    grpc.aio's client reports an internal error in place of the real answer when that comes while
+    it is still writing.
+    """
+
+    async def read() -> None:
+        with contextlib.suppress(Exception):  # the call may end meanwhile
+            async for _ in requests:
+                pass
+
+    # Not cancelled after the time: a read that is under way ends with its call.
+    await asyncio.wait({asyncio.ensure_future(read())}, timeout=seconds)
 
 
 def _begin(header: pb.UploadHeader, staging: Staging) -> None:

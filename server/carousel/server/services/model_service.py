@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from google.protobuf import empty_pb2
 
-from carousel.errors import ModelInUse, ModelNotFound, WeightsInvalid
+from carousel.errors import CarouselError, ModelInUse, ModelNotFound, WeightsInvalid
 from carousel.server import names
 from carousel.server.names import ModelRef
 from carousel.server.request_ids import RequestIds
@@ -24,7 +24,7 @@ from carousel.server.services.model_messages import (
 from carousel.server.settings import Settings
 from carousel.server.staging import Staging
 from carousel.server.store import DEFAULT_ALIAS, ModelStore
-from carousel.server.uploads import Requests, read_header, receive, staged, to_end
+from carousel.server.uploads import Requests, read_header, read_rest, receive, staged, to_end
 from carousel.server.version import StoredVersion
 from carousel.v1 import model_pb2
 from carousel.v1 import model_service_pb2 as pb
@@ -107,12 +107,21 @@ class ModelService:
     async def UploadModelVersion(
         self, requests: Requests, context: Context
     ) -> model_pb2.ModelVersion:
+        try:
+            return await self._upload(requests)
+        except CarouselError:
+            await read_rest(requests)
+            raise
+
+    async def _upload(self, requests: Requests) -> model_pb2.ModelVersion:
         header = await read_header(requests)
 
         async def fill(staging: Staging) -> None:
             await receive(header, requests, staging)
 
-        return await self._take_in(header, "header.", staged(self._store.stage, fill))
+        made = await self._take_in(header, "header.", staged(self._store.stage, fill))
+        await read_rest(requests)  # there is more when the request id had a result already
+        return made
 
     async def ImportModelVersion(
         self, request: pb.ImportModelVersionRequest, context: Context
