@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import grpc
 import numpy as np
 import numpy.typing as npt
+from google.rpc import status_pb2
 
 from carousel import errors, tensors
 from carousel.v1 import (
@@ -28,7 +29,7 @@ class Wire:
         self.inference = inference_service_pb2_grpc.InferenceServiceStub(channel)
 
     def create(self, model: str = "models/tiny", **fields: object) -> session_pb2.Session:
-        request = session_service_pb2.CreateSessionRequest(model=model, **fields)  # type: ignore[arg-type]
+        request = session_service_pb2.CreateSessionRequest(model=model, **fields)
         return self.sessions.CreateSession(request)
 
     def step(
@@ -45,25 +46,21 @@ class Wire:
                 step_indexes=indexes,
                 lengths=lengths,
                 inputs=tensors.encode(inputs),
-                output_mode=mode,  # type: ignore[arg-type]
+                output_mode=mode,
             ),
             timeout=30,
         )
 
     def outputs(self, *args: object, **fields: object) -> Floats:
         """Step and expect no error: [rows, O]."""
-        response = self.step(*args, **fields)  # type: ignore[arg-type]
+        response = self.step(*args, **fields)
         assert not response.errors, response.errors
         return tensors.decode(response.outputs)
 
 
 def error_of(failure: grpc.RpcError) -> errors.CarouselError:
     """The catalogue's error in a failed call."""
-    from google.rpc import status_pb2
-
     assert isinstance(failure, grpc.Call)
-    for key, value in failure.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            assert isinstance(value, bytes)
-            return errors.from_status(status_pb2.Status.FromString(value))
-    raise AssertionError(f"no details in {failure}")
+    details = dict(failure.trailing_metadata() or ()).get("grpc-status-details-bin")
+    assert isinstance(details, bytes), failure
+    return errors.from_status(status_pb2.Status.FromString(details))

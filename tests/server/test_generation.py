@@ -97,9 +97,7 @@ def test_generation_stops_when_the_caller_goes_away(wire: Wire) -> None:
     get = session_service_pb2.GetSessionRequest(name=session.name)
     seen = [-1, wire.sessions.GetSession(get).step_index]
     while seen[-1] != seen[-2]:
-        for _ in range(20):
-            latest = wire.sessions.GetSession(get).step_index
-        seen.append(latest)
+        seen.append([wire.sessions.GetSession(get).step_index for _ in range(20)][-1])
     assert seen[-1] < 4000
 
 

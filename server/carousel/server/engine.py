@@ -48,6 +48,7 @@ class Engine:
         self._loop = loop
         self._max_queue = max_queue
         self._sweep = sweep
+        self._arrivals: list[tuple[LoadedVersion, Work]] = []
         self._inbox: deque[tuple[LoadedVersion, Work]] = deque()
         self._calls: deque[Callable[[], None]] = deque()
         self._answers: list[Answer] = []
@@ -65,8 +66,18 @@ class Engine:
         self._thread.join()
 
     def submit(self, version: LoadedVersion, work: Work) -> None:
-        """Queue a work; its answers come through `work.deliver`."""
-        self._inbox.append((version, work))
+        """Queue a work; its answers come through `work.deliver`. Only for the event loop's thread.
+
+        What arrives in one iteration of the loop is handed over together: a turn for each message
+        would cost far more than the loop's next iteration, which comes at once.
+        """
+        if not self._arrivals:
+            self._loop.call_soon(self._hand_over)
+        self._arrivals.append((version, work))
+
+    def _hand_over(self) -> None:
+        arrivals, self._arrivals = self._arrivals, []
+        self._inbox.extend(arrivals)
         self._wake.set()
 
     def call(
@@ -239,8 +250,9 @@ class Engine:
                     table.chunk_replies.pop(slot, None)
             self._answer_steps(plan, riders, values)
         else:
-            for place, rider in enumerate(riders.tolist()):
-                self._commit_slice(version, plan.chunks[rider], values[place], plan.lengths[rider])
+            lengths = plan.lengths[riders].tolist()
+            for rider, length, slice_outputs in zip(riders.tolist(), lengths, values, strict=True):
+                self._commit_slice(version, plan.chunks[rider], slice_outputs, length)
 
     def _commit_slice(
         self, version: LoadedVersion, chunk: Chunk, outputs: Floats, length: int

@@ -187,12 +187,13 @@ def warm_up(version: LoadedVersion, max_batch: int, chunk_slice: int) -> None:
     """Run every kernel once in typical sizes, so that no caller pays for what happens only once."""
     shape, tokens = version.input_shape, version.config.takes_tokens
     kind = torch.int64 if tokens else torch.float32
+    initial = version.network.initial_rows(1).detach().to(version.device)
     for batch in sorted({min(size, max_batch) for size in WARM_UP_BATCHES}):
-        rows = version.network.initial_rows(batch).to(version.device)
+        rows = initial.expand(batch, -1).contiguous()
         with torch.no_grad():
             version.kernel.step(
                 torch.zeros((batch, *shape), dtype=kind, device=version.device), rows
             )
     chunk = torch.zeros((1, chunk_slice, *shape), dtype=kind, device=version.device)
     with torch.no_grad():
-        version.kernel.chunk(chunk, torch.tensor([chunk_slice]), rows[:1])
+        version.kernel.chunk(chunk, torch.tensor([chunk_slice]), initial)

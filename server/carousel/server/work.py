@@ -13,7 +13,7 @@ from carousel.errors import CarouselError
 Ints = npt.NDArray[np.int64]
 Handles = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float32]
-Inputs = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+Inputs = npt.NDArray[np.float32 | np.int64]
 
 NEVER = float("inf")
 
