@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -76,7 +77,12 @@ class AsyncSession(SessionView):
                 await self._ready(timeout)
             item = Item(width, 1, data, ALL, False)
             seconds = self._transport.timeout if timeout is None else timeout
-            return await self._coalescer.submit(ticket, item, seconds)
+            future = self._coalescer.submit(ticket, item, seconds)
+            try:
+                return await future
+            except asyncio.CancelledError:
+                self._coalescer.withdraw(ticket)
+                raise
         finally:
             turn.leave()
 
@@ -246,7 +252,12 @@ class AsyncSession(SessionView):
         if item.steps > COALESCED_STEPS or len(item.data) > COALESCED_BYTES:
             return await self._send(item, timeout)
         seconds = self._transport.timeout if timeout is None else timeout
-        return shaped(item, await self._coalescer.submit(self._ticket, item, seconds))
+        future = self._coalescer.submit(self._ticket, item, seconds)
+        try:
+            return shaped(item, await future)
+        except asyncio.CancelledError:
+            self._coalescer.withdraw(self._ticket)
+            raise
 
     async def _settle(self, item: Item, timeout: float | None) -> Floats:
         """Learn the outcome of an open item: wait for it, or send it again."""

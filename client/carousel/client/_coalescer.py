@@ -3,35 +3,28 @@
 A session has at most one item on its way, so answers are matched by handle. There is no task, no
 message and no lock for each step: `submit` makes a future and appends to a list, one callback a
 tick builds the columns, and one loop over an answer's columns resolves the futures.
+
+A message leaves when as many items wait as are on their way. Where sessions do not step in time
+with each other, this halves the latency and the work of a step against sending each tick's few:
+256 sessions with pauses of 0 to 20 ms went from 2 items a message to 58.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable
-from typing import Any
-
-import grpc
 
 from carousel.client._async_transport import AsyncTransport
 from carousel.client._columns import expiry, fill, outcomes, outputs_of, split, update
 from carousel.client._cursor import Cursor, Item, shaped
-from carousel.client._errors import is_refusal, translate
-from carousel.client._events import Event
 from carousel.client._inputs import Floats
-from carousel.client._retry import ATTEMPTS, RESENT, delay
-from carousel.client._transport import SHARD_HEADER
+from carousel.client._step_stream import StepStream
 from carousel.errors import (
     Cancelled,
     CarouselError,
     DeadlineExceeded,
-    InternalError,
-    ServerUnreachable,
 )
 from carousel.v1 import inference_service_pb2 as pb
-
-STREAM = "carousel.v1.InferenceService/StreamSteps"
 
 
 class Ticket:
@@ -68,16 +61,14 @@ class Coalescer:
     """
 
     def __init__(self, transport: AsyncTransport, shard: int) -> None:
-        self._transport = transport
-        self._shard = shard
         self._loop = asyncio.get_running_loop()
-        self._queue: list[Ticket] = []
+        self._arrived: list[Ticket] = []  # in this tick
+        self._waiting: list[Ticket] = []
         self._flying: dict[int, Ticket] = {}  # by handle
-        self._outbox: deque[pb.StreamStepsRequest] = deque()
-        self._outbox_filled = asyncio.Event()
-        self._runner: asyncio.Task[None] | None = None
+        self._stream = StepStream(
+            transport, shard, take=self._take, unanswered=self._unanswered, give_up=self._fail
+        )
         self._timer: asyncio.TimerHandle | None = None
-        self._attempt = 0
         self._closed = False
 
     def ticket(self, cursor: Cursor) -> Ticket:
@@ -93,10 +84,18 @@ class Coalescer:
         ticket.timeout = timeout
         ticket.unclaimed = None
         ticket.future = future = self._loop.create_future()
-        if not self._queue:
-            self._loop.call_soon(self._flush)
-        self._queue.append(ticket)
+        if not self._arrived:
+            self._loop.call_soon(self._end_tick)
+        self._arrived.append(ticket)
         return future
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Nobody waits for it any more: an item that has not left stays here."""
+        for tickets in (self._arrived, self._waiting):
+            if ticket in tickets:
+                tickets.remove(ticket)
+                if ticket.is_fresh:
+                    ticket.cursor.open = None
 
     def rejoin(self, ticket: Ticket, timeout: float) -> asyncio.Future[Floats] | None:
         """Wait again for an item that is on its way; None when it is not."""
@@ -110,115 +109,49 @@ class Coalescer:
     def forget(self, handle: int) -> None:
         """A handle was given up: what still comes for it is nobody's."""
         self._flying.pop(handle, None)
+        self._look()
 
     async def close(self) -> None:
         self._closed = True
         self._fail(Cancelled("the client was closed"))
         if self._timer is not None:
             self._timer.cancel()
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.gather(self._runner, return_exceptions=True)
+        await self._stream.close()
 
-    def _flush(self) -> None:
-        queue, self._queue = self._queue, []
-        tickets = [ticket for ticket in queue if not ticket.future.cancelled()]
-        if len(tickets) < len(queue):
-            for ticket in queue:
-                if ticket.future.cancelled() and ticket.is_fresh:
+    def _end_tick(self) -> None:
+        """Let what arrived in this tick leave, or wait."""
+        arrived, self._arrived = self._arrived, []
+        if not arrived:
+            return
+        now = self._loop.time()
+        for ticket in arrived:
+            ticket.deadline = now + ticket.timeout
+        self._watch(now + min([ticket.timeout for ticket in arrived]))
+        self._waiting += arrived
+        self._look()
+
+    def _look(self) -> None:
+        if self._waiting and len(self._waiting) >= len(self._flying):
+            self._depart()
+
+    def _depart(self) -> None:
+        """Send what waits, but for those that nobody wants any more."""
+        waiting, self._waiting = self._waiting, []
+        tickets = [ticket for ticket in waiting if not ticket.future.done()]
+        if len(tickets) < len(waiting):
+            for ticket in waiting:
+                if ticket.future.done() and ticket.is_fresh:
                     ticket.cursor.open = None  # it never left
         if not tickets:
             return
-        now = self._loop.time()
-        flying = self._flying
         for ticket in tickets:
-            ticket.deadline = now + ticket.timeout
-            flying[ticket.cursor.handle] = ticket
-        self._watch(now + min([ticket.timeout for ticket in tickets]))
-        self._pack(tickets)
-        if self._runner is None:
-            self._runner = self._loop.create_task(self._run())
+            self._flying[ticket.cursor.handle] = ticket
+        self._stream.send(pack(tickets))
 
-    def _pack(self, tickets: Iterable[Ticket]) -> None:
-        """Put items into messages: one for all that are of one width and mode."""
-        groups: dict[tuple[int, int], tuple[list[Cursor], list[Item]]] = {}
-        for ticket in tickets:
-            cursor = ticket.cursor
-            item = cursor.open
-            assert item is not None
-            key = (item.width, item.mode)
-            group = groups.get(key)
-            if group is None:
-                group = groups[key] = ([], [])
-            group[0].append(cursor)
-            group[1].append(item)
-        for cursors, items in groups.values():
-            for cut in split(items):
-                message = pb.StreamStepsRequest()
-                fill(message.step, cursors[cut], items[cut])
-                self._outbox.append(message)
-        self._outbox_filled.set()
-
-    async def _run(self) -> None:
-        """Keep a stream while something is on its way; send again what a broken one lost."""
-        try:
-            while True:
-                try:
-                    await self._converse()
-                    error: CarouselError = ServerUnreachable("the server ended the stream of steps")
-                    again = True
-                except grpc.RpcError as failure:
-                    error = translate(failure)
-                    error.__cause__ = failure
-                    again = failure.code() in RESENT and not is_refusal(failure)
-                except Exception as failure:
-                    # A message that makes no sense: nobody must wait for the rest of it.
-                    error = InternalError(f"the stream of steps could not be read: {failure}")
-                    error.__cause__ = failure
-                    again = False
-                self._transport.link.saw(error)
-                if not self._flying:
-                    return
-                self._attempt += 1
-                if not again or self._attempt >= ATTEMPTS:
-                    self._attempt = 0
-                    self._fail(error)
-                    return
-                wait = delay(self._attempt)
-                self._transport.link.tell(
-                    Event("retry", attempt=self._attempt, delay=wait, error=error)
-                )
-                await asyncio.sleep(wait)
-                self._outbox.clear()
-                self._pack(self._flying.values())
-        finally:
-            self._outbox.clear()
-            self._runner = None
-
-    async def _converse(self) -> None:
-        """One stream, from its opening to its end."""
-        method = self._transport.method("stream_stream", STREAM, pb.StreamStepsResponse)
-        call = method(metadata=((SHARD_HEADER, str(self._shard)),))
-        writer = asyncio.create_task(self._write(call))
-        try:
-            while (response := await call.read()) is not grpc.aio.EOF:
-                self._take(response.step)
-        finally:
-            call.cancel()
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)  # the reader knows better
-
-    async def _write(self, call: Any) -> None:
-        while True:
-            while self._outbox:
-                await call.write(self._outbox.popleft())
-            self._outbox_filled.clear()
-            await self._outbox_filled.wait()
+    def _unanswered(self) -> list[pb.StreamStepsRequest]:
+        return pack(self._flying.values())
 
     def _take(self, response: pb.StepResponse) -> None:
-        self._attempt = 0
-        if not self._transport.link.up:
-            self._transport.link.answered()
         if response.errors or response.lengths or response.durable_indexes:
             self._take_each(response)
             return
@@ -241,6 +174,7 @@ class Coalescer:
                 ticket.unclaimed = shaped(item, row.copy())
             else:
                 future.set_result(row.copy())  # a view would keep everybody's rows alive
+        self._look()
 
     def _take_each(self, response: pb.StepResponse) -> None:
         for place, outcome in enumerate(outcomes(response)):
@@ -255,19 +189,18 @@ class Coalescer:
                 ticket.cursor.succeed(item)
                 update(ticket.cursor, response, place)
                 ticket.give(shaped(item, outcome))
+        self._look()
 
     def _fail(self, error: CarouselError) -> None:
         """Give up on everything; what was sent stays open in its cursor."""
-        queue, self._queue = self._queue, []
-        for ticket in queue:
+        unsent = self._arrived + self._waiting
+        sent = list(self._flying.values())
+        self._arrived, self._waiting = [], []
+        self._flying.clear()
+        for ticket in unsent:
             if ticket.is_fresh:
                 ticket.cursor.open = None
-        flying, self._flying = self._flying, {}
-        refused = is_refusal(error)
-        for ticket in flying.values():
-            if refused:
-                ticket.cursor.fail(error)
-        for ticket in (*queue, *flying.values()):
+        for ticket in (*unsent, *sent):
             if not ticket.future.done():
                 ticket.future.set_exception(error)
 
@@ -283,15 +216,38 @@ class Coalescer:
         """Let those go whose deadline passed; their items stay on their way."""
         self._timer = None
         now = self._loop.time()
-        waiting = []
-        for ticket in self._flying.values():
+        deadlines = []
+        for ticket in (*self._waiting, *self._flying.values()):
             if ticket.future.done():
                 continue
-            if ticket.deadline <= now:
-                cursor = ticket.cursor
-                message = f"step {cursor.index} of {cursor.name} was not answered in time"
-                ticket.future.set_exception(DeadlineExceeded(message))
-            else:
-                waiting.append(ticket.deadline)
-        if waiting:
-            self._watch(min(waiting))
+            if ticket.deadline > now:
+                deadlines.append(ticket.deadline)
+                continue
+            cursor = ticket.cursor
+            message = f"step {cursor.index} of {cursor.name} was not answered in time"
+            ticket.future.set_exception(DeadlineExceeded(message))
+            self.withdraw(ticket)
+        if deadlines:
+            self._watch(min(deadlines))
+
+
+def pack(tickets: Iterable[Ticket]) -> list[pb.StreamStepsRequest]:
+    """Items as messages: one for all that are of one width and mode."""
+    messages: list[pb.StreamStepsRequest] = []
+    groups: dict[tuple[int, int], tuple[list[Cursor], list[Item]]] = {}
+    for ticket in tickets:
+        cursor = ticket.cursor
+        item = cursor.open
+        assert item is not None
+        key = (item.width, item.mode)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = ([], [])
+        group[0].append(cursor)
+        group[1].append(item)
+    for cursors, items in groups.values():
+        for cut in split(items):
+            message = pb.StreamStepsRequest()
+            fill(message.step, cursors[cut], items[cut])
+            messages.append(message)
+    return messages

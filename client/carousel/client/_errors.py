@@ -60,12 +60,27 @@ def translate(error: grpc.RpcError) -> CarouselError:
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Whether the server itself refused, so that nothing was committed; else nobody knows."""
+    """Whether the server itself refused the call at the door, so that nothing was committed.
+
+    Of all other failures nobody knows, and sending the same steps again is always safe.
+    """
     if isinstance(error, CarouselError):
         error = error.__cause__
-    if not isinstance(error, grpc.RpcError) or error.code() is grpc.StatusCode.INTERNAL:
+    if not isinstance(error, grpc.RpcError) or error.code() not in _REFUSALS:
         return False
     return _status(error) is not None
+
+
+_REFUSALS = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+    }
+)
 
 
 def _status(error: grpc.RpcError) -> status_pb2.Status | None:
