@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 import numpy as np
@@ -29,7 +30,7 @@ class Wire:
         self.inference = inference_service_pb2_grpc.InferenceServiceStub(channel)
 
     def create(self, model: str = "models/tiny", **fields: object) -> session_pb2.Session:
-        request = session_service_pb2.CreateSessionRequest(model=model, **fields)
+        request = session_service_pb2.CreateSessionRequest(model=model, **fields)  # type: ignore[arg-type]
         return self.sessions.CreateSession(request)
 
     def step(
@@ -46,14 +47,14 @@ class Wire:
                 step_indexes=indexes,
                 lengths=lengths,
                 inputs=tensors.encode(inputs),
-                output_mode=mode,
+                output_mode=mode,  # type: ignore[arg-type]
             ),
             timeout=30,
         )
 
     def outputs(self, *args: object, **fields: object) -> Floats:
         """Step and expect no error: [rows, O]."""
-        response = self.step(*args, **fields)
+        response = self.step(*args, **fields)  # type: ignore[arg-type]
         assert not response.errors, response.errors
         return tensors.decode(response.outputs)
 
@@ -61,6 +62,7 @@ class Wire:
 def error_of(failure: grpc.RpcError) -> errors.CarouselError:
     """The catalogue's error in a failed call."""
     assert isinstance(failure, grpc.Call)
-    details = dict(failure.trailing_metadata() or ()).get("grpc-status-details-bin")
+    metadata: Any = failure.trailing_metadata()
+    details = dict(metadata or ()).get("grpc-status-details-bin")
     assert isinstance(details, bytes), failure
     return errors.from_status(status_pb2.Status.FromString(details))
