@@ -150,14 +150,15 @@ class AsyncSessions:
 
         Sessions fail alone. When some do, StepErrors is raised, which has the others' outputs;
         with `return_errors` the outputs, NaN where a session failed, come with a dict of errors
-        by place. Sessions of several models travel as one message each.
+        by place. Sessions of several model versions travel as one message each; rows of a
+        narrower one end in NaN.
         """
         batch = Batch(sessions, xs)
         held = sorted(sessions, key=lambda one: one.name)  # in one order: no deadlock
         turns = [session._turn for session in held]
         async with Turns(turns):
             for session in held:
-                if session.unsettled or session._generation is not None:
+                if session._is_unready:
                     await session._ready(timeout)
             for part in batch.parts():
                 try:

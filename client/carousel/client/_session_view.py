@@ -63,6 +63,11 @@ class SessionView:
         """The last description; `refresh` asks for a new one."""
         return self._info
 
+    @property
+    def _is_unready(self) -> bool:
+        """Whether something must be brought to its end before the next use."""
+        return self._cursor.open is not None or self._generation is not None
+
     def _renew(self, made: session_pb2.Session) -> None:
         self._cursor.renew(made)
         self._info = session_info(made)

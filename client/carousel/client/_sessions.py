@@ -139,7 +139,8 @@ class Sessions:
 
         Sessions fail alone. When some do, StepErrors is raised, which has the others' outputs;
         with `return_errors` the outputs, NaN where a session failed, come with a dict of errors
-        by place. Sessions of several models travel as one message each.
+        by place. Sessions of several model versions travel as one message each; rows of a
+        narrower one end in NaN.
         """
         batch = Batch(sessions, xs)
         held = sorted(sessions, key=lambda one: one.name)  # in one order: no deadlock
@@ -147,7 +148,8 @@ class Sessions:
             session._lock.acquire()
         try:
             for session in held:
-                session._ready(timeout)
+                if session._is_unready:
+                    session._ready(timeout)
             for part in batch.parts():
                 try:
                     response = self._transport.step(part.request, shard=part.shard, timeout=timeout)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carousel.client._columns import fill, outcomes, split, update
+from carousel.client._columns import expiry, fill, outcomes, outputs_of, split, update
 from carousel.client._cursor import ALL, Cursor, Item
 from carousel.client._errors import is_refusal
 from carousel.client._inputs import Floats, Input, chunk_input
@@ -45,7 +45,7 @@ class Batch:
             Item(width, 1, data[begin : begin + size], ALL, False)
             for begin in range(0, len(data), size or 1)
         ]
-        self._rows: dict[int, Floats] = {}
+        self._blocks: list[tuple[list[int], Floats]] = []  # places, and their rows
         self._errors: dict[int, CarouselError] = {}
 
     def parts(self) -> Iterator[Part]:
@@ -63,9 +63,20 @@ class Batch:
                 yield Part(places, shard, request)
 
     def take(self, part: Part, response: pb.StepResponse) -> None:
-        for number, (place, outcome) in enumerate(
-            zip(part.places, outcomes(response), strict=True)
-        ):
+        if response.errors or response.durable_indexes:
+            self._take_each(part, response)
+            return
+        self._blocks.append((part.places, outputs_of(response)))
+        expires = expiry(response)
+        for place in part.places:
+            cursor = self._cursors[place]
+            cursor.index += 1
+            cursor.open = None
+            cursor.expires = expires
+
+    def _take_each(self, part: Part, response: pb.StepResponse) -> None:
+        found = zip(part.places, outcomes(response), strict=True)
+        for number, (place, outcome) in enumerate(found):
             cursor = self._cursors[place]
             if isinstance(outcome, CarouselError):
                 cursor.fail(outcome)
@@ -73,7 +84,7 @@ class Batch:
             else:
                 cursor.succeed(self._items[place])
                 update(cursor, response, number)
-                self._rows[place] = outcome[0]
+                self._blocks.append(([place], outcome))
 
     def fail(self, part: Part, error: CarouselError) -> None:
         """A whole message failed."""
@@ -85,12 +96,12 @@ class Batch:
     def result(self, *, return_errors: bool) -> Floats | tuple[Floats, dict[int, CarouselError]]:
         """[N, O], with the errors or raising them. What failed as one is raised as one."""
         errors = list(self._errors.values())
-        if errors and not self._rows and all(error is errors[0] for error in errors):
+        if errors and not self._blocks and all(error is errors[0] for error in errors):
             raise errors[0]
-        size = next((len(row) for row in self._rows.values()), 0)
+        size = max((rows.shape[1] for _, rows in self._blocks), default=0)
         outputs = np.full((len(self._items), size), np.nan, np.float32)
-        if self._rows:
-            outputs[list(self._rows)] = list(self._rows.values())
+        for places, rows in self._blocks:
+            outputs[places, : rows.shape[1]] = rows
         if return_errors:
             return outputs, self._errors
         if errors:
