@@ -9,6 +9,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ PROMPTS = {
 TOKENS = 260
 FORKS = 3
 FORK_TOKENS = 160
+ENDING = 40
 
 
 def register(app: typer.Typer) -> None:
@@ -51,48 +53,54 @@ def demo() -> None:
 def _play(stage: Stage) -> None:
     stage.title("1. A server")
     with ServerProcess() as server:
+        with stage.waiting("carousel serve is starting"):
+            server.start()
         stage.say(
             f"carousel serve listens on {server.target} as process {server.pid}, "
             f"ready after {server.seconds:.1f} s"
         )
         with connection.connect(target=server.target) as client:
             before = client.statistics()
-            _two_clients(stage, server.target)
-            _fork(stage, client)
+            said = _two_clients(stage, server.target)
+            _fork(stage, client, said)
             _forecast(stage, client)
             stage.title("5. What the server counted")
-            stage.show(demo_metrics.moved(before, client.statistics()))
+            after = client.statistics()
+            stage.show(demo_metrics.moved(before, after))
+            stage.say(demo_metrics.turns(after))
         stage.title("6. The end")
         code, seconds = server.stop()
         stage.say(f"SIGTERM: the server drained and left with exit code {code} in {seconds:.1f} s")
 
 
-def _two_clients(stage: Stage, target: str) -> None:
+def _two_clients(stage: Stage, target: str) -> str:
+    """What alice said."""
     stage.title("2. Two client processes, each with a session of its own")
-    clients = [
-        Generating(target, TEXT, prompt, session=name, tokens=TOKENS, seed=seed)
-        for seed, (name, prompt) in enumerate(PROMPTS.items(), start=1)
-    ]
-    try:
+    with ExitStack() as running:
+        clients = [
+            running.enter_context(
+                Generating(target, TEXT, prompt, session=name, tokens=TOKENS, seed=seed)
+            )
+            for seed, (name, prompt) in enumerate(PROMPTS.items(), start=1)
+        ]
         titles = [f"{name}, process {c.pid}" for name, c in zip(PROMPTS, clients, strict=True)]
         for client in clients:
             stage.command(shlex.join(client.words))
-        with stage.panes(titles, prompts=list(PROMPTS.values())) as panes:
+        with stage.panes(titles, list(PROMPTS.values()), tokens=TOKENS) as panes:
             _fill(panes, clients)
         for client in clients:
             client.check()
-    finally:
-        for client in clients:
-            client.end()
+        return PROMPTS["alice"] + clients[0].text
 
 
-def _fork(stage: Stage, client: Client) -> None:
+def _fork(stage: Stage, client: Client, said: str) -> None:
     stage.title("3. The clients are gone, their sessions are not: alice goes on three ways")
     with client.attach("alice") as alice:
         forks = alice.fork(FORKS)
         stage.command(f"session.fork({FORKS}), then generate with another seed each")
         titles = [f"alice, seed {seed}" for seed in range(1, FORKS + 1)]
-        with stage.panes(titles) as panes:
+        ending = f"...{said[-ENDING:]}"
+        with stage.panes(titles, [ending] * FORKS, tokens=FORK_TOKENS) as panes:
             _fill(panes, [_texts(fork, seed) for seed, fork in enumerate(forks, start=1)])
         for fork in forks:
             fork.close()

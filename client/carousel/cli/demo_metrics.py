@@ -40,14 +40,23 @@ def moved(before: Statistics, after: Statistics) -> RenderableType:
     )
 
 
+def turns(after: Statistics) -> str:
+    """How the steps rode."""
+    number = after.value("carousel_turn_batch_size_count")
+    rides = after.value("carousel_turn_batch_size_sum")
+    steps = after.value("carousel_steps_total")
+    return (
+        f"{count(steps)} steps took {count(number)} turns: {rides / max(number, 1):.1f} sessions "
+        "rode together in each, on average"
+    )
+
+
 def _counters(one: Statistics) -> dict[Key, float]:
-    """Sums over all labels but the model: counters, and how often histograms were told."""
+    """Sums over all labels but the model."""
     sums: dict[Key, float] = {}
     for family in one.families:
-        if not family.name.startswith("carousel_"):
-            continue
         for sample in family.samples:
-            if sample.name.endswith(("_total", "_count")):
+            if sample.name.startswith("carousel_") and sample.name.endswith("_total"):
                 key = (sample.name, sample.labels.get("model", ""))
                 sums[key] = sums.get(key, 0.0) + sample.value
     return sums

@@ -42,6 +42,15 @@ class Stage:
         self._console.print()
         self._console.print(Text(text, style="bold"), soft_wrap=True)
 
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Something that turns, on a terminal."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with self._console.status(text):
+            yield
+
     def say(self, text: str) -> None:
         from rich.text import Text
 
@@ -58,9 +67,10 @@ class Stage:
         self._console.print(Padding(table, (0, 0, 0, 3), expand=False))
 
     @contextmanager
-    def panes(self, titles: Sequence[str], *, prompts: Sequence[str] = ()) -> Iterator[Panes]:
+    def panes(
+        self, titles: Sequence[str], prompts: Sequence[str], *, tokens: int
+    ) -> Iterator[Panes]:
         """Panes for this block; `prompts` stand in them from the beginning."""
-        prompts = prompts or [""] * len(titles)
         if not self._console.is_terminal:
             lines = LabelledLines(titles, prompts)
             yield lines
@@ -68,9 +78,8 @@ class Stage:
             return
         from rich.live import Live
 
-        frame = 1 / FRAMES_PER_SECOND
         with Live(console=self._console, auto_refresh=False, transient=False) as live:
-            side_by_side = SideBySide(self._console, live, titles, prompts, frame)
+            side_by_side = SideBySide(self._console, live, titles, prompts, tokens)
             yield side_by_side
             side_by_side.draw()
 
@@ -84,20 +93,23 @@ class SideBySide:
         live: Live,
         titles: Sequence[str],
         prompts: Sequence[str],
-        frame: float,
+        tokens: int,
     ) -> None:
         from rich.text import Text
 
-        self._out, self._live, self._titles, self._frame = out, live, titles, frame
+        self._out, self._live, self._titles = out, live, titles
         self._texts = [Text(prompt, style="bold") for prompt in prompts]
         self._drawn = 0.0
-        self._height = min(12, max(4, out.height - 6))
+        self._width = out.width // len(titles) - 4
+        # Room for a character a token, and for lines that end early.
+        wanted = (len(prompts[0]) + tokens) // self._width + 5
+        self._height = max(3, min(wanted, out.height - 6))
         self.draw()
 
     def add(self, place: int, text: str) -> None:
         self._texts[place].append(harmless(text), style="not bold")
         time.sleep(TOKEN_SECONDS)
-        if time.monotonic() - self._drawn >= self._frame:
+        if time.monotonic() - self._drawn >= 1 / FRAMES_PER_SECOND:
             self.draw()
 
     def draw(self) -> None:
@@ -120,8 +132,7 @@ class SideBySide:
         """Its last lines, as many as the pane is high."""
         from rich.text import Text
 
-        width = self._out.width // len(self._texts) - 4
-        lines = text.wrap(self._out, width)[-self._height :]
+        lines = text.wrap(self._out, self._width)[-self._height :]
         lines.extend([Text("")] * (self._height - len(lines)))
         return Text("\n").join(lines)
 

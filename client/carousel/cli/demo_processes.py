@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
+from pathlib import Path
 from typing import Any, Self
 
 COMMAND = (sys.executable, "-m", "carousel.cli")
@@ -56,56 +56,61 @@ def _end(process: subprocess.Popen[str]) -> int:
 
 
 class ServerProcess:
-    """`carousel serve` on a free port, with only the models that come with Carousel."""
+    """`carousel serve` on a free port, with only the models that come with Carousel.
+
+    Leaving the `with` block ends it, whatever happened.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
-        begin = time.monotonic()
         self._folder = tempfile.TemporaryDirectory(prefix="carousel-demo-")
-        self._log = tempfile.TemporaryFile("w+")
-        free = ["--port", "0", "--http-port", "0", "--store", self._folder.name]
-        self._process = _start(["serve", "--json", *free], stderr=self._log)
-        try:
-            self.target = self._wait_until_ready()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+        self._log = Path(self._folder.name) / "log"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+    def start(self) -> None:
+        """Returns when it is ready. Raises CannotStart."""
+        begin = time.monotonic()
+        store = Path(self._folder.name) / "models"
+        free = ["--port", "0", "--http-port", "0", "--store", str(store)]
+        with self._log.open("w") as log:
+            self._process = _start(["serve", "--json", *free], stderr=log)
+        self.target = self._wait_until_ready(self._process)
         self.pid = self._process.pid
         self.seconds = time.monotonic() - begin
-        return self
 
     def stop(self) -> tuple[int, float]:
         """Its exit code, and how long it took."""
         begin = time.monotonic()
-        return _end(self._process), time.monotonic() - begin
+        code = 0 if self._process is None else _end(self._process)
+        return code, time.monotonic() - begin
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        _end(self._process)
-        self._log.close()
-        self._folder.cleanup()
-
-    def _wait_until_ready(self) -> str:
+    def _wait_until_ready(self, process: subprocess.Popen[str]) -> str:
         """Where it listens: the line that it prints when it is ready."""
-        assert self._process.stdout is not None
-        too_late = threading.Timer(START_SECONDS, self._process.kill)
+        assert process.stdout is not None
+        too_late = threading.Timer(START_SECONDS, process.kill)
         too_late.start()
         try:
-            line = self._process.stdout.readline()
+            line = process.stdout.readline()
         finally:
             too_late.cancel()
         if line:
             return str(json.loads(line)["target"])
-        self._process.wait(END_SECONDS)
-        self._log.seek(0)
-        raise CannotStart(f"the server of the demo did not start:\n{self._log.read().strip()}")
+        process.wait(END_SECONDS)
+        said = self._log.read_text().strip()
+        raise CannotStart(f"the server of the demo did not start:\n{said}")
 
 
 class Generating:
-    """`carousel generate` in a process of its own; iterating gives the texts as they come."""
+    """`carousel generate` in a process of its own; iterating gives the texts as they come.
+
+    Leaving the `with` block ends it.
+    """
 
     def __init__(
         self, target: str, model: str, prompt: str, *, session: str, tokens: int, seed: int
@@ -115,11 +120,14 @@ class Generating:
         self.words = ["carousel", *arguments]
         self._process = _start([*arguments, "--json"], stderr=subprocess.PIPE)
         self.pid = self._process.pid
+        self.text = ""
 
     def __iter__(self) -> Iterator[str]:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            yield json.loads(line)["text"]
+            text = str(json.loads(line)["text"])
+            self.text += text
+            yield text
 
     def check(self) -> None:
         """Raises CannotStart when it did not end well."""
@@ -128,7 +136,10 @@ class Generating:
         if self._process.wait(END_SECONDS):
             raise CannotStart(f"{shlex.join(self.words)} failed:\n{said}")
 
-    def end(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         _end(self._process)
         if self._process.stderr is not None:
             self._process.stderr.close()

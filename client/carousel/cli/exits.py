@@ -17,12 +17,14 @@ EPILOG = (
     "Exit codes: 0 done; 1 the request failed; 2 wrong usage; 3 the server can't be reached; "
     "4 the server can't start; 130 interrupted."
 )
+_HINT = "carousel serve starts a server here; --target or CAROUSEL_TARGET names another"
 
 
 def fail(error: CarouselError, *, as_json: bool) -> NoReturn:
     """Leave over an error of the catalogue."""
     from carousel.errors import ServerUnreachable
 
+    unreachable = isinstance(error, ServerUnreachable)
     if as_json:
         _write_json(
             {
@@ -36,7 +38,9 @@ def fail(error: CarouselError, *, as_json: bool) -> NoReturn:
         )
     else:
         _write(str(error))
-    raise typer.Exit(UNREACHABLE if isinstance(error, ServerUnreachable) else FAILED)
+        if unreachable:
+            print(_HINT, file=sys.stderr)
+    raise typer.Exit(UNREACHABLE if unreachable else FAILED)
 
 
 def leave(code: int, message: str, *, as_json: bool = False) -> NoReturn:

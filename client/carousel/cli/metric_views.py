@@ -79,7 +79,7 @@ def _histograms(family: MetricFamily) -> dict[tuple[tuple[str, str], ...], _Hist
     """By the labels without `le`."""
     found: dict[tuple[tuple[str, str], ...], _Histogram] = {}
     for sample in family.samples:
-        labels = tuple((k, v) for k, v in sample.labels.items() if k != "le")
+        labels = tuple(sorted((k, v) for k, v in sample.labels.items() if k != "le"))
         one = found.setdefault(labels, _Histogram())
         match sample.name.removeprefix(f"{family.name}_"):
             case "bucket":

@@ -61,12 +61,13 @@ def register(app: typer.Typer) -> None:
 def serve(
     *, config: Path | None, show_settings: bool, as_json: bool, flags: dict[str, Any]
 ) -> None:
-    _keep_threads_from_spinning()
+    prepare_threads()
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a port in use is told below, in one line
     settings = _read(config, {k: v for k, v in flags.items() if v not in (None, [])})
     if show_settings:
         print(settings.model_dump_json(indent=2))
         return
-    os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))
+    prepare_threads(settings.threads)
     from carousel.server.app import StartError
 
     try:
@@ -75,26 +76,32 @@ def serve(
         exits.leave(exits.CANNOT_START, str(error), as_json=as_json)
 
 
-def _keep_threads_from_spinning() -> None:
+def prepare_threads(count: int | None = None) -> None:
     """OpenMP reads these once, when torch is imported.
 
     Two threads that wait actively on a busy machine made a step a hundred times slower.
     """
-    for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("KMP_BLOCKTIME", "0")):
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    if count is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(count))
+
+
+def needs_server(command: str, error: ModuleNotFoundError) -> str:
+    """What to do about a part of the server that is missing."""
+    if (error.name or "").startswith("carousel."):
+        raise error  # all of carousel is always installed: a fault of ours
+    return (
+        f"{command} needs the server extra: pip install 'carousel-rnn[server]' "
+        f"({error.name} is missing)"
+    )
 
 
 def _read(config: Path | None, flags: dict[str, Any]) -> "Settings":
     try:
         from carousel.server.settings import Settings, SettingsError
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("carousel."):
-            raise  # all of carousel is always installed: a fault of ours
-        exits.leave(
-            exits.CANNOT_START,
-            "carousel serve needs the server extra: pip install 'carousel-rnn[server]' "
-            f"({error.name} is missing)",
-        )
+        exits.leave(exits.CANNOT_START, needs_server("carousel serve", error))
     try:
         return Settings.read(config, **flags)
     except SettingsError as error:
