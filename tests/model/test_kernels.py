@@ -1,5 +1,6 @@
 """Every kernel gives the reference's numbers, and no row can be told from its neighbours."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -166,11 +167,9 @@ def test_row_that_is_not_finite_stays_alone_and_shows(
     for before, after in zip(clean, dirty, strict=True):
         for wanted, given in zip(before, after, strict=True):
             assert torch.equal(given[others], wanted[others])
-    with torch.no_grad():
-        references = [network(x[:, :1], rows), network(x, rows, LENGTHS)]
-    for (y, after), (y_wanted, after_wanted) in zip(dirty, references, strict=True):
-        shows = bool(y[2].isfinite().all() and after[2].isfinite().all())
-        assert shows == bool(y_wanted[2].isfinite().all() and after_wanted[2].isfinite().all())
+    if not math.isfinite(bad):  # whether 3e38 overflows depends on the order of a sum
+        for y, new in dirty:
+            assert not (y[2].isfinite().all() and new[2].isfinite().all())
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -147,7 +147,7 @@ def _span(name: str, entry: object, shape: tuple[int, ...]) -> tuple[int, int]:
     if not isinstance(entry, dict):
         raise WeightsError(f"{name} has a header that is not an object")
     dtype, given, span = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise WeightsError(f"{name} must be one of {', '.join(DTYPES)}, got {dtype!r:.40}")
     if given != list(shape):
         raise WeightsError(f"{name} must have shape {list(shape)}, got {given!r:.80}")
