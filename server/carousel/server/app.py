@@ -23,6 +23,7 @@ from carousel.server import logs
 from carousel.server.engine import Engine
 from carousel.server.hall import Hall
 from carousel.server.http import HttpServer
+from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
 from carousel.server.names import ModelRef, model_name
 from carousel.server.registry import Registry
@@ -96,6 +97,7 @@ class Server:
             )
         except ValueError as error:
             raise StartError(str(error)) from error
+        LiveGauges(engine.versions, capacity=settings.max_sessions, registry=self.metrics.registry)
         self.hall = Hall(settings, self.metrics, store, engine, sessions, registry)
         self.metrics.build_info.info(
             {"version": version("carousel-rnn"), "device": registry.device}

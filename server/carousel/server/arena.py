@@ -22,7 +22,6 @@ class Arena:
         self.width = width
         self.limit = limit
         self.device = torch.device(device)
-        self._on_cpu = self.device.type == "cpu"
         self._rows = torch.zeros((min(FIRST_CAPACITY, limit), width), device=self.device)
         self._host = self._view()
         self._free = np.arange(len(self._rows) - 1, -1, -1, dtype=np.int64)
@@ -86,7 +85,7 @@ class Arena:
 
     def _index(self, rows: Ints) -> torch.Tensor:
         index = torch.from_numpy(rows)
-        return index if self._on_cpu else index.to(self.device, non_blocking=True)
+        return index if self._host is not None else index.to(self.device, non_blocking=True)
 
     def _view(self) -> Floats | None:
         """The same memory for numpy, which on a CPU moves rows several times faster than torch.

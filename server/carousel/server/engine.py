@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -165,7 +166,7 @@ class Engine:
         self._answers.extend(refused)
         if not len(riders):
             return
-        version.metrics.running.set(len(riders))
+        version.riding = len(riders)
         slots = plan.slots[riders] if len(riders) < len(plan) else plan.slots
         rows = self.table.row[slots]
         state = version.arena.read(rows)  # [B, width]
@@ -184,14 +185,17 @@ class Engine:
         """One call of the network for everybody: outputs [B, O] or [B, T, O], and new rows."""
         all_ride = len(riders) == len(plan)
         inputs = torch.from_numpy(plan.inputs if all_ride else plan.inputs[riders])
-        inputs = inputs.to(version.arena.device)
+        if not version.on_cpu:
+            inputs = inputs.to(version.arena.device)
         begin = time.monotonic()
         if plan.lengths is None:
             outputs, new = version.kernel.step(inputs, state)
         else:
             lengths = torch.from_numpy(plan.lengths if all_ride else plan.lengths[riders])
             outputs, new = version.kernel.chunk(inputs, lengths, state)
-        return outputs.cpu(), new, time.monotonic() - begin
+        if not version.on_cpu:
+            outputs = outputs.cpu()
+        return outputs, new, time.monotonic() - begin
 
     def _quarantine(
         self,
@@ -277,7 +281,7 @@ class Engine:
         if len(riders) < len(plan):
             bounds = np.searchsorted(riders, bounds)
         items = plan.items[riders] if len(riders) < len(plan) else plan.items
-        some = np.flatnonzero(np.diff(bounds))  # works of which anything rode
+        some = (bounds[1:] > bounds[:-1]).nonzero()[0]  # works of which anything rode
         expire = self.table.expire_time(plan.slots[riders])
         earliest = np.minimum.reduceat(expire, bounds[some]).tolist()
         edges = bounds.tolist()
@@ -308,16 +312,16 @@ class Engine:
         count = len(riders)
         metrics.turn_batch_size.observe(count)
         metrics.turn_duration.observe(now - begin)
-        metrics.waiting.set(len(version.scheduler))
-        metrics.running.set(0)
+        version.riding = 0
         if plan.lengths is not None:
             metrics.steps.inc(int(plan.lengths[riders].sum()))
             return
         metrics.steps.inc(count)
         metrics.step_compute.observe(seconds, count)
-        arrived = np.repeat([work.arrived for work in plan.works], np.diff(plan.bounds))
-        metrics.step_queue.observe_many(begin - arrived)
-        metrics.step_duration.observe_many(now - arrived)
+        arrived = np.array([work.arrived for work in plan.works])
+        items = plan.bounds[1:] - plan.bounds[:-1]
+        metrics.step_queue.observe_many(begin - arrived, items)
+        metrics.step_duration.observe_many(now - arrived, items)
 
     def _deliver(self) -> None:
         """Hand all answers to the event loop in one callback."""
@@ -336,8 +340,7 @@ def finite_rows(outputs: torch.Tensor, new: torch.Tensor) -> torch.Tensor | None
 
     A sum is finite only if all its terms are, and costs a fraction of looking at each.
     """
-    total = float(new.sum()) + float(outputs.sum())
-    if np.isfinite(total):
+    if math.isfinite(new.sum() + outputs.sum()):
         return None
     rows: torch.Tensor = torch.isfinite(new).all(1).cpu()
     return rows & torch.isfinite(outputs).flatten(1).all(1)

@@ -20,7 +20,7 @@ from carousel.errors import (
 from carousel.server.loaded import LoadedVersion
 from carousel.server.scheduler import SESSION_QUEUE, Chunk, Plan
 from carousel.server.table import NO_REPLY, QUARANTINED, SessionTable
-from carousel.server.work import NEVER, Answer, Floats, Ints, Work
+from carousel.server.work import NEVER, Answer, Floats, Handles, Inputs, Ints, Work
 
 NOTHING = np.zeros(0, np.int64)
 RETRY_SECONDS = 0.05
@@ -35,7 +35,7 @@ def admit_together(
     """
     if version.retired or any(work.lengths is not None or work.refusals for work in works):
         return False
-    handles = np.concatenate([work.handles for work in works])
+    handles, indexes, inputs = _columns(works)
     slots, good = table.slots_of(handles)
     room = max_queue - len(version.scheduler)
     fits = (
@@ -52,12 +52,22 @@ def admit_together(
         counts,
         items=np.arange(len(handles)) - np.repeat(np.cumsum(counts) - counts, counts),
         handles=handles,
-        indexes=np.concatenate([work.step_indexes for work in works]),
+        indexes=indexes,
         slots=slots,
         tickets=_draw_tickets(table, slots),
-        inputs=np.concatenate([work.inputs for work in works]),
+        inputs=inputs,
     )
     return True
+
+
+def _columns(works: Sequence[Work]) -> tuple[Handles, Ints, Inputs]:
+    if len(works) == 1:
+        return works[0].handles, works[0].step_indexes, works[0].inputs
+    return (
+        np.concatenate([work.handles for work in works]),
+        np.concatenate([work.step_indexes for work in works]),
+        np.concatenate([work.inputs for work in works]),
+    )
 
 
 def admit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,21 +20,26 @@ SECONDS = (
 class Child:
     """The counts under one set of label values."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_bounds", "bounds", "counts", "total")
 
     def __init__(self, bounds: npt.NDArray[np.float64]) -> None:
         self.bounds = bounds
+        self._bounds = bounds.tolist()
         self.counts = np.zeros(len(bounds) + 1, np.int64)
         self.total = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        self.counts[np.searchsorted(self.bounds, value)] += times
+        self.counts[bisect_left(self._bounds, value)] += times
         self.total += value * times
 
-    def observe_many(self, values: npt.NDArray[np.float64]) -> None:
-        places = np.searchsorted(self.bounds, values)
-        self.counts += np.bincount(places, minlength=len(self.counts))
-        self.total += float(values.sum())
+    def observe_many(self, values: npt.NDArray[np.float64], times: npt.NDArray[np.int64]) -> None:
+        """Each value as often as it came."""
+        if len(values) == 1:
+            self.observe(values.item(), times.item())
+            return
+        places = self.bounds.searchsorted(values)
+        self.counts += np.bincount(places, times, len(self.counts)).astype(np.int64)
+        self.total += float(values @ times)
 
 
 class Histogram(Collector):

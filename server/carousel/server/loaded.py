@@ -38,6 +38,7 @@ class LoadedVersion:
         self.config = network.config
         self.metrics = metrics
         self.device = device
+        self.on_cpu = device == "cpu"
         self.kernel: Kernel = make_kernel(network, device=device, name=settings.kernel)
         self.retired = False  # on its way out: takes nothing more
         self.stepwise = not self.config.bidirectional
@@ -56,6 +57,7 @@ class LoadedVersion:
         )
         self.replies: Floats = np.zeros((self.arena.capacity, self.config.output_size), np.float32)
         self.sessions = 0
+        self.riding = 0  # items in the present turn
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -51,8 +51,6 @@ class Metrics:
         )
         self.turn_batch_size = numbers("turn_batch_size", "Rows in a turn.", COUNTS, *_BY_VERSION)
         self.turn_duration = seconds("turn_duration_seconds", "Time of a turn.", *_BY_VERSION)
-        self.waiting = gauge("requests_waiting", "Items that wait for a turn.", "model")
-        self.running = gauge("requests_running", "Items in the present turn.", "model")
         self.duplicates = counter(
             "step_duplicates", "Steps answered again from memory.", *_BY_MODEL
         )
@@ -66,8 +64,6 @@ class Metrics:
             "deadline_dropped", "Items whose deadline passed first.", "model", "phase"
         )
         # Sessions
-        self.sessions = gauge("sessions", "Live sessions.", *_BY_VERSION)
-        self.session_capacity = gauge("session_capacity", "Sessions that fit in.", *_BY_VERSION)
         self.sessions_created = counter("sessions_created", "Sessions made.", *_BY_MODEL)
         self.sessions_ended = counter("sessions_ended", "Sessions that ended.", "model", "reason")
         self.session_lifetime = numbers(
@@ -75,9 +71,6 @@ class Metrics:
         )
         self.session_steps = numbers(
             "session_steps", "Steps of sessions at their end.", STEPS, *_BY_MODEL
-        )
-        self.state_bytes = gauge(
-            "session_state_bytes", "Bytes of recurrent state.", "model", "tier"
         )
         self.nonfinite = counter(
             "nonfinite_rows", "Rows that became NaN or infinite; not committed.", *_BY_MODEL
@@ -149,21 +142,16 @@ class VersionMetrics:
         self.step_compute = metrics.step_compute.labels(*both)
         self.turn_batch_size = metrics.turn_batch_size.labels(*both)
         self.turn_duration = metrics.turn_duration.labels(*both)
-        self.waiting = metrics.waiting.labels(model)
-        self.running = metrics.running.labels(model)
         self.duplicates = metrics.duplicates.labels(model)
         self.conflicts = metrics.conflicts.labels(model)
         self.deadline_queue = metrics.deadline_dropped.labels(model, "queue")
         self.deadline_compute = metrics.deadline_dropped.labels(model, "compute")
-        self.sessions = metrics.sessions.labels(*both)
-        self.session_capacity = metrics.session_capacity.labels(*both)
         self.created = metrics.sessions_created.labels(model)
         self.ended = {
             reason: metrics.sessions_ended.labels(model, reason) for reason in END_REASONS
         }
         self.session_lifetime = metrics.session_lifetime.labels(model)
         self.session_steps = metrics.session_steps.labels(model)
-        self.state_bytes = metrics.state_bytes.labels(model, "device")
         self.nonfinite = metrics.nonfinite.labels(model)
         self.quarantined = metrics.quarantined.labels(model)
         self.forks = metrics.forks.labels(model)
@@ -185,8 +173,6 @@ class VersionMetrics:
         of_version = self._metrics
         for family in (
             of_version.steps,
-            of_version.sessions,
-            of_version.session_capacity,
             of_version.model_ready,
             of_version.step_duration,
             of_version.step_queue,

@@ -115,14 +115,14 @@ class StepQueue:
     def take(self, serving: Ints, limit: int) -> Plan | None:
         """Up to `limit` items whose turn it is in their sessions, oldest first."""
         items, inputs = self._items[: self._count], self._inputs[: self._count]
-        chosen = np.flatnonzero(serving[items["slot"]] == items["ticket"])[:limit]
+        chosen = (serving[items["slot"]] == items["ticket"]).nonzero()[0][:limit]
         if not len(chosen):
             return None
         taken, inputs_taken = items[chosen], inputs[chosen]
-        stay = np.ones(self._count, np.bool_)
-        stay[chosen] = False
         self._count -= len(chosen)
         if self._count:
+            stay = np.ones(len(items), np.bool_)
+            stay[chosen] = False
             self._items[: self._count] = items[stay]
             self._inputs[: self._count] = inputs[stay]
         works, bounds = self._segments(taken["work"])
@@ -139,10 +139,11 @@ class StepQueue:
 
     def _segments(self, numbers: Ints) -> tuple[list[Work], Ints]:
         """The works of the riders and where each begins and ends."""
-        edges = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1
-        bounds = np.concatenate(([0], edges, [len(numbers)]))
+        edges = (numbers[1:] != numbers[:-1]).nonzero()[0] + 1
+        bounds = np.empty(len(edges) + 2, np.int64)
+        bounds[0], bounds[1:-1], bounds[-1] = 0, edges, len(numbers)
         works = []
-        riders = np.diff(bounds).tolist()
+        riders = (bounds[1:] - bounds[:-1]).tolist()
         for number, count in zip(numbers[bounds[:-1]].tolist(), riders, strict=True):
             works.append(self._works[number])
             self._waiting[number] -= count

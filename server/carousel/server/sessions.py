@@ -211,7 +211,7 @@ class Sessions:
         return self.describe(slot)
 
     def sweep(self, now: float) -> None:
-        """End sessions whose time is up, and bring the gauges up to date."""
+        """End sessions whose time is up."""
         table = self.table
         for slot in table.expired(now).tolist():
             if table.tail[slot] != table.serving[slot] and table.lifetime_end[slot] > now:
@@ -223,14 +223,6 @@ class Sessions:
                 reason = session_pb2.END_REASON_QUARANTINED
             self.end(slot, reason, now)
         table.forget_ended(now)
-        self.measure()
-
-    def measure(self) -> None:
-        for version in self.engine.versions:
-            version.metrics.sessions.set(version.sessions)
-            version.metrics.session_capacity.set(self._settings.max_sessions)
-            version.metrics.state_bytes.set(version.arena.used * version.arena.row_bytes)
-            version.metrics.waiting.set(len(version.scheduler))
 
     def end_all(self, version: LoadedVersion, reason: session_pb2.EndReason.ValueType) -> None:
         for slot in np.flatnonzero(

@@ -54,7 +54,6 @@ class AdminService:
     async def GetStatistics(
         self, request: pb.GetStatisticsRequest, context: Context
     ) -> pb.Statistics:
-        await self._hall.engine.call(self._hall.sessions.measure)
         statistics = pb.Statistics()
         statistics.create_time.FromNanoseconds(time.time_ns())
         for metric in sorted(self._hall.metrics.registry.collect(), key=lambda m: m.name):
