@@ -34,11 +34,13 @@ _INFERENCE, _SESSIONS, _MODELS = (
 )
 
 # gRPC itself retries UNAVAILABLE, but not these: steps are sent again by the client, which knows
-# their outcome better and can tell the hook; a new handle that was given out unseen would fence
-# its own session; an upload has too much to keep.
+# their outcome better and can tell the hook; copies that were made unseen would be in the way of
+# the next try, and a new handle that was given out unseen would fence its own session; an upload
+# has too much to keep.
 _NOT_RETRIED = (
     (_INFERENCE, "Step"),
     (_INFERENCE, "StreamSteps"),
+    (_SESSIONS, "ForkSession"),
     (_SESSIONS, "RewindSession"),
     (_SESSIONS, "ResetSession"),
     (_MODELS, "UploadModelVersion"),

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, Self
 
 from carousel.client import _generation, _session_calls
-from carousel.client._columns import fill, outcomes, update
-from carousel.client._cursor import ALL, Item, shaped
-from carousel.client._errors import is_refusal
+from carousel.client._cursor import ALL, Item
 from carousel.client._events import Event
 from carousel.client._generation import Prompt, Sampling
 from carousel.client._inference_calls import output_mode
 from carousel.client._inputs import Floats, Input, chunk_input, step_input
 from carousel.client._session_values import SessionInfo, Snapshot
-from carousel.client._session_view import SessionView
+from carousel.client._stepping import Stepping
 from carousel.client._times import Seconds
 from carousel.client._token_stream import TokenStream
-from carousel.client._transport import Transport
 from carousel.errors import (
     CarouselError,
-    MessageTooLarge,
     NotFound,
     SessionFenced,
 )
-from carousel.v1 import inference_service_pb2 as pb
-from carousel.v1 import session_pb2
 
 
-class Session(SessionView):
+class Session(Stepping):
     """One stream of steps with its own recurrent state, pinned to a model version.
 
     Leaving its `with` block ends the session on the server. Threads may share it: their steps
@@ -41,11 +34,6 @@ class Session(SessionView):
     `settle` sends the same step under the same index again and gives its output, and so does the
     next use of the session. Calling `step` again instead would feed the input a second time.
     """
-
-    def __init__(self, transport: Transport, made: session_pb2.Session) -> None:
-        super().__init__(made)
-        self._transport = transport
-        self._lock = threading.RLock()
 
     def step(self, x: Input, *, timeout: float | None = None) -> Floats:
         """Take one step: x is [D] features or a token; gives [O] float32.
@@ -199,54 +187,3 @@ class Session(SessionView):
         except (CarouselError, RuntimeError):
             if error is None:
                 raise
-
-    def _take(self, item: Item, timeout: float | None) -> Floats:
-        with self._lock:
-            self._ready(timeout)
-            return self._send(item, timeout)
-
-    def _send(self, item: Item, timeout: float | None) -> Floats:
-        """Send an item; it is open from here until its outcome is known."""
-        cursor = self._cursor
-        cursor.open = item
-        request = pb.StepRequest()
-        fill(request, [cursor], [item])
-        try:
-            response = self._transport.step(request, shard=cursor.shard, timeout=timeout)
-        except MessageTooLarge:
-            # Whichever way it was too large, sending it again won't help; the server knows.
-            cursor.learn(self._transport.call(_session_calls.get(self.name), timeout))
-            raise
-        except CarouselError as error:
-            if is_refusal(error):
-                cursor.fail(error)
-            raise
-        outcome = outcomes(response)[0]
-        if isinstance(outcome, CarouselError):
-            cursor.fail(outcome)
-            raise outcome
-        cursor.succeed(item)
-        update(cursor, response, 0)
-        return shaped(item, outcome)
-
-    def _ready(self, timeout: float | None) -> None:
-        """Bring what is unfinished to its end, so that the step index is known."""
-        if self._generation is not None:
-            self._stop_generation()
-            if self._generation.index_known:
-                self._generation = None
-            else:
-                # A new incarnation: nothing of the cut generation can be committed after it.
-                call = _session_calls.rewind(self.name, self.handle, steps=0)
-                self._renew(self._transport.call(call, timeout))
-        item = self._cursor.open
-        if item is not None:
-            try:
-                self._send(item, timeout)
-            except CarouselError:
-                if self._cursor.open is not None:
-                    raise
-
-    def _stop_generation(self) -> None:
-        if self._generation is not None:
-            self._generation.cancel(why="the generation was cut short: its session was used")
