@@ -44,7 +44,8 @@ class AsyncSession(AsyncStepping):
     async def step(self, x: Input, *, timeout: float | None = None) -> Floats:
         """Take one step: x is [D] features or a token; gives [O] float32.
 
-        As `Session.step`, and coalesced with the steps that other tasks await.
+        As `Session.step`, and coalesced with the steps that other tasks await. The deadline begins
+        when the session's earlier steps are done.
         """
         width, data = step_input(x)
         turn, cursor, ticket = self._turn, self._cursor, self._ticket
