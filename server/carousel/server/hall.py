@@ -32,11 +32,14 @@ class Hall:
 
     def version_of(self, handles: Handles) -> LoadedVersion | None:
         """The version of the first session that is live; None when none is."""
-        slots, good = self.engine.table.slots_of(handles)
-        if not good.any():
-            return None
-        first = int(slots[int(np.argmax(good))])
-        return self.registry.by_ordinal(int(self.engine.table.version[first]))
+        table = self.engine.table
+        first = table.slot_of(int(handles[0]))  # nearly always live: the others need no look
+        if first is None:
+            slots, good = table.slots_of(handles)
+            if not good.any():
+                return None
+            first = int(slots[int(np.argmax(good))])
+        return self.registry.by_ordinal(int(table.version[first]))
 
     def refuse_when_draining(self) -> None:
         if self.draining:

@@ -30,18 +30,23 @@ Deliver = Callable[[Answer], None]
 
 def handles_of(request: pb.StepRequest) -> Handles:
     """The message's handles. Raises InvalidField when the columns do not fit together."""
-    count = len(request.handles)
+    handles = request.handles
+    count = len(handles)
     if not 1 <= count <= MAX_ITEMS:
         raise InvalidField(
             f"handles must have 1 to {MAX_ITEMS} entries, got {count}", field="handles"
         )
-    for name in ("step_indexes", "lengths", "durable_indexes"):
-        given = len(getattr(request, name))
+    for name, column in (
+        ("step_indexes", request.step_indexes),
+        ("lengths", request.lengths),
+        ("durable_indexes", request.durable_indexes),
+    ):
+        given = len(column)
         if given != count and (given or name == "step_indexes"):
             raise InvalidField(
                 f"{name} must have as many entries as handles, {count}, got {given}", field=name
             )
-    return np.array(request.handles, np.uint64)
+    return np.array(handles, np.uint64)
 
 
 def decode(
@@ -69,7 +74,7 @@ def decode(
         refusals += _lost(request.durable_indexes)
     return Work(
         handles,
-        np.array(request.step_indexes, np.uint64).astype(np.int64),
+        np.array(request.step_indexes, np.uint64).view(np.int64),
         inputs,
         deliver,
         lengths=lengths,
@@ -99,6 +104,8 @@ def read_inputs(tensor: tensor_pb2.Tensor, version: LoadedVersion, steps: int) -
         )
     if takes_tokens:
         return array.astype(np.int64, copy=False)
+    if array.dtype == np.float32:
+        return array
     with np.errstate(over="ignore"):  # a float64 that does not fit becomes infinite: refused next
         return array.astype(np.float32, copy=False)
 

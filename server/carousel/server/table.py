@@ -160,6 +160,12 @@ class SessionTable:
     def ended(self, session_id: str) -> Ended | None:
         return self._ended.get(session_id)
 
+    def slot_of(self, handle: int) -> int | None:
+        """The slot that a handle names, if the handle is current."""
+        slot = handle & SLOT_MASK
+        live = handle != 0 and slot < len(self.handle) and int(self.handle[slot]) == handle
+        return slot if live else None
+
     def slots_of(self, handles: Handles) -> tuple[Ints, npt.NDArray[np.bool_]]:
         """The slot that each handle names, and whether the handle is current."""
         slots = (handles & np.uint64(SLOT_MASK)).astype(np.int64)
