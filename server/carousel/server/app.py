@@ -58,6 +58,8 @@ SERVICES = {
 # few milliseconds; with the default of 5 ms a busy event loop would stretch its turns.
 SWITCH_SECONDS = 0.0005
 
+LINGER_SECONDS = 0.25
+
 
 class StartError(Exception):
     """The server can't start; the message says why."""
@@ -147,7 +149,10 @@ class Server:
         self._ready = False
         await self._health.enter_graceful_shutdown()
         self._inference.drain()
-        await self._grpc.stop(seconds)  # refuses new calls; those that run are finished
+        # A call that is on the wire at the moment of the stop is cut off without a reason; for a
+        # moment, callers are still told that the server is going.
+        await asyncio.sleep(min(LINGER_SECONDS, seconds))
+        await self._grpc.stop(seconds)  # those that run are finished
         for loaded in self.hall.engine.versions:
             await self.hall.engine.call(
                 self.hall.sessions.end_all, loaded, session_pb2.END_REASON_DRAINED
@@ -166,7 +171,8 @@ class Server:
             )
         )
         self._add_services()
-        address = f"{settings.host}:{settings.port}"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"{host}:{settings.port}"
         try:
             self.port = self._grpc.add_insecure_port(address)
         except RuntimeError:

@@ -135,8 +135,8 @@ def _version(hall: Hall, request: pb.GenerateRequest) -> LoadedVersion:
     kind = request.WhichOneof("source")
     if kind is None:
         raise InvalidField("handle or model must be set", field="source")
+    hall.refuse_when_draining()
     if kind == "model":
-        hall.refuse_when_draining()
         version = hall.registry.resolve(request.model)
     else:
         found = hall.version_of(np.array([request.handle], np.uint64))

@@ -124,6 +124,7 @@ class InferenceService:
             stream.drain()
 
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
+        self._hall.refuse_when_draining()
         reply = Reply()
         found = self._decode(request, reply.deliver, deadline_of(context))
         if isinstance(found, pb.StepResponse):
@@ -196,6 +197,7 @@ class InferenceService:
         return version, work
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
+        self._hall.refuse_when_draining()
         return await self._sequences.predict(request)
 
     async def Trace(self, request: pb.TraceRequest, context: Context) -> pb.TraceResponse:
