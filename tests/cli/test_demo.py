@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
 import time
 
-from .conftest import Command
+import pytest
+
+from .conftest import COMMAND, Command, environment
 
 
 def test_the_demo_tells_the_whole_story_in_half_a_minute(carousel: Command) -> None:
@@ -28,3 +33,20 @@ def test_the_demo_tells_the_whole_story_in_half_a_minute(carousel: Command) -> N
         r"drained and left with exit code 0",
     ):
         assert re.search(sign, done.out), sign
+
+
+def test_a_demo_that_is_ended_early_leaves_no_process_behind(carousel: Command) -> None:
+    demo = subprocess.Popen(
+        [*COMMAND, "demo"], stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    try:
+        assert demo.stdout is not None
+        server = next(m for line in demo.stdout if (m := re.search(r"as process (\d+)", line)))
+        demo.send_signal(signal.SIGTERM)
+        assert demo.wait(20) == 128 + signal.SIGTERM
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(server[1]), 0)
+        demo.stdout.close()
+    finally:
+        demo.kill()
+        demo.wait()

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from carousel.cli import connection, demo_metrics, exits
-from carousel.cli.demo_months import FIRST_SHOWN, MONTHS
+from carousel.cli import connection, demo_tables, exits
+from carousel.cli.demo_months import MONTHS, SHOWN
 from carousel.cli.demo_panes import Panes, Stage
 from carousel.cli.demo_processes import CannotStart, Generating, ServerProcess, stop_on_signals
+from carousel.cli.demo_tables import Month
 
 if TYPE_CHECKING:
     from carousel.client import Client, Session
@@ -28,6 +29,7 @@ PROMPTS = {
     "alice": "In the beginning God created the heaven and the earth. ",
     "bob": "And Moses said unto Pharaoh, Let my people go, ",
 }
+TEMPERATURE = 0.7
 TOKENS = 260
 FORKS = 3
 FORK_TOKENS = 160
@@ -66,8 +68,8 @@ def _play(stage: Stage) -> None:
             _forecast(stage, client)
             stage.title("5. What the server counted")
             after = client.statistics()
-            stage.show(demo_metrics.moved(before, after))
-            stage.say(demo_metrics.turns(after))
+            stage.show(demo_tables.moved(before, after))
+            stage.say(demo_tables.turns(after))
         stage.title("6. The end")
         code, seconds = server.stop()
         stage.say(f"SIGTERM: the server drained and left with exit code {code} in {seconds:.1f} s")
@@ -79,7 +81,15 @@ def _two_clients(stage: Stage, target: str) -> str:
     with ExitStack() as running:
         clients = [
             running.enter_context(
-                Generating(target, TEXT, prompt, session=name, tokens=TOKENS, seed=seed)
+                Generating(
+                    target,
+                    TEXT,
+                    prompt,
+                    session=name,
+                    tokens=TOKENS,
+                    temperature=TEMPERATURE,
+                    seed=seed,
+                )
             )
             for seed, (name, prompt) in enumerate(PROMPTS.items(), start=1)
         ]
@@ -107,7 +117,8 @@ def _fork(stage: Stage, client: Client, said: str) -> None:
 
 
 def _texts(session: Session, seed: int) -> Iterable[str]:
-    return (t.text for t in session.generate(max_tokens=FORK_TOKENS, seed=seed))
+    tokens = session.generate(max_tokens=FORK_TOKENS, temperature=TEMPERATURE, seed=seed)
+    return (token.text for token in tokens)
 
 
 def _fill(panes: Panes, sources: Iterable[Iterable[str]]) -> None:
@@ -142,12 +153,13 @@ def _fill(panes: Panes, sources: Iterable[Iterable[str]]) -> None:
 
 def _forecast(stage: Stage, client: Client) -> None:
     stage.title("4. Another model: monthly sunspots, one step a month, each forecasting the next")
-    rows = []
+    stage.command(f'client.session("{FORECAST}").step([sunspots of the month])')
     with client.session(FORECAST) as session:
-        stage.command(f'client.session("{FORECAST}").step([sunspots of the month])')
-        forecast = 0.0
-        for place, (month, number) in enumerate(MONTHS):
-            if place >= FIRST_SHOWN:
-                rows.append((month, number, forecast))
-            forecast = float(session.step([number])[0])
-    stage.show(demo_metrics.forecasts(rows, forecast))
+        made = [float(session.step([number])[0]) for _, number in MONTHS]
+    months = [
+        Month(name, number, forecast, last)
+        for (name, number), forecast, (_, last) in zip(MONTHS[1:], made, MONTHS, strict=False)
+    ]
+    shown = months[-SHOWN:]
+    stage.show(demo_tables.forecasts(shown, made[-1]))
+    stage.say(demo_tables.verdict(shown))

@@ -19,5 +19,5 @@ MONTHS = [
 ]
 """Month and sunspot number."""
 
-FIRST_SHOWN = len(MONTHS) - 12
-"""The forecasts of the last year are shown; the years before are the memory."""
+SHOWN = 12
+"""The last year is shown; the years before are the memory."""

@@ -54,17 +54,17 @@ class Stage:
     def say(self, text: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text(f"   {text}"), soft_wrap=True)
+        self.show(Text(text))
 
     def command(self, text: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text(f"   $ {text}", style="dim"), soft_wrap=True)
+        self.show(Text(f"$ {text}", style="dim"))
 
-    def show(self, table: RenderableType) -> None:
+    def show(self, what: RenderableType) -> None:
         from rich.padding import Padding
 
-        self._console.print(Padding(table, (0, 0, 0, 3), expand=False))
+        self._console.print(Padding(what, (0, 0, 0, 3), expand=False))
 
     @contextmanager
     def panes(

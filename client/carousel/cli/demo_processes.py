@@ -113,10 +113,19 @@ class Generating:
     """
 
     def __init__(
-        self, target: str, model: str, prompt: str, *, session: str, tokens: int, seed: int
+        self,
+        target: str,
+        model: str,
+        prompt: str,
+        *,
+        session: str,
+        tokens: int,
+        temperature: float,
+        seed: int,
     ) -> None:
-        arguments = ["generate", model, prompt, "--session", session]
-        arguments += ["--max-tokens", str(tokens), "--seed", str(seed), "--target", target]
+        arguments = ["generate", model, prompt, "--session", session, "--target", target]
+        arguments += ["--max-tokens", str(tokens), "--temperature", str(temperature)]
+        arguments += ["--seed", str(seed)]
         self.words = ["carousel", *arguments]
         self._process = _start([*arguments, "--json"], stderr=subprocess.PIPE)
         self.pid = self._process.pid

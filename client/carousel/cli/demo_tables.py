@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
 
 from carousel.cli import tables
 from carousel.cli.quantities import count
@@ -16,15 +17,34 @@ if TYPE_CHECKING:
 Key = tuple[str, str]
 
 
-def forecasts(rows: Sequence[tuple[str, float, float]], next_month: float) -> RenderableType:
-    """Month by month, what was and what had been forecast the month before."""
-    shown = [
-        (month, f"{number:.1f}", f"{forecast:.1f}", f"{forecast - number:+.1f}")
-        for month, number, forecast in rows
+class Month(NamedTuple):
+    """Its sunspots, what had been forecast the month before, and that month's sunspots."""
+
+    name: str
+    number: float
+    forecast: float
+    last: float
+
+
+def forecasts(months: Sequence[Month], next_month: float) -> RenderableType:
+    """Month by month, what was and what had been forecast."""
+    rows = [
+        (m.name, f"{m.number:.1f}", f"{m.forecast:.1f}", f"{m.forecast - m.number:+.1f}")
+        for m in months
     ]
-    shown.append(("the next", "", f"{next_month:.1f}", ""))
+    rows.append(("the next", "", f"{next_month:.1f}", ""))
     columns = ("month", "sunspots", "forecast", "difference")
-    return tables.table(*columns, rows=shown, numbers=columns[1:])
+    return tables.table(*columns, rows=rows, numbers=columns[1:])
+
+
+def verdict(months: Sequence[Month]) -> str:
+    """How good that is, beside the forecast that costs nothing."""
+    ours = fmean(abs(m.forecast - m.number) for m in months)
+    naive = fmean(abs(m.last - m.number) for m in months)
+    return (
+        f"off by {ours:.1f} on average; forecasting the same as in the last month would be off "
+        f"by {naive:.1f}"
+    )
 
 
 def moved(before: Statistics, after: Statistics) -> RenderableType:
