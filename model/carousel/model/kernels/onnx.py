@@ -14,6 +14,7 @@ from carousel.model.network import Network, padding_mask
 
 # For the plan of ragged batches only: one call, and a thousand weights for one row (in us).
 CALL_COST, ROW_COST = 100.0, 0.03
+OUTPUTS = ["y", "new_rows"]
 
 
 class Onnx:
@@ -40,10 +41,10 @@ class Onnx:
             )
             self._chunk = _session(chunk_graph(network), threads, False) if operators else None
 
-    @torch.no_grad()
     def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        forward_only(self.network)
-        return _run(self._step, x=x, rows=rows)
+        if self._step is None:
+            forward_only(self.network)
+        return _run(self._step, {"x": x.numpy(), "rows": rows.numpy()})
 
     @torch.no_grad()
     def chunk(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,17 +76,19 @@ class Onnx:
     def _cut(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         even = bool((lengths == x.shape[1]).all())
         if even or self.network.config.bidirectional:  # both ends are read: no cut in time
-            return _run(self._chunk, x=x, lengths=lengths.int(), rows=rows)
+            return self._call(x, lengths, rows)
         order = torch.argsort(lengths, descending=True)
         x, lengths, rows = x[order], lengths[order], rows[order]
         y = torch.zeros(*x.shape[:2], self.network.config.output_size)  # [B, T, O]
         for begin, end, n in cuts(lengths.numpy(), self.row_cost, CALL_COST):
-            real = (lengths[:n] - begin).clamp_max(end - begin).int()
-            y[:n, begin:end], rows[:n] = _run(
-                self._chunk, x=x[:n, begin:end], lengths=real, rows=rows[:n]
-            )
+            real = (lengths[:n] - begin).clamp_max(end - begin)
+            y[:n, begin:end], rows[:n] = self._call(x[:n, begin:end], real, rows[:n])
         back = torch.argsort(order)
         return y[back], rows[back]
+
+    def _call(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        given = {"x": x, "lengths": lengths.int(), "rows": rows}
+        return _run(self._chunk, {k: v.contiguous().numpy() for k, v in given.items()})
 
 
 def _session(graph: bytes, threads: int, arena: bool) -> Any:
@@ -102,7 +105,6 @@ def _session(graph: bytes, threads: int, arena: bool) -> Any:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _run(session: Any, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-    given = {name: value.detach().contiguous().numpy() for name, value in inputs.items()}
-    y, rows = session.run(None, given)
+def _run(session: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    y, rows = session.run(OUTPUTS, inputs)
     return torch.from_numpy(y), torch.from_numpy(rows)
