@@ -117,7 +117,7 @@ carried) |
 | n-gram baselines, same split | 3-gram {three:.2f}, 5-gram {five:.2f}, 7-gram {seven:.2f} \
 (Witten-Bell) |
 | trained | {steps:,} steps of {batch} x {window} characters, AdamW, cosine from {rate}, dropout \
-{config.dropout}, bfloat16 products, seed {seed}, {minutes:.0f} minutes on one core |
+{config.dropout}, bfloat16 products, seed {seed}, {minutes:.0f} minutes by the clock on one shared core |
 
 Made by
 
