@@ -1,6 +1,6 @@
 """Train the shipped character model: python -m carousel.model.zoo.train_king_james.
 
-The text is Debian's (apt-get install bible-kjv bible-kjv-text). About 20 minutes on one core.
+The text is Debian's (apt-get install bible-kjv bible-kjv-text). About 20 minutes of a whole core.
 """
 
 import argparse
@@ -117,7 +117,8 @@ carried) |
 | n-gram baselines, same split | 3-gram {three:.2f}, 5-gram {five:.2f}, 7-gram {seven:.2f} \
 (Witten-Bell) |
 | trained | {steps:,} steps of {batch} x {window} characters, AdamW, cosine from {rate}, dropout \
-{config.dropout}, bfloat16 products, seed {seed}, {minutes:.0f} minutes by the clock on one shared core |
+{config.dropout}, bfloat16 products, seed {seed}, {minutes:.0f} minutes \
+by the clock on one shared core |
 
 Made by
 
