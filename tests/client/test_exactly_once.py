@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from functools import partial
 
 import pytest
@@ -263,3 +264,51 @@ def test_a_stream_gives_up_after_some_attempts_and_opens_again(
             assert_close(outputs, truth[[2, 2, 2, 2]])
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_mix_of_faults_feeds_a_step_twice(
+    client: Client, relay: Relay, inputs: Floats, truth: Floats, seed: int
+) -> None:
+    """Cuts, cancelled tasks and short deadlines at random; every answer must be the right one."""
+    dice = random.Random(seed)
+    before = steps_taken(client)
+
+    async def take(session: AsyncSession, x: Floats) -> Floats:
+        """One step, however often it takes."""
+        index = session.step_index
+        task = asyncio.create_task(session.step(x, timeout=dice.choice([0.002, 5.0])))
+        if dice.random() < 0.2:
+            for _ in range(dice.randrange(30)):
+                await asyncio.sleep(0)
+            task.cancel()
+        try:
+            return await task
+        except (asyncio.CancelledError, DeadlineExceeded, ServerUnreachable):
+            while True:
+                try:
+                    lost = await session.settle()
+                    break
+                except (DeadlineExceeded, ServerUnreachable):
+                    continue
+        if lost is None:  # it had never been sent
+            assert session.step_index == index
+            return await take(session, x)
+        return lost
+
+    async def main() -> None:
+        async with AsyncClient(relay.target, timeout=5) as shaky:
+            sessions = [await shaky.session("tiny") for _ in range(16)]
+
+            async def run(session: AsyncSession) -> None:
+                for x, y in zip(inputs, truth, strict=True):
+                    assert_close(await take(session, x), y)
+
+            runs = [asyncio.create_task(run(session)) for session in sessions]
+            for goal in (3, 9, 17, 26, 33):
+                await until(partial(at_least, sessions[0], goal))
+                cut_at_next_answer(relay)
+            await asyncio.gather(*runs)
+
+    asyncio.run(main())
+    assert steps_taken(client) - before == 16 * len(inputs)
