@@ -40,9 +40,10 @@ def test_allocation_is_all_or_nothing_at_the_limit() -> None:
     assert len(arena.allocate(6)) == 6
 
 
-def test_copy_writes_one_row_into_many() -> None:
+@pytest.mark.parametrize("copies", [1, 2, 20])
+def test_copy_writes_one_row_into_one_or_many(copies: int) -> None:
     arena = Arena(5, limit=100)
-    source, *others = arena.allocate(21)
+    source, *others = arena.allocate(copies + 1)
     arena.write(np.array([source]), torch.arange(5.0)[None])
     arena.copy(int(source), np.array(others))
-    assert torch.equal(arena.read(np.array(others)), torch.arange(5.0).expand(20, 5))
+    assert torch.equal(arena.read(np.array(others)), torch.arange(5.0).expand(copies, 5))

@@ -78,7 +78,7 @@ class Arena:
 
     def copy(self, row: int, rows: Ints) -> None:
         """Copy one row into others."""
-        self._rows.index_copy_(0, self._index(rows), self._rows[row].expand(len(rows), -1))
+        self._rows.index_copy_(0, self._index(rows), self._rows[row].expand(len(rows), -1).clone())
 
     def zero(self, rows: Ints) -> None:
         self._rows.index_fill_(0, self._index(rows), 0.0)
