@@ -101,6 +101,8 @@ def test_a_second_server_on_the_same_port_does_not_start(
         serve(port=server.server.port)
     with pytest.raises(StartError, match="for HTTP"):
         serve(http_port=server.server.http_port)
+    with pytest.raises(StartError, match="kernel must be one of gatewise, fused, onnx, got 'no'"):
+        serve(kernel="no")
 
 
 def test_a_drain_finishes_what_was_sent_and_takes_nothing_new(

@@ -7,7 +7,6 @@ import asyncio
 import inspect
 import json
 import os
-import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -68,11 +67,11 @@ def serve(
         print(settings.model_dump_json(indent=2))
         return
     prepare_threads(settings.threads)
-    from carousel.server.app import StartError
+    from carousel.server import app
 
     try:
-        _run_loop(_serve(settings, as_json=as_json))
-    except StartError as error:
+        _run_loop(app.serve(settings, on_ready=lambda ready: _announce(ready, as_json=as_json)))
+    except app.StartError as error:
         exits.leave(exits.CANNOT_START, str(error), as_json=as_json)
 
 
@@ -115,20 +114,6 @@ def _run_loop(main: Coroutine[Any, Any, None]) -> None:
         asyncio.run(main)
     else:
         uvloop.run(main)
-
-
-async def _serve(settings: "Settings", *, as_json: bool) -> None:
-    """`carousel.server.app.serve`, which has no way to tell that it is ready."""
-    from carousel.server import Server, logs
-
-    logs.configure(level=settings.log_level, style=settings.log_format)
-    server = Server(settings)
-    await server.start()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.drain)
-    _announce(server, as_json=as_json)
-    await server.wait()
 
 
 def _announce(server: "Server", *, as_json: bool) -> None:

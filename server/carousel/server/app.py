@@ -18,6 +18,7 @@ from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
 from carousel.errors import CarouselError
+from carousel.model import KERNELS
 from carousel.model.zoo import shipped
 from carousel.server import logs
 from carousel.server.engine import Engine
@@ -85,6 +86,8 @@ class Server:
         """Listen, load and warm up the models, then report ready. Raises StartError."""
         begin = time.monotonic()
         settings = self.settings
+        if settings.kernel is not None and settings.kernel not in KERNELS:
+            raise StartError(f"kernel must be one of {', '.join(KERNELS)}, got {settings.kernel!r}")
         torch.set_num_threads(settings.threads)
         sys.setswitchinterval(SWITCH_SECONDS)
         store = ModelStore(settings.store, shipped=shipped() if settings.shipped else None)

@@ -39,7 +39,9 @@ class LoadedVersion:
         self.metrics = metrics
         self.device = device
         self.on_cpu = device == "cpu"
-        self.kernel: Kernel = make_kernel(network, device=device, name=settings.kernel)
+        self.kernel: Kernel = make_kernel(
+            network, device=device, name=settings.kernel, threads=settings.threads
+        )
         self.retired = False  # on its way out: takes nothing more
         self.stepwise = not self.config.bidirectional
         if self.stepwise:
