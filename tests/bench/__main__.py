@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.bench import bars, models, record
-from tests.bench.bench import Bench
+from tests.bench.bench import Bench, WrongOutputs
+from tests.bench.child import ChildFailed
 from tests.bench.suites import SUITES
 
 
@@ -23,13 +25,18 @@ def main() -> None:
     arguments = parser.parse_args()
     about = record.machine()
     begin = time.monotonic()
+    failed: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder)
         models.save_all(store)
         bench = Bench(store, quick=arguments.quick)
         try:
             for name in arguments.only or SUITES:
-                SUITES[name](bench)
+                try:
+                    SUITES[name](bench)
+                except (AssertionError, ChildFailed, WrongOutputs) as error:
+                    failed.append(name)  # the others are still worth their time
+                    bench.say(f"{name} FAILED: {error}")
                 bench.stop_servers()
             file = record.write(bench, about, time.monotonic() - begin)
         finally:
@@ -37,6 +44,8 @@ def main() -> None:
     console = Console(width=max(120, Console().width))
     console.print(bars.table(bench.bars, bench.notes))
     console.print(f"{time.monotonic() - begin:.0f} s; raw figures in {file.name}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

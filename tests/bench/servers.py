@@ -9,6 +9,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 KINDS = ("real", "null", "naive", "batching", "held")
 
 
@@ -16,8 +18,8 @@ def run(pipe: Connection, kind: str, store: Path, model: str, options: dict[str,
     """The main function of a server process: say the port, serve until ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        if kind in ("real", "null"):
-            asyncio.run(_carousel(pipe, kind, store, model, options))
+        if kind in ("real", "null"):  # on uvloop, as `carousel serve` does it
+            uvloop.run(_carousel(pipe, kind, store, model, options))
         else:
             asyncio.run(_naive(pipe, kind, store / model / "1"))
     except Exception:
