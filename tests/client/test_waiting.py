@@ -77,3 +77,24 @@ def test_a_session_may_be_reset_while_its_step_is_on_its_way(
             assert_close(outputs, truth[:3])
 
     asyncio.run(main())
+
+
+def test_an_answer_that_comes_in_the_tick_of_the_cancel_is_kept(
+    relay: Relay, inputs: Floats, truth: Floats
+) -> None:
+    async def main() -> None:
+        async with (
+            AsyncClient(relay.target, timeout=10) as client,
+            client.session("tiny") as session,
+        ):
+            for x, y in zip(inputs[:10], truth, strict=False):
+                index = session.step_index
+                task = asyncio.create_task(session.step(x))
+                await until(lambda index=index: session.step_index > index)  # type: ignore[misc]
+                task.cancel()
+                await asyncio.wait([task])
+                lost = await session.settle() if task.cancelled() else task.result()
+                assert lost is not None
+                assert_close(lost, y)
+
+    asyncio.run(main())

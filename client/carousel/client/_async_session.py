@@ -62,7 +62,7 @@ class AsyncSession(AsyncStepping):
             try:
                 return await future
             except asyncio.CancelledError:
-                self._coalescer.withdraw(ticket)
+                self._coalescer.abandon(ticket)
                 raise
         finally:
             turn.leave()

@@ -42,10 +42,13 @@ class AsyncStepping(SessionView):
             return await self._send(item, timeout)
         seconds = self._transport.timeout if timeout is None else timeout
         future = self._coalescer.submit(self._ticket, item, seconds)
+        return shaped(item, await self._answer(future))
+
+    async def _answer(self, future: asyncio.Future[Floats]) -> Floats:
         try:
-            return shaped(item, await future)
+            return await future
         except asyncio.CancelledError:
-            self._coalescer.withdraw(self._ticket)
+            self._coalescer.abandon(self._ticket)
             raise
 
     async def _settle(self, item: Item, timeout: float | None) -> Floats:
@@ -54,7 +57,7 @@ class AsyncStepping(SessionView):
         future = self._coalescer.rejoin(self._ticket, seconds)
         if future is None:
             return await self._ride(item, timeout)
-        return shaped(item, await future)
+        return shaped(item, await self._answer(future))
 
     async def _send(self, item: Item, timeout: float | None) -> Floats:
         """Send an item; it is open from here until its outcome is known."""

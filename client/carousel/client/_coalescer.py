@@ -65,8 +65,18 @@ class Coalescer:
         self._arrived.append(ticket)
         return future
 
-    def withdraw(self, ticket: Ticket) -> None:
-        """Nobody waits for it any more: an item that has not left stays here."""
+    def abandon(self, ticket: Ticket) -> None:
+        """The task that waited was cancelled."""
+        future = ticket.future
+        answered = ticket.cursor.open is None and ticket.unclaimed is None
+        if answered and future.done() and not future.cancelled():
+            # The answer had come in the same tick; the task never saw it.
+            error = future.exception()
+            ticket.unclaimed = error if isinstance(error, CarouselError) else future.result()
+        self._withdraw(ticket)
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        """An item that has not left stays here."""
         for tickets in (self._arrived, self._waiting):
             if ticket in tickets:
                 tickets.remove(ticket)
@@ -212,7 +222,7 @@ class Coalescer:
             cursor = ticket.cursor
             message = f"step {cursor.index} of {cursor.name} was not answered in time"
             ticket.future.set_exception(DeadlineExceeded(message))
-            self.withdraw(ticket)
+            self._withdraw(ticket)
         if deadlines:
             self._watch(min(deadlines))
 
