@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -62,18 +62,17 @@ def main() -> int:
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     oracles = [
-        Oracle.of(name, load(folder), steps=600, rng=rng) for name, folder in shipped().items()
+        Oracle.of(name, load(folder / "1"), steps=600, rng=rng)
+        for name, folder in shipped().items()
     ]
     with tempfile.TemporaryDirectory() as store:
         command = [sys.executable, "-m", "carousel.cli", "serve", "--port", "0", "--http-port", "0"]
-        command += ["--store", store, "--log-format", "json"]
-        server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        command += ["--store", store, "--log-level", "warning", "--json"]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
-            assert server.stderr is not None
-            port = next(
-                m[1] for line in server.stderr if (m := re.search(r"ready on .*:(\d+)", line))
-            )
-            result = asyncio.run(watched(server.pid, f"localhost:{port}", oracles, args))
+            assert server.stdout is not None
+            target = json.loads(server.stdout.readline())["target"]
+            result = asyncio.run(watched(server.pid, target, oracles, args))
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(60)
