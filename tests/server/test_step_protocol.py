@@ -268,6 +268,27 @@ def test_only_the_wanted_outputs_travel(wire: Wire, mode: int, rows: int) -> Non
         np.testing.assert_allclose(got, everything[[2, 4]], rtol=1e-5, atol=1e-6)
 
 
+def test_one_stream_carries_sessions_of_models_with_other_outputs(wire: Wire) -> None:
+    tiny, letters = wire.create("models/tiny").handle, wire.create("models/letters").handle
+
+    def messages() -> Iterator[pb.StreamStepsRequest]:
+        for index in range(20):
+            for handle, inputs in ((tiny, features(1, 3)), (letters, np.array([index % 11]))):
+                step = pb.StepRequest(
+                    handles=[handle], step_indexes=[index], inputs=tensors.encode(inputs)
+                )
+                yield pb.StreamStepsRequest(step=step)
+
+    rows = {tiny: 0, letters: 0}
+    for message in wire.inference.StreamSteps(messages(), timeout=30):
+        assert not message.step.errors
+        [handle] = set(message.step.handles)
+        got = tensors.decode(message.step.outputs)
+        assert got.shape == (len(message.step.handles), {tiny: 2, letters: 11}[handle])
+        rows[handle] += len(got)
+    assert rows == {tiny: 20, letters: 20}
+
+
 def test_one_stream_carries_many_sessions_and_outlives_bad_messages(wire: Wire) -> None:
     handles = [wire.create().handle for _ in range(30)]
     inputs = features(4, 30, 3)

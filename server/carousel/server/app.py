@@ -171,6 +171,7 @@ class Server:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_concurrent_streams", 100_000),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             )
         )
         self._add_services()

@@ -94,7 +94,11 @@ class Stream:
 
     def _flush(self) -> None:
         answers, self._answers = self._answers, []
-        self.put(steps.encode(answers))
+        by_width: dict[int, list[Answer]] = {}  # models of different outputs share the stream
+        for answer in answers:
+            by_width.setdefault(answer.outputs.shape[1], []).append(answer)
+        for alike in by_width.values():
+            self.put(steps.encode(alike))
         self._look()
         self._end_if_done()
 
