@@ -136,7 +136,7 @@ def _enqueue(
 
 def _draw_tickets(table: SessionTable, slots: Ints) -> Ints:
     """A place in its session's queue for each item, in order."""
-    if len(slots) == 1 or len(np.unique(slots)) == len(slots):
+    if len(slots) == 1 or len(set(slots.tolist())) == len(slots):
         tickets = table.tail[slots]
         table.tail[slots] += 1
         return tickets
