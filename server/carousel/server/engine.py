@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ import torch
 from carousel.errors import InternalError
 from carousel.server import gatekeeper
 from carousel.server.loaded import LoadedVersion
+from carousel.server.ride import Ride, finite_rows
 from carousel.server.scheduler import Chunk, Plan
 from carousel.server.table import QUARANTINED, SessionTable
 from carousel.server.work import Answer, Floats, Ints, Work
@@ -120,15 +120,16 @@ class Engine:
         swept = time.time()
         while not self._stopping:
             self._wake.clear()
-            self._take_in()
-            turned = False
-            for version in tuple(self.versions):
-                turned |= self._safe_turn(version)
-            if not turned:
-                self._wake.wait(SWEEP_SECONDS)
-            if (now := time.time()) - swept >= SWEEP_SECONDS:
-                swept = now
-                self._sweep(now)
+            try:
+                self._take_in()
+                turned = [self._safe_turn(version) for version in tuple(self.versions)]
+                if not any(turned):
+                    self._wake.wait(SWEEP_SECONDS)
+                if (now := time.time()) - swept >= SWEEP_SECONDS:
+                    swept = now
+                    self._sweep(now)
+            except Exception:  # without this thread nobody would ever get an answer again
+                log.exception("the engine stumbled")
             self._deliver()
 
     def _take_in(self) -> None:
@@ -150,113 +151,81 @@ class Engine:
         plan = version.scheduler.next(self.table.serving)
         if plan is None:
             return False
+        version.riding = len(plan)
         try:
             self.turn(version, plan)
         except Exception:  # a bug must not take the other sessions down
             log.exception("a turn of %s failed", version.name)
-            error = InternalError("the turn failed; nothing of it was committed")
+            error = InternalError("the turn failed; what it had not committed is as it was")
             self._answers.extend(gatekeeper.refuse_all(self.table, version, plan, error))
+        version.riding = 0
         self._deliver()
         return True
 
     def turn(self, version: LoadedVersion, plan: Plan) -> None:
         """One turn for the riders of a plan: gather, compute, check, commit, answer."""
         begin = time.monotonic()
-        riders, refused = gatekeeper.check_riders(self.table, version, plan, begin)
+        places, refused = gatekeeper.check_riders(self.table, version, plan, begin)
         self._answers.extend(refused)
-        if not len(riders):
+        if not len(places):
             return
-        version.riding = len(riders)
-        slots = plan.slots[riders] if len(riders) < len(plan) else plan.slots
+        slots = plan.slots[places]
         rows = self.table.row[slots]
         state = version.arena.read(rows)  # [B, width]
-        outputs, new, seconds = self._compute(version, plan, riders, state)
+        computing = time.monotonic()
+        outputs, new = self._compute(version, plan, places, state)
+        seconds = time.monotonic() - computing
+        ride = Ride(places, slots, rows, state, outputs, new)
         good = finite_rows(outputs, new)
         if good is not None:
-            riders, slots, rows, state, outputs, new = self._quarantine(
-                version, plan, riders, slots, rows, state, outputs, new, good
-            )
-        self._commit(version, plan, riders, slots, rows, state, outputs, new)
-        self._measure(version, plan, riders, begin, seconds)
+            self._quarantine(version, plan, places[~good.numpy()])
+            ride = ride.only(good)
+        self._commit(version, plan, ride)
+        self._measure(version, plan, ride, begin, seconds)
 
     def _compute(
-        self, version: LoadedVersion, plan: Plan, riders: Ints, state: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, float]:
+        self, version: LoadedVersion, plan: Plan, places: Ints, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One call of the network for everybody: outputs [B, O] or [B, T, O], and new rows."""
-        all_ride = len(riders) == len(plan)
-        inputs = torch.from_numpy(plan.inputs if all_ride else plan.inputs[riders])
+        inputs = torch.from_numpy(plan.inputs if len(places) == len(plan) else plan.inputs[places])
         if not version.on_cpu:
             inputs = inputs.to(version.arena.device)
-        begin = time.monotonic()
         if plan.lengths is None:
             outputs, new = version.kernel.step(inputs, state)
         else:
-            lengths = torch.from_numpy(plan.lengths if all_ride else plan.lengths[riders])
+            lengths = torch.from_numpy(plan.lengths[places])
             outputs, new = version.kernel.chunk(inputs, lengths, state)
-        if not version.on_cpu:
-            outputs = outputs.cpu()
-        return outputs, new, time.monotonic() - begin
+        return outputs if version.on_cpu else outputs.cpu(), new
 
-    def _quarantine(
-        self,
-        version: LoadedVersion,
-        plan: Plan,
-        riders: Ints,
-        slots: Ints,
-        rows: Ints,
-        state: torch.Tensor,
-        outputs: torch.Tensor,
-        new: torch.Tensor,
-        good: torch.Tensor,
-    ) -> tuple[Ints, Ints, Ints, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Take the rows that became NaN or infinite out of the turn; they keep their last state."""
-        keep = good.numpy()
-        bad = riders[~keep]
-        self.table.state[plan.slots[bad]] = QUARANTINED
-        version.metrics.nonfinite.inc(len(bad))
-        version.metrics.quarantined.inc(len(bad))
-        log.warning("%d sessions of %s were quarantined", len(bad), version.name)
-        self._answers.extend(gatekeeper.refuse_quarantined(self.table, version, plan, bad))
-        on_device = good.to(new.device)
-        return (
-            riders[keep],
-            slots[keep],
-            rows[keep],
-            state[on_device],
-            outputs[good],
-            new[on_device],
-        )
+    def _quarantine(self, version: LoadedVersion, plan: Plan, places: Ints) -> None:
+        """Take riders whose rows became NaN or infinite out of service, with their last state."""
+        self.table.state[plan.slots[places]] = QUARANTINED
+        version.metrics.nonfinite.inc(len(places))
+        version.metrics.quarantined.inc(len(places))
+        log.warning("%d sessions of %s were quarantined", len(places), version.name)
+        self._answers.extend(gatekeeper.refuse_quarantined(self.table, version, plan, places))
 
-    def _commit(
-        self,
-        version: LoadedVersion,
-        plan: Plan,
-        riders: Ints,
-        slots: Ints,
-        rows: Ints,
-        state: torch.Tensor,
-        outputs: torch.Tensor,
-        new: torch.Tensor,
-    ) -> None:
+    def _commit(self, version: LoadedVersion, plan: Plan, ride: Ride) -> None:
         """The only place where a step changes state."""
-        table = self.table
-        self._keep_for_rewind(version, slots, state)
-        version.arena.write(rows, new)
-        values: Floats = outputs.numpy()
+        table, slots = self.table, ride.slots
+        self._keep_for_rewind(version, ride)
+        version.arena.write(ride.rows, ride.new)
+        values: Floats = ride.outputs.numpy()
         table.last_use[slots] = time.time()
         if plan.lengths is None:
             table.next_index[slots] += 1
-            table.reply_index[slots] = plan.indexes[riders]
+            table.reply_index[slots] = plan.indexes[ride.places]
             table.serving[slots] += 1
-            version.replies[rows] = values
+            version.replies[ride.rows] = values
             if table.chunk_replies:
                 for slot in slots.tolist():
                     table.chunk_replies.pop(slot, None)
-            self._answer_steps(plan, riders, values)
+            self._answer_steps(plan, ride, values)
         else:
-            lengths = plan.lengths[riders].tolist()
-            for rider, length, slice_outputs in zip(riders.tolist(), lengths, values, strict=True):
-                self._commit_slice(version, plan.chunks[rider], slice_outputs, length)
+            chunks = [plan.chunks[place] for place in ride.places.tolist()]
+            lengths = plan.lengths[ride.places].tolist()
+            for chunk, length, outputs in zip(chunks, lengths, values, strict=True):
+                self._commit_slice(version, chunk, outputs, length)
 
     def _commit_slice(
         self, version: LoadedVersion, chunk: Chunk, outputs: Floats, length: int
@@ -275,14 +244,12 @@ class Engine:
         else:
             version.scheduler.chunks.append(chunk)
 
-    def _answer_steps(self, plan: Plan, riders: Ints, outputs: Floats) -> None:
+    def _answer_steps(self, plan: Plan, ride: Ride, outputs: Floats) -> None:
         """One answer for each work that rode."""
-        bounds = plan.bounds
-        if len(riders) < len(plan):
-            bounds = np.searchsorted(riders, bounds)
-        items = plan.items[riders] if len(riders) < len(plan) else plan.items
+        bounds = ride.bounds(plan)
+        items = plan.items[ride.places]
         some = (bounds[1:] > bounds[:-1]).nonzero()[0]  # works of which anything rode
-        expire = self.table.expire_time(plan.slots[riders])
+        expire = self.table.expire_time(ride.slots)
         earliest = np.minimum.reduceat(expire, bounds[some]).tolist()
         edges = bounds.tolist()
         for place, until in zip(some.tolist(), earliest, strict=True):
@@ -291,35 +258,35 @@ class Engine:
                 Answer(plan.works[place], items[begin:end], None, outputs[begin:end], (), until)
             )
 
-    def _keep_for_rewind(self, version: LoadedVersion, slots: Ints, state: torch.Tensor) -> None:
+    def _keep_for_rewind(self, version: LoadedVersion, ride: Ride) -> None:
         """Copy the states that these steps leave behind into the rings that want them."""
         if not self.table.rings:
             return
-        places = np.flatnonzero(self.table.rewind_depth[slots] > 0)
+        places = np.flatnonzero(self.table.rewind_depth[ride.slots] > 0)
         if not len(places):
             return
         targets = np.empty(len(places), np.int64)
-        for number, slot in enumerate(slots[places].tolist()):
+        for number, slot in enumerate(ride.slots[places].tolist()):
             targets[number] = self.table.rings[slot].keep(int(self.table.next_index[slot]))
-        version.arena.write(targets, state[torch.from_numpy(places).to(state.device)])
+        version.arena.write(targets, ride.state[torch.from_numpy(places).to(ride.state.device)])
 
     def _measure(
-        self, version: LoadedVersion, plan: Plan, riders: Ints, begin: float, seconds: float
+        self, version: LoadedVersion, plan: Plan, ride: Ride, begin: float, seconds: float
     ) -> None:
         """Count the turn: a few additions on arrays, whatever its size."""
         metrics = version.metrics
         now = time.monotonic()
-        count = len(riders)
+        count = len(ride.places)
         metrics.turn_batch_size.observe(count)
         metrics.turn_duration.observe(now - begin)
-        version.riding = 0
         if plan.lengths is not None:
-            metrics.steps.inc(int(plan.lengths[riders].sum()))
+            metrics.steps.inc(int(plan.lengths[ride.places].sum()))
             return
         metrics.steps.inc(count)
         metrics.step_compute.observe(seconds, count)
         arrived = np.array([work.arrived for work in plan.works])
-        items = plan.bounds[1:] - plan.bounds[:-1]
+        bounds = ride.bounds(plan)
+        items = bounds[1:] - bounds[:-1]
         metrics.step_queue.observe_many(begin - arrived, items)
         metrics.step_duration.observe_many(now - arrived, items)
 
@@ -333,14 +300,3 @@ class Engine:
 def _hand_out(answers: list[Answer]) -> None:
     for answer in answers:
         answer.work.deliver(answer)
-
-
-def finite_rows(outputs: torch.Tensor, new: torch.Tensor) -> torch.Tensor | None:
-    """Which rows are finite in outputs and state, [B]; None when all are.
-
-    A sum is finite only if all its terms are, and costs a fraction of looking at each.
-    """
-    if math.isfinite(new.sum() + outputs.sum()):
-        return None
-    rows: torch.Tensor = torch.isfinite(new).all(1).cpu()
-    return rows & torch.isfinite(outputs).flatten(1).all(1)

@@ -1,0 +1,53 @@
+"""A ride: what becomes of a plan's riders in one turn, and which of them came through it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from carousel.server.scheduler import Plan
+from carousel.server.work import Ints
+
+
+@dataclass(slots=True)
+class Ride:
+    """Those who ride a turn, by their places in the plan, and what the network made of them."""
+
+    places: Ints
+    slots: Ints
+    rows: Ints
+    state: torch.Tensor  # [B, width], as it was
+    outputs: torch.Tensor  # [B, O], or of slices [B, T, O]; on the CPU
+    new: torch.Tensor  # [B, width]
+
+    def only(self, good: torch.Tensor) -> Ride:
+        """Without those for whom `good` [B] is False."""
+        keep, on_device = good.numpy(), good.to(self.new.device)
+        return Ride(
+            self.places[keep],
+            self.slots[keep],
+            self.rows[keep],
+            self.state[on_device],
+            self.outputs[good],
+            self.new[on_device],
+        )
+
+    def bounds(self, plan: Plan) -> Ints:
+        """Where each work's riders begin and end, now that some were sent away."""
+        if len(self.places) == len(plan):
+            return plan.bounds
+        return np.searchsorted(self.places, plan.bounds)
+
+
+def finite_rows(outputs: torch.Tensor, new: torch.Tensor) -> torch.Tensor | None:
+    """Which rows are finite in outputs and state, [B]; None when all are.
+
+    A sum is finite only if all its terms are, and costs a fraction of looking at each.
+    """
+    if math.isfinite(new.sum() + outputs.sum()):
+        return None
+    rows: torch.Tensor = torch.isfinite(new).all(1).cpu()
+    return rows & torch.isfinite(outputs).flatten(1).all(1)
