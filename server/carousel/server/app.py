@@ -171,6 +171,9 @@ class Server:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_concurrent_streams", 100_000),
+                # Above 1,000 calls that wait to be taken up gRPC cancels some at random.
+                ("grpc.server.max_pending_requests", 100_000),
+                ("grpc.server.max_pending_requests_hard_limit", 100_000),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             )
         )
