@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import secrets
 import signal
@@ -110,6 +111,8 @@ class Server:
         await self._listen()
         engine.start()
         await self._load_models()
+        gc.collect()
+        gc.freeze()  # torch's hundred thousands of objects stay: no collection looks at them again
         self._ready = True
         await self._report("", *(s.full_name for s in SERVICES.values()))
         log.info(
