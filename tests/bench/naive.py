@@ -144,7 +144,9 @@ async def start(kind: str, folder: Path) -> tuple[grpc.aio.Server, int]:
     torch.set_num_threads(1)
     torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     model = Model(folder)
-    server = grpc.aio.server()
+    # Without these gRPC cancels calls at random above 1,000 callers.
+    pending = ("max_pending_requests", "max_pending_requests_hard_limit")
+    server = grpc.aio.server(options=[(f"grpc.server.{name}", 100_000) for name in pending])
     if kind == "held":
 
         async def step(request: bytes, context: Any) -> bytes:
