@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import traceback
 from multiprocessing.connection import Connection
@@ -49,6 +50,7 @@ async def _carousel(
     )
     server = Server(settings)
     await server.start()
+    _end_with_parent(pipe)
     pipe.send((True, server.port))
     await server.wait()
 
@@ -57,5 +59,11 @@ async def _naive(pipe: Connection, kind: str, folder: Path) -> None:
     from tests.bench import naive
 
     server, port = await naive.start(kind, folder)
+    _end_with_parent(pipe)
     pipe.send((True, port))
     await server.wait_for_termination()
+
+
+def _end_with_parent(pipe: Connection) -> None:
+    """The parent says nothing: what comes is the end of the pipe, whatever became of it."""
+    asyncio.get_running_loop().add_reader(pipe.fileno(), os._exit, 0)
