@@ -121,7 +121,7 @@ def test_a_drain_finishes_what_was_sent_and_takes_nothing_new(
 
         caller = threading.Thread(target=long_call)
         caller.start()
-        while not server.server.hall.engine.waiting:
+        while caller.is_alive() and not server.server.hall.engine.waiting:
             pass
         admin = admin_service_pb2_grpc.AdminServiceStub(channel)
         admin.DrainServer(admin_service_pb2.DrainServerRequest())

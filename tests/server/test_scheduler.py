@@ -14,7 +14,7 @@ def ignore(answer: Answer) -> None:
 
 def work(slots: list[int]) -> Work:
     inputs = np.array(slots, np.float32)[:, None]
-    return Work(np.array(slots, np.uint64), np.zeros(len(slots), np.int64), inputs, ignore)
+    return Work(slots, [0] * len(slots), inputs, ignore)
 
 
 class Bakery:
@@ -35,8 +35,8 @@ class Bakery:
             [queued],
             np.array([len(slots)]),
             items=np.arange(len(slots)),
-            handles=queued.handles,
-            indexes=queued.step_indexes,
+            handles=np.array(slots, np.uint64),
+            indexes=np.zeros(len(slots), np.int64),
             slots=np.array(slots),
             tickets=np.array(tickets),
             inputs=queued.inputs,
@@ -44,7 +44,7 @@ class Bakery:
 
     def push_chunk(self, slot: int, length: int) -> None:
         inputs = np.full((length, 1), slot, np.float32)
-        queued = Work(np.array([slot], np.uint64), np.zeros(1, np.int64), inputs, ignore)
+        queued = Work([slot], [0], inputs, ignore)
         ticket = int(self.tail[slot])
         self.tail[slot] += 1
         self.scheduler.chunks.append(

@@ -17,10 +17,11 @@ from carousel.errors import (
     SessionQuarantined,
     StepConflict,
 )
+from carousel.server.inputs import are_good, bad_inputs
 from carousel.server.loaded import LoadedVersion
 from carousel.server.scheduler import SESSION_QUEUE, Chunk, Plan
 from carousel.server.table import NO_REPLY, QUARANTINED, SessionTable
-from carousel.server.work import NEVER, Answer, Floats, Handles, Inputs, Ints, Work
+from carousel.server.work import NEVER, Answer, Floats, Ints, Work
 
 NOTHING = np.zeros(0, np.int64)
 RETRY_SECONDS = 0.05
@@ -35,24 +36,26 @@ def admit_together(
     """
     if version.retired or any(work.lengths is not None or work.refusals for work in works):
         return False
-    handles, indexes, inputs = _columns(works)
+    handles = np.array([handle for work in works for handle in work.handles], np.uint64)
+    inputs = works[0].inputs if len(works) == 1 else np.concatenate([w.inputs for w in works])
     slots, good = table.slots_of(handles)
-    room = max_queue - len(version.scheduler)
     fits = (
-        len(handles) <= room
+        len(handles) <= max_queue - len(version.scheduler)
         and good.all()
         and (table.version[slots] == version.ordinal).all()
         and (table.tail[slots] - table.serving[slots] < SESSION_QUEUE).all()
+        and are_good(inputs, version)
     )
     if not fits:
         return False
     counts = np.array([len(work) for work in works])
+    indexes = np.array([index for work in works for index in work.step_indexes], np.uint64)
     version.scheduler.steps.push(
         works,
         counts,
         items=np.arange(len(handles)) - np.repeat(np.cumsum(counts) - counts, counts),
         handles=handles,
-        indexes=indexes,
+        indexes=indexes.view(np.int64),
         slots=slots,
         tickets=_draw_tickets(table, slots),
         inputs=inputs,
@@ -60,25 +63,17 @@ def admit_together(
     return True
 
 
-def _columns(works: Sequence[Work]) -> tuple[Handles, Ints, Inputs]:
-    if len(works) == 1:
-        return works[0].handles, works[0].step_indexes, works[0].inputs
-    return (
-        np.concatenate([work.handles for work in works]),
-        np.concatenate([work.step_indexes for work in works]),
-        np.concatenate([work.inputs for work in works]),
-    )
-
-
 def admit(
     table: SessionTable, version: LoadedVersion, work: Work, *, max_queue: int
 ) -> list[Answer]:
     """Queue the items of a work; gives an answer for those that are refused at the door."""
-    slots, good = table.slots_of(work.handles)
+    slots, good = table.slots_of(np.array(work.handles, np.uint64))
     if good.any():
         good &= table.version[slots] == version.ordinal
         good &= table.tail[slots] - table.serving[slots] < SESSION_QUEUE
-    refused = list(work.refusals)
+    # One reason for each item: what is wrong with its length comes before its numbers.
+    wrong = [*bad_inputs(work.inputs, version, work.lengths), *reversed(work.refusals)]
+    refused = list(dict(wrong).items())
     if refused:
         good[[item for item, _ in refused]] = True  # refused already, for what they are
     if not good.all():
@@ -104,6 +99,9 @@ def _enqueue(
     tickets = _draw_tickets(table, slots)
     lengths = np.ones(len(items), np.int64) if work.lengths is None else work.lengths[items]
     offsets = items if work.offsets is None else work.offsets[items]
+    handles = np.array([work.handles[item] for item in items.tolist()], np.uint64)
+    indexes = np.array([work.step_indexes[item] for item in items.tolist()], np.uint64)
+    indexes = indexes.view(np.int64)
     single = lengths == 1
     if single.any():
         chosen = items[single]
@@ -111,8 +109,8 @@ def _enqueue(
             [work],
             np.array([len(chosen)]),
             items=chosen,
-            handles=work.handles[chosen],
-            indexes=work.step_indexes[chosen],
+            handles=handles[single],
+            indexes=indexes[single],
             slots=slots[single],
             tickets=tickets[single],
             inputs=work.inputs[offsets[single]],
@@ -123,10 +121,10 @@ def _enqueue(
             Chunk(
                 work=work,
                 item=item,
-                handle=int(work.handles[item]),
+                handle=work.handles[item],
                 slot=slot,
                 ticket=int(tickets[place]),
-                start=int(work.step_indexes[item]),
+                start=int(indexes[place]),
                 length=int(lengths[place]),
                 offset=int(offsets[place]),
                 slice=1 if table.rewind_depth[slot] else version.scheduler.chunk_slice,
@@ -295,14 +293,14 @@ def _refusal(
 def _why_refused(
     table: SessionTable, version: LoadedVersion, work: Work, item: int
 ) -> CarouselError:
-    handle = int(work.handles[item])
-    slots, good = table.slots_of(work.handles[item : item + 1])
-    if not good[0]:
+    handle = work.handles[item]
+    slot = table.slot_of(handle)
+    if slot is None:
         return table.why_not(handle)
-    if int(table.version[slots[0]]) != version.ordinal:
+    if int(table.version[slot]) != version.ordinal:
         return MixedModels(
             "all sessions of one message must be of one model version; "
-            f"the first is of {version.name}, sessions/{table.ids[int(slots[0])]} is of another",
+            f"the first is of {version.name}, sessions/{table.ids[slot]} is of another",
             field=f"handles[{item}]",
         )
     return QueueFull(
@@ -335,6 +333,6 @@ def _quarantined(table: SessionTable, slot: int) -> SessionQuarantined:
 def _conflict(table: SessionTable, slot: int, index: int) -> StepConflict:
     expected = int(table.next_index[slot])
     return StepConflict(
-        f"the next step of sessions/{table.ids[slot]} is {expected}, got {index}",
+        f"the next step of sessions/{table.ids[slot]} is {expected}, got {index % 2**64}",
         metadata={"expected_step": str(expected)},
     )

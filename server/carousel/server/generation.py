@@ -139,7 +139,7 @@ def _version(hall: Hall, request: pb.GenerateRequest) -> LoadedVersion:
     if kind == "model":
         version = hall.registry.resolve(request.model)
     else:
-        found = hall.version_of(np.array([request.handle], np.uint64))
+        found = hall.version_of([request.handle])
         if found is None:
             raise hall.engine.table.why_not(request.handle)
         version = found

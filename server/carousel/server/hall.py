@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from carousel.server.registry import Registry
 from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
-from carousel.server.work import NEVER, Answer, Floats, Handles, Inputs, Work
+from carousel.server.work import NEVER, Answer, Floats, Inputs, Work
 
 
 @dataclass(slots=True)
@@ -30,16 +31,14 @@ class Hall:
     registry: Registry
     draining: bool = False
 
-    def version_of(self, handles: Handles) -> LoadedVersion | None:
+    def version_of(self, handles: Iterable[int]) -> LoadedVersion | None:
         """The version of the first session that is live; None when none is."""
         table = self.engine.table
-        first = table.slot_of(int(handles[0]))  # nearly always live: the others need no look
-        if first is None:
-            slots, good = table.slots_of(handles)
-            if not good.any():
-                return None
-            first = int(slots[int(np.argmax(good))])
-        return self.registry.by_ordinal(int(table.version[first]))
+        for handle in handles:
+            slot = table.slot_of(handle)
+            if slot is not None:
+                return self.registry.by_ordinal(int(table.version[slot]))
+        return None
 
     def refuse_when_draining(self) -> None:
         if self.draining:
@@ -66,8 +65,8 @@ class Hall:
                 future.set_exception(error)
 
         work = Work(
-            np.array([handle], np.uint64),
-            np.array([index], np.int64),
+            [handle],
+            [index],
             inputs,
             deliver,
             lengths=None if len(inputs) == 1 else np.array([len(inputs)]),

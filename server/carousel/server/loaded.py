@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +14,7 @@ from carousel.server.names import version_name
 from carousel.server.scheduler import Scheduler
 from carousel.server.settings import Settings
 from carousel.server.work import Floats, Ints
+from carousel.v1 import tensor_pb2
 
 
 class LoadedVersion:
@@ -43,6 +46,7 @@ class LoadedVersion:
             network, device=device, name=settings.kernel, threads=settings.threads
         )
         self.retired = False  # on its way out: takes nothing more
+        self._know_the_wire()
         self.stepwise = not self.config.bidirectional
         if self.stepwise:
             self._make_room(settings)
@@ -60,6 +64,13 @@ class LoadedVersion:
         self.replies: Floats = np.zeros((self.arena.capacity, self.config.output_size), np.float32)
         self.sessions = 0
         self.riding = 0  # items in the present turn
+
+    def _know_the_wire(self) -> None:
+        """What the inputs of one step look like in a message."""
+        self.one_input = (1, *self.input_shape)
+        self.input_bytes = math.prod(self.one_input) * np.dtype(self.input_dtype).itemsize
+        tokens = self.config.takes_tokens
+        self.wire_type = tensor_pb2.DATA_TYPE_INT64 if tokens else tensor_pb2.DATA_TYPE_FLOAT32
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -56,6 +56,7 @@ class Registry:
         self._metrics = metrics
         self._on_change = on_change
         self._loaded: dict[tuple[str, int], LoadedVersion] = {}
+        self._by_ordinal: dict[int, LoadedVersion] = {}
         self._failed: dict[tuple[str, int], str] = {}
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
         self._ordinals = 0
@@ -65,7 +66,7 @@ class Registry:
         return list(self._loaded.values())
 
     def by_ordinal(self, ordinal: int) -> LoadedVersion | None:
-        return next((v for v in self._loaded.values() if v.ordinal == ordinal), None)
+        return self._by_ordinal.get(ordinal)
 
     def resolve(self, name: str, *, field: str = "model") -> LoadedVersion:
         """The loaded version that a request names.
@@ -109,7 +110,7 @@ class Registry:
             self._failed.pop(key, None)
             if version.stepwise:
                 await self._engine.call(self._engine.versions.append, version)
-            self._loaded[key] = version
+            self._loaded[key] = self._by_ordinal[version.ordinal] = version
             self._count(version, time.monotonic() - begin)
             self._on_change()
 
@@ -154,7 +155,7 @@ class Registry:
                 return
             if version.stepwise:
                 await self._engine.call(self._retire, version, force)
-            del self._loaded[key]
+            del self._loaded[key], self._by_ordinal[version.ordinal]
             version.metrics.remove()
             log.info("%s unloaded", version.name)
             self._on_change()

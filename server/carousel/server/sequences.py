@@ -15,6 +15,7 @@ from carousel.errors import ChunkTooLong, InvalidField, NoTokenizer, QueueFull, 
 from carousel.model import TokenizerError
 from carousel.server import names, steps
 from carousel.server.hall import Hall
+from carousel.server.inputs import bad_inputs, read_inputs
 from carousel.server.loaded import LoadedVersion
 from carousel.server.work import Floats, Inputs, Ints
 from carousel.v1 import inference_service_pb2 as pb
@@ -49,8 +50,8 @@ class Sequences:
             )
         if request.output_mode == pb.OUTPUT_MODE_NONE:
             raise InvalidField("output_mode must be ALL or LAST, got NONE", field="output_mode")
-        inputs = steps.read_inputs(request.inputs, version, int(lengths.sum()))
-        if refused := steps.bad_inputs(inputs, version, lengths):
+        inputs = read_inputs(request.inputs, version, int(lengths.sum()))
+        if refused := bad_inputs(inputs, version, lengths):
             raise min(refused, key=lambda pair: pair[0])[1]
         only_last = request.output_mode == pb.OUTPUT_MODE_LAST
         outputs = await self._run(_predict, version, inputs, lengths, only_last)
@@ -92,8 +93,8 @@ class Sequences:
             inputs: Inputs = encode_text(version, request.text, field="text")
         else:
             shape = request.inputs.shape
-            inputs = steps.read_inputs(request.inputs, version, shape[0] if shape else 0)
-            if refused := steps.bad_inputs(inputs, version, None):
+            inputs = read_inputs(request.inputs, version, shape[0] if shape else 0)
+            if refused := bad_inputs(inputs, version, None):
                 raise refused[-1][1]
         if not 1 <= len(inputs) <= MAX_TRACE:
             raise ChunkTooLong(f"a trace has 1 to {MAX_TRACE} steps, got {len(inputs)}")

@@ -7,31 +7,26 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from carousel import tensors
 from carousel.errors import (
     CarouselError,
     ChunkTooLong,
-    InputMismatch,
     InvalidField,
-    NonFiniteInput,
     StepsLost,
-    TokenOutOfRange,
 )
+from carousel.server.inputs import Refusals, read_inputs, read_one
 from carousel.server.loaded import LoadedVersion
-from carousel.server.work import NEVER, Answer, Floats, Handles, Inputs, Ints, Work
+from carousel.server.work import NEVER, Answer, Floats, Ints, Work
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import tensor_pb2
 
 MAX_ITEMS = 65_536
 
-Refusals = list[tuple[int, CarouselError]]
 Deliver = Callable[[Answer], None]
 
 
-def handles_of(request: pb.StepRequest) -> Handles:
-    """The message's handles. Raises InvalidField when the columns do not fit together."""
-    handles = request.handles
-    count = len(handles)
+def check_columns(request: pb.StepRequest) -> None:
+    """Raises InvalidField when the columns do not fit together."""
+    count = len(request.handles)
     if not 1 <= count <= MAX_ITEMS:
         raise InvalidField(
             f"handles must have 1 to {MAX_ITEMS} entries, got {count}", field="handles"
@@ -46,19 +41,21 @@ def handles_of(request: pb.StepRequest) -> Handles:
             raise InvalidField(
                 f"{name} must have as many entries as handles, {count}, got {given}", field=name
             )
-    return np.array(handles, np.uint64)
 
 
 def decode(
     request: pb.StepRequest,
-    handles: Handles,
     version: LoadedVersion,
     deliver: Deliver,
     *,
     max_chunk: int,
     deadline: float = NEVER,
 ) -> Work:
-    """The work of a message. Items that can't run are in its refusals; raises when none can."""
+    """The work of a message whose columns fit. Items that can't run are in its refusals.
+
+    The values of the inputs are looked at later, for all messages of a turn at once.
+    """
+    handles = list(request.handles)
     refusals: Refusals = []
     lengths = None
     if request.lengths:
@@ -67,81 +64,23 @@ def decode(
             lengths = None
         else:
             refusals += _bad_lengths(lengths, max_chunk)
-    steps = len(handles) if lengths is None else int(lengths.sum())
-    inputs = read_inputs(request.inputs, version, steps)
-    refusals += bad_inputs(inputs, version, lengths)
+    if lengths is None and len(handles) == 1:
+        inputs = read_one(request.inputs, version)
+    else:
+        steps = len(handles) if lengths is None else int(lengths.sum())
+        inputs = read_inputs(request.inputs, version, steps)
     if request.durable_indexes and any(request.durable_indexes):
         refusals += _lost(request.durable_indexes)
     return Work(
         handles,
-        np.array(request.step_indexes, np.uint64).view(np.int64),
+        list(request.step_indexes),
         inputs,
         deliver,
         lengths=lengths,
         deadline=deadline,
         arrived=time.monotonic(),
         mode=request.output_mode,
-        refusals=tuple(dict(reversed(refusals)).items()) if refusals else (),
-    )
-
-
-def read_inputs(tensor: tensor_pb2.Tensor, version: LoadedVersion, steps: int) -> Inputs:
-    """Features [steps, D] as float32 or tokens [steps] as int64, as the model takes them."""
-    array = tensors.decode(tensor, field="inputs")
-    takes_tokens = version.config.takes_tokens
-    kind = "iu" if takes_tokens else "f"
-    if array.dtype.kind not in kind:
-        wanted = "INT32 or INT64 tokens" if takes_tokens else "FLOAT32, FLOAT64 or FLOAT16 features"
-        raise InputMismatch(
-            f"{version.name} takes {wanted}, got {array.dtype}", field="inputs.data_type"
-        )
-    shape = (steps, *version.input_shape)
-    if array.shape != shape:
-        raise InputMismatch(
-            f"inputs must have shape {list(shape)} for {steps} steps of {version.name}, "
-            f"got {list(array.shape)}",
-            field="inputs.shape",
-        )
-    if takes_tokens:
-        return array.astype(np.int64, copy=False)
-    if array.dtype == np.float32:
-        return array
-    with np.errstate(over="ignore"):  # a float64 that does not fit becomes infinite: refused next
-        return array.astype(np.float32, copy=False)
-
-
-def bad_inputs(inputs: Inputs, version: LoadedVersion, lengths: Ints | None) -> Refusals:
-    """Items with a token out of range or a number that is not finite."""
-    if version.config.takes_tokens:
-        good = (inputs >= 0) & (inputs < version.vocabulary)
-    else:
-        good = np.isfinite(inputs)
-    if good.all():
-        return []
-    bad_steps = np.flatnonzero(~good.reshape(len(good), -1).all(axis=1))
-    items = bad_steps
-    if lengths is not None:
-        items = np.searchsorted(np.cumsum(lengths), bad_steps, "right")
-    return [
-        (item, _bad_input(inputs[step], version, item, step))
-        for step, item in reversed(list(zip(bad_steps.tolist(), items.tolist(), strict=True)))
-    ]
-
-
-def _bad_input(
-    value: np.generic | Inputs, version: LoadedVersion, item: int, step: int
-) -> CarouselError:
-    if version.config.takes_tokens:
-        return TokenOutOfRange(
-            f"tokens of {version.name} are 0 to {version.vocabulary - 1}, "
-            f"got {int(value)} in item {item}",
-            field=f"inputs[{step}]",
-        )
-    flat = np.atleast_1d(value)
-    place = int(np.flatnonzero(~np.isfinite(flat))[0])
-    return NonFiniteInput(
-        f"inputs must be finite, got {flat[place]} as feature {place} of item {item}",
-        field=f"inputs[{step}][{place}]",
+        refusals=refusals,
     )
 
 
@@ -189,9 +128,13 @@ def encode(answers: Sequence[Answer], *, in_order: bool = False) -> pb.StepRespo
 def _encode_whole(answer: Answer) -> pb.StepResponse:
     """The common case: one work, nothing failed, all outputs."""
     work, outputs = answer.work, answer.outputs
+    handles, indexes = work.handles, work.step_indexes
+    if len(answer.items) < len(handles):
+        items = answer.items.tolist()
+        handles, indexes = [handles[i] for i in items], [indexes[i] for i in items]
     response = pb.StepResponse(
-        handles=work.handles[answer.items].tolist(),
-        step_indexes=work.step_indexes[answer.items].tolist(),
+        handles=handles,
+        step_indexes=indexes,
         outputs=tensor_pb2.Tensor(
             data_type=tensor_pb2.DATA_TYPE_FLOAT32, shape=outputs.shape, data=outputs.tobytes()
         ),
@@ -232,8 +175,8 @@ class _Columns:
 
     def _put(self, work: Work, item: int, rows: Floats, error: CarouselError | None) -> None:
         self.items.append(item)
-        self.handles.append(int(work.handles[item]))
-        self.indexes.append(int(work.step_indexes[item]) & (2**64 - 1))
+        self.handles.append(work.handles[item])
+        self.indexes.append(work.step_indexes[item])
         self.outputs.append(rows)
         self.errors.append(error)
 

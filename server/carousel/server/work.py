@@ -59,8 +59,8 @@ class Work:
 
     def __init__(
         self,
-        handles: Handles,
-        step_indexes: Ints,
+        handles: list[int],
+        step_indexes: list[int],
         inputs: Inputs,
         deliver: Callable[[Answer], None],
         *,

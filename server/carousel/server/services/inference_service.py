@@ -190,14 +190,12 @@ class InferenceService:
         self, request: pb.StepRequest, deliver: steps.Deliver, deadline: float
     ) -> tuple[LoadedVersion, Work] | pb.StepResponse:
         """The work and who runs it, or at once the answer when no session was found."""
-        handles = steps.handles_of(request)
-        version = self._hall.version_of(handles)
+        steps.check_columns(request)
+        version = self._hall.version_of(request.handles)
         if version is None:
             return steps.refuse(request, self._hall.engine.table.why_not)
         max_chunk = self._hall.settings.max_chunk
-        work = steps.decode(
-            request, handles, version, deliver, max_chunk=max_chunk, deadline=deadline
-        )
+        work = steps.decode(request, version, deliver, max_chunk=max_chunk, deadline=deadline)
         return version, work
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
