@@ -36,7 +36,7 @@ async def _carousel(
     if kind == "null":
         from tests.bench.null import NullInference
 
-        vars(app)["InferenceService"] = NullInference
+        setattr(app, "InferenceService", NullInference)  # noqa: B010 - a module, not a class
     settings = Settings.read(
         None,
         host="127.0.0.1",
