@@ -34,6 +34,9 @@ class NullInference:
     def __init__(self, hall: object) -> None:
         pass
 
+    def drain(self) -> None:
+        """There is nothing to finish."""
+
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
         return answer(request)
 
