@@ -163,3 +163,16 @@ def test_trace_shows_every_gate_and_moves_nothing(server: RunningServer, wire: W
         np.testing.assert_allclose(values["hidden"], hidden, rtol=1e-5, atol=1e-6)
     stepped = wire.outputs([session.handle], [0], inputs, [5])
     np.testing.assert_allclose(tensors.decode(trace.outputs), stepped, rtol=1e-5, atol=1e-6)
+
+
+def test_going_on_at_another_step_than_the_next_is_a_conflict(wire: Wire) -> None:
+    session = wire.create("models/king-james")
+    generate(wire, handle=session.handle, text=TEXT, max_tokens=3, temperature=0.0)
+    index = len(TEXT) + 3
+    fields = {"handle": session.handle, "step_index": index, "max_tokens": 1, "temperature": 0.0}
+    generate(wire, **fields)
+    with pytest.raises(grpc.RpcError) as failure:
+        generate(wire, **fields)
+    error = error_of(failure.value)
+    assert error.reason == "STEP_CONFLICT"
+    assert error.metadata["expected_step"] == str(index + 1)

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carousel.server.scheduler import Chunk, Scheduler
+from carousel.server.table import SessionTable
 from carousel.server.work import Answer, Ints, Work
 
 
@@ -103,3 +104,26 @@ def test_all_chunks_move_on_when_there_are_more_than_fit_into_a_turn() -> None:
         bakery.push_chunk(slot, 64)
     seen = [rider for _ in range(6) for rider in bakery.turn()]
     assert set(seen) == set(range(6))
+
+
+def test_everything_that_waits_can_be_cleared_whoever_s_turn_it_is() -> None:
+    bakery = Bakery()
+    bakery.push([1, 1, 2])
+    bakery.push_chunk(1, 40)
+    plans = bakery.scheduler.clear()
+    assert sorted(slot for plan in plans for slot in plan.slots.tolist()) == [1, 1, 1, 2]
+    assert len(bakery.scheduler) == 0
+    assert bakery.turn() == []
+
+
+def test_a_line_moves_on_over_places_that_were_left() -> None:
+    table = SessionTable()
+    slot = table.insert("a", version=1, row=0, ttl=1.0, lifetime=1.0, now=0.0)
+    table.tail[slot] = 4
+    for ticket in (1, 2):
+        table.skip(slot, ticket)
+    assert table.serving[slot] == 0  # ticket 0 stands before them
+    table.serving[slot] += 1
+    table.pass_skipped(slot)
+    assert table.serving[slot] == 3
+    assert table.lines_with_gaps == ()

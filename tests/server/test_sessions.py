@@ -66,6 +66,7 @@ def test_create_gives_what_was_asked_for(wire: Wire) -> None:
         ({"ttl": duration_pb2.Duration(seconds=-1)}, "INVALID_FIELD"),
         ({"ttl": duration_pb2.Duration(seconds=10**9)}, "INVALID_FIELD"),
         ({"lifetime": duration_pb2.Duration()}, "INVALID_FIELD"),
+        ({"lifetime": duration_pb2.Duration(seconds=2**40)}, "INVALID_FIELD"),
         ({"rewind_depth": 65}, "INVALID_FIELD"),
         ({"durability": session_pb2.DURABILITY_SYNC}, "DURABILITY_UNSUPPORTED"),
         (
@@ -264,3 +265,23 @@ def test_no_more_sessions_than_the_limit_and_a_place_is_free_again(
         assert refused(lambda: wire.sessions.ForkSession(fork)) == "SESSION_CAPACITY"
         wire.sessions.DeleteSession(pb.DeleteSessionRequest(name=names[3]))
         wire.create()
+
+
+def test_a_fork_that_does_not_fit_in_makes_nothing(serve: Callable[..., RunningServer]) -> None:
+    server = serve(max_sessions=100)
+    with grpc.insecure_channel(server.target) as channel:
+        wire = Wire(channel)
+        source = wire.create(rewind_depth=20)
+        fork = pb.ForkSessionRequest(name=source.name, count=5)
+        assert refused(lambda: wire.sessions.ForkSession(fork)) == "SESSION_CAPACITY"
+        assert wire.sessions.ListSessions(pb.ListSessionsRequest()).total_size == 1
+
+
+def test_a_snapshot_of_impossible_steps_is_refused(wire: Wire) -> None:
+    session = wire.create()
+    snapshot = wire.sessions.ExportSession(pb.ExportSessionRequest(name=session.name)).snapshot
+    for step_index, reply_index in ((2**63 - 1, 0), (2**64 - 1, 0), (0, 2**64 - 1)):
+        snapshot.step_index, snapshot.reply_index = step_index, reply_index
+        snapshot.checksum = tensors.snapshot_checksum(snapshot)
+        request = pb.ImportSessionRequest(snapshot=snapshot)
+        assert refused(partial(wire.sessions.ImportSession, request)) == "SNAPSHOT_DAMAGED"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -13,6 +14,7 @@ import torch
 from carousel import tensors
 from carousel.model import load
 from carousel.server import Settings
+from carousel.server.engine import SWEEP_SECONDS
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_pb2, session_service_pb2
 from tests.conftest import RunningServer
@@ -327,3 +329,18 @@ def test_one_stream_carries_many_sessions_and_outlives_bad_messages(wire: Wire) 
         want = wire.outputs(others, [t] * 30, inputs[t])
         got = np.stack([outputs[handle, t] for handle in handles])
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_an_index_beyond_all_steps_is_a_conflict_on_a_fresh_session_too(wire: Wire) -> None:
+    [error] = wire.step([wire.create().handle], [2**64 - 1], features(1, 3)).errors
+    assert error.reason == "STEP_CONFLICT"
+    assert str(2**64 - 1) in error.message
+
+
+def test_a_refusal_at_the_door_does_not_wait_for_the_idle_engine(wire: Wire) -> None:
+    handle = wire.create().handle
+    begin = time.monotonic()
+    for _ in range(20):
+        [error] = wire.step([handle], [0], np.full((1, 3), np.nan, np.float32)).errors
+        assert error.reason == "NON_FINITE_INPUT"
+    assert time.monotonic() - begin < 20 * SWEEP_SECONDS / 2

@@ -43,6 +43,16 @@ class Arena:
 
     def allocate(self, count: int) -> Ints:
         """Give out `count` zeroed rows, or none: raises SessionCapacity."""
+        self.check_room(count)
+        while self._free_count < count:
+            self._grow()
+        self._free_count -= count
+        rows = self._free[self._free_count : self._free_count + count][::-1].copy()
+        self.zero(rows)
+        return rows
+
+    def check_room(self, count: int) -> None:
+        """Raises SessionCapacity when `count` more rows do not fit in."""
         if self.used + count > self.limit:
             raise SessionCapacity(
                 f"the arena holds at most {self.limit} rows, {self.used} are in use, "
@@ -50,12 +60,6 @@ class Arena:
                 field="model",
                 retry_after=1.0,
             )
-        while self._free_count < count:
-            self._grow()
-        self._free_count -= count
-        rows = self._free[self._free_count : self._free_count + count][::-1].copy()
-        self.zero(rows)
-        return rows
 
     def release(self, rows: Ints) -> None:
         """Take rows back."""

@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from carousel.errors import InternalError
+from carousel.errors import InternalError, ModelNotLoaded
 from carousel.server import gatekeeper
 from carousel.server.loaded import LoadedVersion
 from carousel.server.ride import Ride, finite_rows
@@ -95,7 +95,8 @@ class Engine:
             try:
                 result = function(*args, **kwargs)
             except Exception as error:
-                failure = error
+                # A future takes no StopIteration; whoever awaits it would wait for ever.
+                failure = RuntimeError(str(error)) if isinstance(error, StopIteration) else error
                 self._loop.call_soon_threadsafe(settle, lambda: future.set_exception(failure))
             else:
                 self._loop.call_soon_threadsafe(settle, lambda: future.set_result(result))
@@ -105,9 +106,13 @@ class Engine:
         return future
 
     def retire(self, version: LoadedVersion) -> None:
-        """Answer what still waits for a version, whose sessions have ended, and let go of it."""
-        while len(version.scheduler):
-            self._safe_turn(version)
+        """Answer what still waits for a version, whose sessions have ended, and let go of it.
+
+        Without turns: an item's ticket may come up only after one in another version's queue.
+        """
+        for plan in version.scheduler.clear():
+            error = ModelNotLoaded(f"{version.name} was taken out of service")
+            self._answers.extend(gatekeeper.abandon(self.table, version, plan, error))
         self.versions.remove(version)
 
     @property
@@ -122,6 +127,9 @@ class Engine:
             self._wake.clear()
             try:
                 self._take_in()
+                self._deliver()  # who was refused at the door must not wait for anything
+                for slot in self.table.lines_with_gaps:
+                    self.table.pass_skipped(slot)
                 turned = [self._safe_turn(version) for version in tuple(self.versions)]
                 if not any(turned):
                     self._wake.wait(SWEEP_SECONDS)

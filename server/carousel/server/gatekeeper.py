@@ -228,6 +228,23 @@ def refuse_all(
     return [_finish(table, version, plan, place, error) for place in left.tolist()]
 
 
+def abandon(
+    table: SessionTable, version: LoadedVersion, plan: Plan, error: CarouselError
+) -> list[Answer]:
+    """Answer every item of a plan with an error, also those whose turn has not come.
+
+    Their places in line go to nobody: all places of the slot up to the last of them are skipped
+    once no other version has items in that line.
+    """
+    answers = []
+    for place in range(len(plan)):
+        slot, ticket = int(plan.slots[place]), int(plan.tickets[place])
+        table.skip(slot, ticket)
+        work = plan.works[int(np.searchsorted(plan.bounds, place, "right")) - 1]
+        answers.append(_refusal(version, work, [(int(plan.items[place]), error)]))
+    return answers
+
+
 def refuse_quarantined(
     table: SessionTable, version: LoadedVersion, plan: Plan, places: Ints
 ) -> list[Answer]:
@@ -251,7 +268,7 @@ def _turn_away(
         return _finish(table, version, plan, place, table.why_not(handle))
     if work.cancelled:
         return _finish(table, version, plan, place, Cancelled("the caller went away"))
-    if not plan.chunks and table.reply_index[slot] == index and index < table.next_index[slot]:
+    if not plan.chunks and 0 <= index < table.next_index[slot] and table.reply_index[slot] == index:
         table.serving[slot] += 1
         version.metrics.duplicates.inc()
         reply = reply_of(table, version, slot)[:1].copy()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carousel.errors import InvalidField, NotGenerative, TokenOutOfRange
+from carousel.errors import InvalidField, NotGenerative, StepConflict, TokenOutOfRange
 from carousel.model import SamplingError, SamplingOptions, Softmax, sample
 from carousel.server.gatekeeper import reply_of
 from carousel.server.hall import Hall
@@ -236,4 +236,12 @@ def _last_output(hall: Hall, source: Source) -> Floats:
     slots, good = table.slots_of(np.array([source.handle], np.uint64))
     if not good[0]:
         raise table.why_not(source.handle)
-    return reply_of(table, source.version, int(slots[0])).copy()
+    slot = int(slots[0])
+    expected = int(table.next_index[slot])
+    if source.index != expected:
+        # The last output belongs to the next step only: another one must not be sampled from it.
+        raise StepConflict(
+            f"the next step of sessions/{table.ids[slot]} is {expected}, got {source.index}",
+            metadata={"expected_step": str(expected)},
+        )
+    return reply_of(table, source.version, slot).copy()

@@ -153,12 +153,16 @@ class Registry:
             if version is None:
                 self._store.resolve(ModelRef(model, number))
                 return
-            if version.stepwise:
-                await self._engine.call(self._retire, version, force)
-            del self._loaded[key], self._by_ordinal[version.ordinal]
-            version.metrics.remove()
-            log.info("%s unloaded", version.name)
-            self._on_change()
+            # To its end also when the caller goes away: half unloaded would be of use to nobody.
+            await asyncio.shield(self._take_out(version, force))
+
+    async def _take_out(self, version: LoadedVersion, force: bool) -> None:
+        if version.stepwise:
+            await self._engine.call(self._retire, version, force)
+        del self._loaded[version.model, version.version], self._by_ordinal[version.ordinal]
+        version.metrics.remove()
+        log.info("%s unloaded", version.name)
+        self._on_change()
 
     def _retire(self, version: LoadedVersion, force: bool) -> None:
         if version.sessions and not force:

@@ -114,10 +114,16 @@ class StepQueue:
 
     def take(self, serving: Ints, limit: int) -> Plan | None:
         """Up to `limit` items whose turn it is in their sessions, oldest first."""
-        items, inputs = self._items[: self._count], self._inputs[: self._count]
+        items = self._items[: self._count]
         chosen = (serving[items["slot"]] == items["ticket"]).nonzero()[0][:limit]
-        if not len(chosen):
-            return None
+        return self._take(chosen) if len(chosen) else None
+
+    def take_all(self) -> Plan:
+        """Every item, whoever's turn it is."""
+        return self._take(np.arange(self._count))
+
+    def _take(self, chosen: Ints) -> Plan:
+        items, inputs = self._items[: self._count], self._inputs[: self._count]
         taken, inputs_taken = items[chosen], inputs[chosen]
         self._count -= len(chosen)
         if self._count:
@@ -183,6 +189,14 @@ class Scheduler:
         )
         self._chunks_next = not self._chunks_next
         return order[0](serving) or order[1](serving)
+
+    def clear(self) -> list[Plan]:
+        """Everything that waits, whoever's turn it is, and nothing is left."""
+        plans = [self.steps.take_all()] if len(self.steps) else []
+        if self.chunks:
+            plans.append(self._plan(list(self.chunks)))
+            self.chunks.clear()
+        return plans
 
     def _singles(self, serving: Ints) -> Plan | None:
         return self.steps.take(serving, self.max_batch) if len(self.steps) else None

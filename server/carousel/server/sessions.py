@@ -12,6 +12,7 @@ import torch
 
 from carousel.errors import (
     InvalidField,
+    ModelNotLoaded,
     ModelNotStepwise,
     RewindUnavailable,
     SessionCapacity,
@@ -28,6 +29,7 @@ from carousel.v1 import session_pb2
 
 MAX_REWIND_DEPTH = 64
 MAX_FORKS = 10_000
+MAX_LIFETIME = 100 * 365 * 86_400.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -73,7 +75,10 @@ class Sessions:
 
     def version_of(self, slot: int) -> LoadedVersion:
         ordinal = int(self.table.version[slot])
-        return next(v for v in self.engine.versions if v.ordinal == ordinal)
+        version = next((v for v in self.engine.versions if v.ordinal == ordinal), None)
+        if version is None:
+            raise ModelNotLoaded("the session's model version was taken out of service")
+        return version
 
     def create(
         self,
@@ -124,6 +129,7 @@ class Sessions:
                 field="session_ids",
             )
         depth = int(self.table.rewind_depth[source])
+        version.arena.check_room(len(ids) * (1 + depth))
         ttl = float(self.table.ttl[source])
         slots = [
             self._insert(version, Terms(session_id=name, ttl=ttl, rewind_depth=depth))
@@ -290,6 +296,8 @@ class Sessions:
             raise ModelNotStepwise(
                 f"{version.name} is bidirectional and needs whole sequences: use Predict"
             )
+        if version.retired:
+            raise ModelNotLoaded(f"{version.name} was taken out of service")
         session_id = terms.session_id or secrets.token_hex(16)
         if session_id in self.table.slots:
             raise SessionExists(f"sessions/{session_id} is live", field="session_id")
@@ -354,8 +362,11 @@ class Sessions:
     def _lifetime(lifetime: float | None) -> float:
         if lifetime is None:
             return NEVER
-        if lifetime <= 0:
-            raise InvalidField(f"lifetime must be above 0 s, got {lifetime:g} s", field="lifetime")
+        if not 0 < lifetime <= MAX_LIFETIME:
+            raise InvalidField(
+                f"lifetime must be above 0 and at most {MAX_LIFETIME:g} s, got {lifetime:g} s",
+                field="lifetime",
+            )
         return lifetime
 
 

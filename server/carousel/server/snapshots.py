@@ -16,6 +16,7 @@ from carousel.server.work import Floats
 from carousel.v1 import session_pb2, tensor_pb2
 
 FORMAT_VERSION = 1
+MAX_STEP = 2**62
 
 
 def make(exported: Exported) -> session_pb2.Snapshot:
@@ -45,6 +46,12 @@ def check(snapshot: session_pb2.Snapshot) -> session_pb2.Snapshot:
             f"snapshot.format_version must be {FORMAT_VERSION}, got {snapshot.format_version}",
             field="snapshot.format_version",
         )
+    if snapshot.step_index > MAX_STEP or snapshot.reply_index > snapshot.step_index:
+        raise SnapshotDamaged(
+            f"snapshot.step_index must be at most {MAX_STEP} and reply_index not above it, got "
+            f"{snapshot.step_index} and {snapshot.reply_index}",
+            field="snapshot.step_index",
+        )
     if snapshot.checksum != tensors.snapshot_checksum(snapshot):
         raise SnapshotDamaged(
             "the snapshot's checksum does not match its content", field="snapshot.checksum"
@@ -70,6 +77,8 @@ def read(
     reply = tensors.decode(snapshot.reply, field="snapshot.reply").astype(np.float32)
     if reply.ndim != 2 or reply.shape[1] != version.config.output_size:
         raise SnapshotMismatch(f"snapshot.reply has shape {list(reply.shape)}")
+    if not np.isfinite(reply).all():
+        raise NonFiniteInput("a reply must be finite", field="snapshot.reply")
     return row, reply
 
 

@@ -93,6 +93,7 @@ class SessionTable:
         self.rings: dict[int, Ring] = {}
         self.chunk_replies: dict[int, Floats] = {}  # replies of more than one step, by slot
         self._free: list[int] = []
+        self._skipped: dict[int, set[int]] = {}  # places in line that nobody stands in any more
         self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._former: OrderedDict[int, str] = OrderedDict()  # handle -> session id
 
@@ -142,6 +143,24 @@ class SessionTable:
         handle = self._new_handle(slot)
         self.handle[slot] = handle
         return handle
+
+    def skip(self, slot: int, ticket: int) -> None:
+        """Take an item out of its line; the line moves on when it comes to that place."""
+        self._skipped.setdefault(slot, set()).add(ticket)
+        self.pass_skipped(slot)
+
+    def pass_skipped(self, slot: int) -> None:
+        skipped = self._skipped.get(slot, set())
+        while int(self.serving[slot]) in skipped:
+            skipped.remove(int(self.serving[slot]))
+            self.serving[slot] += 1
+        if not skipped:
+            self._skipped.pop(slot, None)
+
+    @property
+    def lines_with_gaps(self) -> tuple[int, ...]:
+        """Slots in whose lines items were skipped that have not been come to."""
+        return tuple(self._skipped)
 
     def forget_reply(self, slot: int) -> None:
         self.reply_index[slot] = NO_REPLY
