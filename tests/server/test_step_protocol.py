@@ -344,3 +344,18 @@ def test_a_refusal_at_the_door_does_not_wait_for_the_idle_engine(wire: Wire) -> 
         [error] = wire.step([handle], [0], np.full((1, 3), np.nan, np.float32)).errors
         assert error.reason == "NON_FINITE_INPUT"
     assert time.monotonic() - begin < 20 * SWEEP_SECONDS / 2
+
+
+def test_what_could_not_be_answered_in_one_message_is_refused_before_it_runs(
+    serve: Callable[..., RunningServer],
+) -> None:
+    server = serve(max_message_bytes=4 * 1024**2)
+    with grpc.insecure_channel(server.target) as channel:
+        wire = Wire(channel)
+        sessions = [wire.create("models/letters") for _ in range(10)]
+        handles = [session.handle for session in sessions]
+        with pytest.raises(grpc.RpcError) as failure:
+            wire.step(handles, [0] * 10, np.zeros(100_000, np.int32), [10_000] * 10)
+        assert error_of(failure.value).reason == "MESSAGE_TOO_LARGE"
+        get = session_service_pb2.GetSessionRequest(name=sessions[0].name)
+        assert wire.sessions.GetSession(get).step_index == 0

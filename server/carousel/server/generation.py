@@ -43,8 +43,9 @@ async def generate(
     version = _version(hall, request)
     options, limit = _options(request, version, hall.settings.max_tokens)
     prompt = _prompt(request, version)
-    source = await _source(hall, request, version)
+    own = f"generate-{secrets.token_hex(8)}" if request.WhichOneof("source") == "model" else ""
     try:
+        source = await _source(hall, request, version, own)
         logits = await _first_logits(hall, source, prompt, deadline)
         source.index += len(prompt)
         writer = _Writer(request, version, options, source, prompt)
@@ -65,8 +66,8 @@ async def generate(
             if response.finish_reason:
                 return
     finally:
-        if source.session_id:
-            hall.engine.call(_end_quietly, hall, source.session_id)
+        if own:  # known before it is made, so that none is left when the caller goes meanwhile
+            hall.engine.call(_end_quietly, hall, own)
 
 
 def _end_quietly(hall: Hall, session_id: str) -> None:
@@ -195,9 +196,11 @@ def _prompt(request: pb.GenerateRequest, version: LoadedVersion) -> Ints:
     return tokens
 
 
-async def _source(hall: Hall, request: pb.GenerateRequest, version: LoadedVersion) -> Source:
-    if request.WhichOneof("source") == "model":
-        terms = Terms(session_id=f"generate-{secrets.token_hex(8)}")
+async def _source(
+    hall: Hall, request: pb.GenerateRequest, version: LoadedVersion, own: str
+) -> Source:
+    if own:
+        terms = Terms(session_id=own)
         session = await hall.engine.call(hall.sessions.create, version, terms)
         return Source(version, session.handle, 0, terms.session_id)
     slots, good = hall.engine.table.slots_of(np.array([request.handle], np.uint64))

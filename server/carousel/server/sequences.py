@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 MAX_TRACE = 4096
 MAX_WAITING = 256
+PADDED_STEPS = 2**18  # of one padded batch at most, unless one sequence is longer
+EMPTY: Floats = np.zeros((0, 0), np.float32)
 
 
 class Sequences:
@@ -123,6 +125,27 @@ def encode_text(version: LoadedVersion, text: str, *, field: str) -> Ints:
 
 def _predict(version: LoadedVersion, inputs: Inputs, lengths: Ints, only_last: bool) -> Floats:
     """Outputs [rows, O], sequence after sequence."""
+    starts = np.cumsum(lengths) - lengths
+    outputs: list[Floats] = [EMPTY] * len(lengths)
+    for group in _groups(lengths):
+        some = np.concatenate([inputs[starts[i] : starts[i] + lengths[i]] for i in group])
+        rows = _predict_padded(version, some, lengths[group])
+        for i, own in zip(group.tolist(), np.split(rows, np.cumsum(lengths[group])), strict=False):
+            outputs[i] = own[-1:] if only_last else own
+    return np.concatenate(outputs)
+
+
+def _groups(lengths: Ints) -> Iterator[Ints]:
+    """Sequences of about one length together, so that padding stays small and memory bounded."""
+    order = np.argsort(-lengths, kind="stable")
+    while len(order):
+        count = max(1, PADDED_STEPS // int(lengths[order[0]]))
+        yield order[:count]
+        order = order[count:]
+
+
+def _predict_padded(version: LoadedVersion, inputs: Inputs, lengths: Ints) -> Floats:
+    """Outputs [rows, O] of sequences that are run as one padded batch."""
     longest = int(lengths.max())
     padded = np.zeros((len(lengths), longest, *inputs.shape[1:]), inputs.dtype)
     real = np.arange(longest) < lengths[:, None]  # [B, T]
@@ -132,7 +155,7 @@ def _predict(version: LoadedVersion, inputs: Inputs, lengths: Ints, only_last: b
             torch.from_numpy(padded).to(version.device), torch.from_numpy(lengths)
         ).cpu()
     values: Floats = outputs.numpy()
-    return values[np.arange(len(lengths)), lengths - 1] if only_last else values[real]
+    return values[real]
 
 
 def _trace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ REMEMBERED_SECONDS = 3600.0
 REMEMBERED_ENDS = 100_000
 
 NO_REPLY = -1
+SLOTS_LOOKED_AT = 64
 
 
 @dataclass(slots=True, frozen=True)
@@ -92,7 +93,7 @@ class SessionTable:
         self.slots: dict[str, int] = {}
         self.rings: dict[int, Ring] = {}
         self.chunk_replies: dict[int, Floats] = {}  # replies of more than one step, by slot
-        self._free: list[int] = []
+        self._free: deque[int] = deque()
         self._skipped: dict[int, set[int]] = {}  # places in line that nobody stands in any more
         self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._former: OrderedDict[int, str] = OrderedDict()  # handle -> session id
@@ -104,9 +105,7 @@ class SessionTable:
         self, session_id: str, *, version: int, row: int, ttl: float, lifetime: float, now: float
     ) -> int:
         """A new session in a free slot, with a handle; its id must not be taken."""
-        if not self._free:
-            self._grow()
-        slot = self._free.pop()
+        slot = self._free_slot()
         self.handle[slot] = self._new_handle(slot)
         self.state[slot] = ACTIVE
         self.version[slot] = version
@@ -143,6 +142,16 @@ class SessionTable:
         handle = self._new_handle(slot)
         self.handle[slot] = handle
         return handle
+
+    def _free_slot(self) -> int:
+        """A free slot in whose line nobody stands any more: a new session must not wait behind."""
+        for _ in range(min(len(self._free), SLOTS_LOOKED_AT)):
+            slot = self._free.pop()
+            if self.tail[slot] == self.serving[slot]:
+                return slot
+            self._free.appendleft(slot)
+        self._grow()
+        return self._free.pop()
 
     def skip(self, slot: int, ticket: int) -> None:
         """Take an item out of its line; the line moves on when it comes to that place."""

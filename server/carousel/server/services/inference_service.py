@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from carousel.errors import CarouselError, ServerDraining
+from carousel.errors import CarouselError, MessageTooLarge, ServerDraining
 from carousel.server import generation, sequences, steps
 from carousel.server.hall import Hall
 from carousel.server.loaded import LoadedVersion
@@ -196,7 +196,20 @@ class InferenceService:
             return steps.refuse(request, self._hall.engine.table.why_not)
         max_chunk = self._hall.settings.max_chunk
         work = steps.decode(request, version, deliver, max_chunk=max_chunk, deadline=deadline)
+        self._check_reply_size(version, work)
         return version, work
+
+    def _check_reply_size(self, version: LoadedVersion, work: Work) -> None:
+        """Refuse, before anything runs, what could never be answered in one message."""
+        limit = self._hall.settings.max_message_bytes
+        size = len(work.inputs) * version.config.output_size * 4 + 64 * len(work)
+        if work.mode <= pb.OUTPUT_MODE_ALL and size > limit:
+            raise MessageTooLarge(
+                f"the answer to {len(work.inputs)} steps of {version.name} would have about {size} "
+                f"bytes, a message has at most {limit}: send less at once, or ask for the last "
+                "outputs only",
+                field="inputs",
+            )
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         self._hall.refuse_when_draining()
