@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from carousel.model.cells import STEPS, Gates, State, Weights, scan
 from carousel.model.config import ModelConfig, NoHead, Normalization, Tokens
+from carousel.model.errors import ConfigError
 from carousel.model.schema import StateSchema
 
 RNN = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN, "rnn_relu": nn.RNN}
@@ -74,6 +75,26 @@ class Network(nn.Module):
                 if name.startswith("bias_"):
                     parameter[hidden : 2 * hidden] = value if name.startswith("bias_ih") else 0.0
 
+    def set_chrono_bias(self, steps: int, generator: torch.Generator | None = None) -> None:
+        """Spread the LSTM's memories over lengths of up to `steps` (chrono initialisation).
+
+        Each unit gets b_f = log u with u from U[1, steps - 1], and b_i = -b_f, so that it forgets
+        at a rate of about 1 / u a step (Tallec & Ollivier 2018, eq. 16). steps is at least 2.
+        """
+        if self.config.cell != "lstm":
+            raise ConfigError(f"chrono initialisation is for lstm only, got {self.config.cell}")
+        if steps < 2:
+            raise ConfigError(f"steps of chrono initialisation must be at least 2, got {steps}")
+        hidden = self.config.hidden_size
+        with torch.no_grad():
+            for name, parameter in self.rnn.named_parameters():
+                if name.startswith("bias_ih"):
+                    u = 1 + (steps - 2) * torch.rand(hidden, generator=generator)
+                    parameter[hidden : 2 * hidden] = torch.log(u)
+                    parameter[:hidden] = -torch.log(u)
+                elif name.startswith("bias_hh"):
+                    parameter[: 2 * hidden] = 0.0
+
     def weights(self, layer: int, backward: bool = False) -> Weights:
         """The weights of one layer in one direction."""
         suffix = f"_l{layer}" + ("_reverse" if backward else "")
@@ -116,12 +137,12 @@ class Network(nn.Module):
         With lengths [B] (1..T) the outputs from each row's length on are zero, and its new row is
         the state after its own last real step.
         """
-        y, rows, _ = self._reference(x, rows, lengths)
+        y, rows, _ = self.unroll(x, rows, lengths)
         return y, rows
 
     def trace(self, x: Tensor, rows: Tensor) -> Trace:
         """Every gate of one sequence: x [T, D] or tokens [T], rows [1, width]."""
-        y, rows, gates = self._reference(x[None], rows.reshape(1, -1), None)
+        y, rows, gates = self.unroll(x[None], rows.reshape(1, -1), None)
         layers = [
             {name: torch.cat([step[name] for step in layer]) for name in layer[0]}  # [T, H]
             for layer in gates
@@ -129,9 +150,10 @@ class Network(nn.Module):
         named = {name: torch.stack([g[name] for g in layers], dim=1) for name in layers[0]}
         return Trace(named, y[0], rows)
 
-    def _reference(
-        self, x: Tensor, rows: Tensor, lengths: Tensor | None
+    def unroll(
+        self, x: Tensor, rows: Tensor, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor, list[list[Gates]]]:
+        """As `forward`, with the gates of every step of every layer (and direction) in turn."""
         config, mask = self.config, None if lengths is None else padding_mask(x, lengths)
         before = self.schema.split(rows)
         after: list[State] = []
