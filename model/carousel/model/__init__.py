@@ -12,6 +12,7 @@ from carousel.model.config import (
 )
 from carousel.model.errors import (
     ConfigError,
+    DataError,
     ModelError,
     SamplingError,
     TokenizerError,
@@ -23,15 +24,17 @@ from carousel.model.ladder import Rung, climb
 from carousel.model.network import Network, Trace
 from carousel.model.sampling import SamplingOptions, sample
 from carousel.model.schema import StateSchema, TensorSpec
-from carousel.model.tokenizer import Characters
+from carousel.model.tokenizer import Bytes, Characters, Subwords, Tokenizer
 from carousel.model.weights import digest, load, load_config, save
 from carousel.model.zoo import shipped
 
 __all__ = [
     "KERNELS",
+    "Bytes",
     "Characters",
     "Classifier",
     "ConfigError",
+    "DataError",
     "Features",
     "Kernel",
     "Linear",
@@ -45,7 +48,9 @@ __all__ = [
     "SamplingOptions",
     "Softmax",
     "StateSchema",
+    "Subwords",
     "TensorSpec",
+    "Tokenizer",
     "TokenizerError",
     "Tokens",
     "Trace",

@@ -1,12 +1,12 @@
 """What a model is, apart from its weights: a frozen, checked value that travels as JSON."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
+from carousel.model.checks import alternative, build, finite, instance, integer, mapping, tagged
 from carousel.model.errors import ConfigError
-from carousel.model.tokenizer import Characters
+from carousel.model.tokenizer import TOKENIZERS, Tokenizer
 
 Cell = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
 CELLS: tuple[Cell, ...] = get_args(Cell)
@@ -16,8 +16,6 @@ MAX_LAYERS = 64
 MAX_SIZE = 8192
 MAX_VOCABULARY = 1_000_000
 
-Part = TypeVar("Part")
-
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -26,7 +24,7 @@ class Features:
     size: int
 
     def __post_init__(self) -> None:
-        _integer("input.size", self.size, 1, MAX_SIZE)
+        integer("input.size", self.size, 1, MAX_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +35,8 @@ class Tokens:
     embedding: int
 
     def __post_init__(self) -> None:
-        _integer("input.vocabulary", self.vocabulary, 1, MAX_VOCABULARY)
-        _integer("input.embedding", self.embedding, 1, MAX_SIZE)
+        integer("input.vocabulary", self.vocabulary, 1, MAX_VOCABULARY)
+        integer("input.embedding", self.embedding, 1, MAX_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class Linear:
     size: int
 
     def __post_init__(self) -> None:
-        _integer("head.size", self.size, 1, MAX_SIZE)
+        integer("head.size", self.size, 1, MAX_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class Softmax:
     vocabulary: int
 
     def __post_init__(self) -> None:
-        _integer("head.vocabulary", self.vocabulary, 1, MAX_VOCABULARY)
+        integer("head.vocabulary", self.vocabulary, 1, MAX_VOCABULARY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,7 @@ class Normalization:
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if not isinstance(values, tuple) or not all(_finite(v) for v in values):
+            if not isinstance(values, tuple) or not all(finite(v) for v in values):
                 raise ConfigError(f"{name} must be a list of finite numbers, got {values!r:.200}")
         if len(self.mean) != len(self.std):
             raise ConfigError(
@@ -110,7 +108,6 @@ HEADS: dict[str, type[Head]] = {
     "softmax": Softmax,
     "classifier": Classifier,
 }
-TOKENIZERS: dict[str, type[Characters]] = {"characters": Characters}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,38 +128,38 @@ class ModelConfig:
     bidirectional: bool = False
     normalization: Normalization | None = None
     output_normalization: Normalization | None = None
-    tokenizer: Characters | None = None
+    tokenizer: Tokenizer | None = None
     learned_initial_state: bool = False
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
             raise ConfigError(f"cell must be one of {', '.join(CELLS)}, got {self.cell!r}")
-        _integer("layers", self.layers, 1, MAX_LAYERS)
-        _integer("hidden_size", self.hidden_size, 1, MAX_SIZE)
-        _instance("input", self.input, Input)
-        _instance("head", self.head, Head)
+        integer("layers", self.layers, 1, MAX_LAYERS)
+        integer("hidden_size", self.hidden_size, 1, MAX_SIZE)
+        instance("input", self.input, Input)
+        instance("head", self.head, Head)
         for name in ("bidirectional", "learned_initial_state"):
-            _instance(name, getattr(self, name), bool)
+            instance(name, getattr(self, name), bool)
         self._check_dropout()
         self._check_projection()
         self._check_normalization()
         self._check_tokenizer()
 
     def _check_dropout(self) -> None:
-        if not _finite(self.dropout) or not 0 <= self.dropout < 1:
+        if not finite(self.dropout) or not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
         if self.dropout and self.layers == 1:
             raise ConfigError("dropout acts between layers: it needs at least 2, got 1")
 
     def _check_projection(self) -> None:
-        _integer("projection", self.projection, 0, self.hidden_size - 1)
+        integer("projection", self.projection, 0, self.hidden_size - 1)
         if self.projection and self.cell != "lstm":
             raise ConfigError(f"projection is for the lstm cell only, got {self.cell}")
 
     def _check_normalization(self) -> None:
         inward, outward = self.normalization, self.output_normalization
-        _instance("normalization", inward, Normalization | None)
-        _instance("output_normalization", outward, Normalization | None)
+        instance("normalization", inward, Normalization | None)
+        instance("output_normalization", outward, Normalization | None)
         if inward and not (
             isinstance(self.input, Features) and len(inward.mean) == self.input_size
         ):
@@ -177,7 +174,7 @@ class ModelConfig:
             )
 
     def _check_tokenizer(self) -> None:
-        _instance("tokenizer", self.tokenizer, Characters | None)
+        instance("tokenizer", self.tokenizer, Tokenizer | None)
         if self.tokenizer is None:
             return
         if not isinstance(self.input, Tokens) or self.input.vocabulary != len(self.tokenizer):
@@ -221,77 +218,29 @@ class ModelConfig:
             "cell": self.cell,
             "layers": self.layers,
             "hidden_size": self.hidden_size,
-            "input": _tagged(self.input, INPUTS),
-            "head": _tagged(self.head, HEADS),
+            "input": tagged(self.input, INPUTS),
+            "head": tagged(self.head, HEADS),
             "dropout": self.dropout,
             "projection": self.projection,
             "bidirectional": self.bidirectional,
             "normalization": _plain(self.normalization),
             "output_normalization": _plain(self.output_normalization),
-            "tokenizer": self.tokenizer and _tagged(self.tokenizer, TOKENIZERS),
+            "tokenizer": self.tokenizer and tagged(self.tokenizer, TOKENIZERS),
             "learned_initial_state": self.learned_initial_state,
         }
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> "ModelConfig":
         """The config of a JSON object; unknown and missing keys are a ConfigError."""
-        values = _mapping("config", given)
+        values = mapping("config", given)
         for name, choices in (("input", INPUTS), ("head", HEADS), ("tokenizer", TOKENIZERS)):
             if values.get(name) is not None:
-                values[name] = _alternative(name, values[name], choices)
+                values[name] = alternative(name, values[name], choices)
         for name in ("normalization", "output_normalization"):
             if values.get(name) is not None:
-                values[name] = _build(name, Normalization, _mapping(name, values[name]))
-        return _build("config", cls, values)
-
-
-def _finite(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)  # type: ignore[arg-type]
-
-
-def _integer(name: str, value: object, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        raise ConfigError(f"{name} must be an integer between {low} and {high}, got {value!r:.80}")
-
-
-def _instance(name: str, value: object, kind: Any) -> None:
-    if not isinstance(value, kind):
-        wanted = getattr(kind, "__name__", str(kind)).replace("carousel.model.config.", "")
-        raise ConfigError(f"{name} must be {wanted}, got {value!r:.80}")
-
-
-def _mapping(name: str, given: object) -> dict[str, Any]:
-    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
-        raise ConfigError(f"{name} must be an object, got {given!r:.80}")
-    # JSON has lists only; the values of a config are tuples.
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
-
-
-def _alternative(name: str, given: object, choices: Mapping[str, type[Part]]) -> Part:
-    values = _mapping(name, given)
-    kind = values.pop("type", None)
-    if not isinstance(kind, str) or kind not in choices:
-        raise ConfigError(f"{name}.type must be one of {', '.join(choices)}, got {kind!r:.80}")
-    return _build(name, choices[kind], values)
-
-
-def _build(name: str, kind: type[Part], values: dict[str, Any]) -> Part:
-    allowed = [f.name for f in fields(kind) if f.init]  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(allowed))
-    if unknown:
-        raise ConfigError(f"{name} has no {unknown[0]!r}: allowed are {', '.join(allowed)}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise ConfigError(f"{name} is not complete: {error}") from None
+                values[name] = build(name, Normalization, mapping(name, values[name]))
+        return build("config", cls, values)
 
 
 def _plain(part: Normalization | None) -> dict[str, Any] | None:
     return None if part is None else {"mean": list(part.mean), "std": list(part.std)}
-
-
-def _tagged(part: Any, names: Mapping[str, type[Any]]) -> dict[str, Any]:
-    tag = next(name for name, kind in names.items() if isinstance(part, kind))
-    values = {f.name: getattr(part, f.name) for f in fields(part) if f.init}
-    return {"type": tag} | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

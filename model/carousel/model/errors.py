@@ -4,7 +4,8 @@ ModelError(ValueError)
 ├── ConfigError      a model configuration that cannot be built
 ├── WeightsError     a weights file that is corrupt, foreign, or of another model
 ├── TokenizerError   text or ids that the tokenizer does not know
-└── SamplingError    sampling options out of range
+├── SamplingError    sampling options out of range
+└── DataError        data that cannot be learned from, with row and column where known
 """
 
 
@@ -26,3 +27,15 @@ class TokenizerError(ModelError):
 
 class SamplingError(ModelError):
     """Sampling options out of range."""
+
+
+class DataError(ModelError):
+    """Data that cannot be learned from; `row` (from 1, the header not counted) and `column` where
+    that is known."""
+
+    def __init__(self, message: str, *, row: int | None = None, column: str | None = None) -> None:
+        at = [] if row is None else [f"row {row}"]
+        at += [] if column is None else [f"column {column!r}"]
+        super().__init__(f"{', '.join(at)}: {message}" if at else message)
+        self.row = row
+        self.column = column

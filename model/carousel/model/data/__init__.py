@@ -1,0 +1,28 @@
+"""Files of text, tables and archives to a corpus that a network can learn from."""
+
+from carousel.model.data.batches import Batch, Streams
+from carousel.model.data.corpus import Corpus
+from carousel.model.data.tasks import (
+    ClassifyTask,
+    ForecastTask,
+    LanguageModelTask,
+    TagTask,
+    Task,
+    task_from_dict,
+    task_to_dict,
+)
+from carousel.model.errors import DataError
+
+__all__ = [
+    "Batch",
+    "ClassifyTask",
+    "Corpus",
+    "DataError",
+    "ForecastTask",
+    "LanguageModelTask",
+    "Streams",
+    "TagTask",
+    "Task",
+    "task_from_dict",
+    "task_to_dict",
+]

@@ -1,0 +1,90 @@
+"""Segments: which steps belong to which split, cut so that nothing is learned from the future."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carousel.model.data.corpus import SPLITS
+from carousel.model.errors import ConfigError, DataError
+
+Array = NDArray[Any]
+
+# Steps that a network may read before those that count, to fill its memory.
+WARM_UP = 1024
+
+
+def shares(validation: float, test: float) -> tuple[float, float]:
+    """The shares after which validation and test begin; raises ConfigError when impossible."""
+    for name, share in (("validation_share", validation), ("test_share", test)):
+        if not isinstance(share, int | float) or not 0 <= share < 1:
+            raise ConfigError(f"{name} must be at least 0 and below 1, got {share!r:.80}")
+    if validation + test > 0.9:
+        raise ConfigError(
+            f"validation_share and test_share must be at most 0.9 together, "
+            f"got {validation} and {test}"
+        )
+    return 1 - validation - test, 1 - test
+
+
+def cut_sequences(starts: Array, cuts: Array) -> dict[str, Array]:
+    """Segments [K, 3] of sequences that are cut at positions `cuts` [S, 2] within `steps`.
+
+    Validation and test read up to WARM_UP steps of their sequence before they count.
+    """
+    edges = [starts[:-1], cuts[:, 0], cuts[:, 1], starts[1:]]
+    segments = {}
+    for i, split in enumerate(SPLITS):
+        scored, end = edges[i], edges[i + 1]
+        begin = scored if i == 0 else np.maximum(starts[:-1], scored - WARM_UP)
+        rows = np.stack([begin, scored, end], axis=1)
+        # One step more than the first of a sequence: something must come before what is predicted.
+        segments[split] = rows[(end > scored) & (end - begin >= 2)]
+    return segments
+
+
+def cut_at_shares(starts: Array, edges: tuple[float, float]) -> Array:
+    """Cuts [S, 2] of every sequence at the same shares of its length."""
+    lengths = np.diff(starts)
+    return np.stack([starts[:-1] + np.round(lengths * edge) for edge in edges], 1).astype(np.int64)
+
+
+def cut_at_position(starts: Array, edges: tuple[float, float]) -> Array:
+    """Cuts [S, 2] of the whole at two positions; a sequence lies before, across or behind them."""
+    places = [round(int(starts[-1]) * edge) for edge in edges]
+    return np.stack([np.clip(place, starts[:-1], starts[1:]) for place in places], 1)
+
+
+def whole_sequences(starts: Array, splits: Array) -> dict[str, Array]:
+    """Segments of whole sequences; `splits` [S] has 0 (train), 1 (validation) or 2 (test)."""
+    rows = np.stack([starts[:-1], starts[:-1], starts[1:]], axis=1)
+    return {split: rows[splits == i] for i, split in enumerate(SPLITS)}
+
+
+def check_filled(
+    segments: Mapping[str, Array], edges: tuple[float, float], rows: int, unit: str = "rows"
+) -> None:
+    """Raise DataError when a split that was asked for is left without anything."""
+    wanted = dict(zip(SPLITS, (edges[0], edges[1] - edges[0], 1 - edges[1]), strict=True))
+    for split, share in wanted.items():
+        if share > 1e-9 and not len(segments[split]):
+            raise DataError(
+                f"{rows} {unit} are too few: nothing is left for the {split} part "
+                f"({share:.0%} of them)"
+            )
+
+
+def pieces(segments: Array, longest: int) -> Array:
+    """Segments in pieces of at most `longest` scored steps, each with its own warm-up."""
+    cut = []
+    for begin, scored, end in segments.tolist():
+        count = max(1, -(-(end - scored) // longest))
+        edges = [scored + (end - scored) * i // count for i in range(count + 1)]
+        cut += [
+            (begin if a == scored else max(begin, a - WARM_UP), a, b) for a, b in pairwise(edges)
+        ]
+    return np.array(cut, np.int64).reshape(-1, 3)
