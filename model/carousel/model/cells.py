@@ -112,10 +112,11 @@ def scan(
     way time runs.
     """
     times = range(x.shape[1])
+    inputs = x.unbind(dim=1)  # once: backward through x[:, t] costs T for each of T steps
     hidden: list[Tensor] = []
     seen: list[Gates] = []
     for t in reversed(times) if reverse else times:
-        new, gates = step(x[:, t], state, weights)
+        new, gates = step(inputs[t], state, weights)
         if mask is not None:
             real = mask[:, t, None]  # [B, 1]
             new = {name: torch.where(real, new[name], state[name]) for name in state}
