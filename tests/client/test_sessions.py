@@ -52,6 +52,8 @@ def test_terms_are_kept(client: Client) -> None:
         assert session.refresh().step_index == 1
     with pytest.raises(InvalidField):
         client.session("tiny", ttl=-1)
+    with pytest.raises(InvalidField, match="10,000 years"):
+        client.session("tiny", lifetime=float("inf"))
     with pytest.raises(ModelNotFound):
         client.session("nowhere")
 

@@ -5,12 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carousel.server.scheduler import Chunk, Scheduler
-from carousel.server.table import SessionTable
+from carousel.server.table import Ended, SessionTable
 from carousel.server.work import Answer, Ints, Work
 
 
 def ignore(answer: Answer) -> None:
     """Answers are not looked at here."""
+
+
+ENDED = Ended("a", "models/m/versions/1", 1, "CLOSED", 0, 0.0, 0.0)
 
 
 def work(slots: list[int]) -> Work:
@@ -106,24 +109,39 @@ def test_all_chunks_move_on_when_there_are_more_than_fit_into_a_turn() -> None:
     assert set(seen) == set(range(6))
 
 
-def test_everything_that_waits_can_be_cleared_whoever_s_turn_it_is() -> None:
+def test_what_waits_with_a_handle_that_is_over_leaves_at_once_whoever_s_turn_it_is() -> None:
     bakery = Bakery()
     bakery.push([1, 1, 2])
     bakery.push_chunk(1, 40)
-    plans = bakery.scheduler.clear()
-    assert sorted(slot for plan in plans for slot in plan.slots.tolist()) == [1, 1, 1, 2]
-    assert len(bakery.scheduler) == 0
+    handle = np.arange(16, dtype=np.uint64)  # in these tests a handle is its slot's number
+    assert bakery.scheduler.take_fenced(handle) == []
+    handle[1] = 99
+    plans = bakery.scheduler.take_fenced(handle)
+    assert sorted(slot for plan in plans for slot in plan.slots.tolist()) == [1, 1, 1]
+    assert len(bakery.scheduler) == 1
+    assert bakery.turn() == [2]
     assert bakery.turn() == []
 
 
-def test_a_line_moves_on_over_places_that_were_left() -> None:
+def test_a_new_incarnation_waits_behind_nobody() -> None:
     table = SessionTable()
     slot = table.insert("a", version=1, row=0, ttl=1.0, lifetime=1.0, now=0.0)
-    table.tail[slot] = 4
-    for ticket in (1, 2):
-        table.skip(slot, ticket)
-    assert table.serving[slot] == 0  # ticket 0 stands before them
-    table.serving[slot] += 1
-    table.pass_skipped(slot)
-    assert table.serving[slot] == 3
-    assert table.lines_with_gaps == ()
+    for end_line in (lambda: table.renew_handle(slot), lambda: table.remove(slot, ENDED)):
+        table.tail[slot] += 4
+        fences = table.fences
+        end_line()
+        assert table.serving[slot] == table.tail[slot]
+        assert table.fences == fences + 1
+
+
+def test_a_long_queue_of_one_session_is_taken_one_a_turn_in_order() -> None:
+    bakery = Bakery()
+    bakery.push([1] * 300)
+    bakery.push([2, 1, 2])
+    order = []
+    while plan := bakery.scheduler.next(bakery.serving):
+        order.append(list(zip(plan.slots.tolist(), plan.tickets.tolist(), strict=True)))
+        bakery.serving[plan.slots] += 1
+        assert len(bakery.scheduler) == 303 - sum(map(len, order))
+    assert order[:3] == [[(1, 0), (2, 0)], [(1, 1), (2, 1)], [(1, 2)]]
+    assert [ticket for riders in order for slot, ticket in riders if slot == 1] == list(range(301))

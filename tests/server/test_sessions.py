@@ -94,6 +94,13 @@ def test_an_initial_state_is_where_the_session_begins(wire: Wire) -> None:
     np.testing.assert_allclose(same, wire.outputs([first.handle], [1], inputs), rtol=1e-5)
 
 
+def test_an_initial_state_that_names_a_tensor_twice_is_refused(wire: Wire) -> None:
+    first = wire.create()
+    snapshot = wire.sessions.ExportSession(pb.ExportSessionRequest(name=first.name)).snapshot
+    twice = [*snapshot.tensors, snapshot.tensors[0]]
+    assert refused(lambda: wire.create(initial_state=twice)) == "INVALID_FIELD"
+
+
 def test_fork_copies_state_index_and_reply(wire: Wire) -> None:
     source = wire.create()
     wire.outputs([source.handle], [0], features(1, 3))

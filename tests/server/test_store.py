@@ -115,6 +115,13 @@ def test_versions_that_come_at_once_get_different_numbers(
     assert sorted(numbers) == list(range(1, 33))
 
 
+def test_there_is_no_number_above_the_highest(store: ModelStore, made: Path) -> None:
+    store.add("x", made, version=2**32 - 1)
+    with pytest.raises(VersionExists, match="4294967295, the highest"):
+        store.add("x", made)
+    assert store.add("x", made, version=5).number == 5
+
+
 def test_a_deleted_number_is_never_given_again(store: ModelStore, made: Path) -> None:
     store.add("x", made)
     store.add("x", made)

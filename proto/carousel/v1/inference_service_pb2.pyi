@@ -96,7 +96,10 @@ class StepRequest(_message.Message):
     @_builtins.property
     def step_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The index of each item's first step; as many as handles. The next index runs; the last
-        request again is answered from memory; all else gets STEP_CONFLICT with `expected_step`.
+        request again is answered from memory; all else gets STEP_CONFLICT with `expected_step`. A
+        request is told to be the last one again by its handle and index alone: its inputs are not
+        compared. Of chunks, the server may remember the last step only once a gigabyte of newer ones
+        has come.
         """
 
     @_builtins.property
@@ -401,10 +404,10 @@ class GenerateRequest(_message.Message):
     top_k: _builtins.int
     """Sample from the k likeliest; 0: all."""
     top_p: _builtins.float
-    """Sample from the likeliest that together reach this probability, above 0 to 1. Absent: 1."""
+    """Sample from the likeliest that together reach this probability, 1e-9 to 1. Absent: 1."""
     repetition_penalty: _builtins.float
     """Logits of tokens seen in the prompt or made before are divided by it when above 0 and
-    multiplied when below (Keskar et al. 2019), above 0 to 10. Absent: 1.
+    multiplied when below (Keskar et al. 2019), 1 to 100. Absent: 1.
     """
     seed: _builtins.int
     """The same seed, model and state give the same tokens. Absent: a random one."""

@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 
 import grpc
@@ -61,6 +61,7 @@ SERVICES = {
 SWITCH_SECONDS = 0.0005
 
 LINGER_SECONDS = 0.25
+END_SECONDS = 5.0  # for the end of a model's sessions; a turn that hangs must not keep us
 
 
 class StartError(Exception):
@@ -82,6 +83,8 @@ class Server:
         self._ready = False
         self._stopped = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
+        self._reports: set[asyncio.Task[None]] = set()
+        self._reported: set[str] = set()  # models that health was told of
 
     async def start(self) -> None:
         """Listen, load and warm up the models, then report ready. Raises StartError."""
@@ -137,6 +140,14 @@ class Server:
             timeout = self.settings.drain_timeout if timeout is None else timeout
             self._draining = asyncio.get_running_loop().create_task(self._drain(timeout))
 
+    def interrupt(self) -> None:
+        """Drain; asked again, cut off what still runs."""
+        if self._draining is None:
+            self.drain()
+        else:
+            log.warning("asked again to stop: calls that still run are cut off")
+            self._cut_off = asyncio.get_running_loop().create_task(self._grpc.stop(0))
+
     async def stop(self, grace: float = 0.0) -> None:
         """Stop; calls still running have `grace` seconds."""
         if self._stopped.is_set():
@@ -160,9 +171,10 @@ class Server:
         await asyncio.sleep(min(LINGER_SECONDS, seconds))
         await self._grpc.stop(seconds)  # those that run are finished
         for loaded in self.hall.engine.versions:
-            await self.hall.engine.call(
+            ending = self.hall.engine.call(
                 self.hall.sessions.end_all, loaded, session_pb2.END_REASON_DRAINED
             )
+            await asyncio.wait([ending], timeout=END_SECONDS)
         await self.stop()
 
     async def _listen(self) -> None:
@@ -236,14 +248,20 @@ class Server:
 
     def _report_models(self) -> None:
         """Health by model: `models/{model}` serves when one of its versions does."""
-        names = {v.name for v in self.hall.registry.versions}
-        names |= {model_name(v.model) for v in self.hall.registry.versions}
-        task = asyncio.get_running_loop().create_task(self._report(*names))
-        self._reports = {task}
+        serving = {v.name for v in self.hall.registry.versions}
+        serving |= {model_name(v.model) for v in self.hall.registry.versions}
+        self._reported |= serving
+        task = asyncio.get_running_loop().create_task(
+            self._report(*serving, gone=self._reported - serving)
+        )
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
 
-    async def _report(self, *names: str) -> None:
+    async def _report(self, *names: str, gone: Iterable[str] = ()) -> None:
         for name in names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        for name in gone:
+            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
 
 
 async def serve(
@@ -256,5 +274,5 @@ async def serve(
     on_ready(server)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.drain)
+        loop.add_signal_handler(number, server.interrupt)
     await server.wait()

@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from carousel.errors import InternalError, ModelNotLoaded
+from carousel.errors import InternalError
 from carousel.server import gatekeeper
 from carousel.server.loaded import LoadedVersion
 from carousel.server.ride import Ride, finite_rows
@@ -53,6 +53,7 @@ class Engine:
         self._inbox: deque[tuple[LoadedVersion, Work]] = deque()
         self._calls: deque[Callable[[], None]] = deque()
         self._answers: list[Answer] = []
+        self._fences = 0  # of the table, when the queues were last looked through
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="carousel-engine", daemon=True)
@@ -106,13 +107,8 @@ class Engine:
         return future
 
     def retire(self, version: LoadedVersion) -> None:
-        """Answer what still waits for a version, whose sessions have ended, and let go of it.
-
-        Without turns: an item's ticket may come up only after one in another version's queue.
-        """
-        for plan in version.scheduler.clear():
-            error = ModelNotLoaded(f"{version.name} was taken out of service")
-            self._answers.extend(gatekeeper.abandon(self.table, version, plan, error))
+        """Answer what still waits for a version, whose sessions have ended, and let go of it."""
+        self._answers.extend(gatekeeper.dismiss_fenced(self.table, version))
         self.versions.remove(version)
 
     @property
@@ -127,9 +123,8 @@ class Engine:
             self._wake.clear()
             try:
                 self._take_in()
+                self._dismiss_fenced()
                 self._deliver()  # who was refused at the door must not wait for anything
-                for slot in self.table.lines_with_gaps:
-                    self.table.pass_skipped(slot)
                 turned = [self._safe_turn(version) for version in tuple(self.versions)]
                 if not any(turned):
                     self._wake.wait(SWEEP_SECONDS)
@@ -150,10 +145,24 @@ class Engine:
             while self._inbox and self._inbox[0][0] is version:
                 works.append(self._inbox.popleft()[1])
             limit = self._max_queue
-            if gatekeeper.admit_together(self.table, version, works, max_queue=limit):
-                continue
-            for work in works:
-                self._answers += gatekeeper.admit(self.table, version, work, max_queue=limit)
+            try:
+                if gatekeeper.admit_together(self.table, version, works, max_queue=limit):
+                    continue
+                while works:
+                    work = works[0]
+                    self._answers += gatekeeper.admit(self.table, version, work, max_queue=limit)
+                    works.pop(0)
+            except Exception:  # a bug must not leave anybody without an answer
+                log.exception("works for %s could not be queued", version.name)
+                error = InternalError("the steps could not be queued; nothing of them ran")
+                self._answers += [gatekeeper.fail_work(version, work, error) for work in works]
+
+    def _dismiss_fenced(self) -> None:
+        """Answer those whose session ended or went to another handle while they waited."""
+        if self._fences != self.table.fences:
+            self._fences = self.table.fences
+            for version in self.versions:
+                self._answers.extend(gatekeeper.dismiss_fenced(self.table, version))
 
     def _safe_turn(self, version: LoadedVersion) -> bool:
         plan = version.scheduler.next(self.table.serving)
@@ -164,6 +173,7 @@ class Engine:
             self.turn(version, plan)
         except Exception:  # a bug must not take the other sessions down
             log.exception("a turn of %s failed", version.name)
+            version.scheduler.drop(plan.chunks)
             error = InternalError("the turn failed; what it had not committed is as it was")
             self._answers.extend(gatekeeper.refuse_all(self.table, version, plan, error))
         version.riding = 0
@@ -225,9 +235,9 @@ class Engine:
             table.reply_index[slots] = plan.indexes[ride.places]
             table.serving[slots] += 1
             version.replies[ride.rows] = values
-            if table.chunk_replies:
+            if len(table.chunk_replies):
                 for slot in slots.tolist():
-                    table.chunk_replies.pop(slot, None)
+                    table.chunk_replies.forget(slot)
             self._answer_steps(plan, ride, values)
         else:
             chunks = [plan.chunks[place] for place in ride.places.tolist()]
@@ -245,7 +255,7 @@ class Engine:
         chunk.done += length
         table.next_index[chunk.slot] += length
         table.reply_index[chunk.slot] = chunk.start
-        table.chunk_replies[chunk.slot] = chunk.outputs[: chunk.done]
+        table.chunk_replies.put(chunk.slot, chunk.outputs[: chunk.done])
         if chunk.done == chunk.length:
             table.serving[chunk.slot] += 1
             self._answers.append(gatekeeper.chunk_answer(table, chunk))
@@ -302,9 +312,12 @@ class Engine:
         """Hand all answers to the event loop in one callback."""
         if self._answers:
             answers, self._answers = self._answers, []
-            self._loop.call_soon_threadsafe(_hand_out, answers)
+            self._loop.call_soon_threadsafe(hand_out, answers)
 
 
-def _hand_out(answers: list[Answer]) -> None:
+def hand_out(answers: list[Answer]) -> None:
     for answer in answers:
-        answer.work.deliver(answer)
+        try:
+            answer.work.deliver(answer)
+        except Exception:  # a bug in one message must not take the others' answers along
+            log.exception("an answer could not be handed out")

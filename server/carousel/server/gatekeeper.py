@@ -43,7 +43,7 @@ def admit_together(
         len(handles) <= max_queue - len(version.scheduler)
         and good.all()
         and (table.version[slots] == version.ordinal).all()
-        and (table.tail[slots] - table.serving[slots] < SESSION_QUEUE).all()
+        and _room_in_lines(table, slots)
         and are_good(inputs, version)
     )
     if not fits:
@@ -70,7 +70,7 @@ def admit(
     slots, good = table.slots_of(np.array(work.handles, np.uint64))
     if good.any():
         good &= table.version[slots] == version.ordinal
-        good &= table.tail[slots] - table.serving[slots] < SESSION_QUEUE
+        good &= table.tail[slots] - table.serving[slots] + _ranks(slots) < SESSION_QUEUE
     # One reason for each item: what is wrong with its length comes before its numbers.
     wrong = [*bad_inputs(work.inputs, version, work.lengths), *reversed(work.refusals)]
     refused = list(dict(wrong).items())
@@ -134,15 +134,36 @@ def _enqueue(
 
 def _draw_tickets(table: SessionTable, slots: Ints) -> Ints:
     """A place in its session's queue for each item, in order."""
-    if len(slots) == 1 or len(set(slots.tolist())) == len(slots):
+    if _all_different(slots):
         tickets = table.tail[slots]
         table.tail[slots] += 1
         return tickets
-    tickets = np.empty(len(slots), np.int64)
-    for place, slot in enumerate(slots.tolist()):
-        tickets[place] = table.tail[slot]
-        table.tail[slot] += 1
+    tickets = table.tail[slots] + _ranks(slots)
+    np.add.at(table.tail, slots, 1)
     return tickets
+
+
+def _room_in_lines(table: SessionTable, slots: Ints) -> bool:
+    """Whether every session's line takes its items."""
+    longest = int((table.tail[slots] - table.serving[slots]).max())
+    if longest + len(slots) <= SESSION_QUEUE:
+        return True
+    return longest < SESSION_QUEUE and _all_different(slots)
+
+
+def _all_different(slots: Ints) -> bool:
+    return len(slots) == 1 or len(set(slots.tolist())) == len(slots)
+
+
+def _ranks(slots: Ints) -> Ints:
+    """How many entries before it name the same slot, for each entry."""
+    order = np.argsort(slots, kind="stable")
+    first = np.ones(len(slots), np.bool_)
+    first[1:] = slots[order[1:]] != slots[order[:-1]]
+    begins = np.flatnonzero(first)
+    ranks = np.empty(len(slots), np.int64)
+    ranks[order] = np.arange(len(slots)) - np.repeat(begins, np.diff(begins, append=len(slots)))
+    return ranks
 
 
 def check_riders(
@@ -228,21 +249,27 @@ def refuse_all(
     return [_finish(table, version, plan, place, error) for place in left.tolist()]
 
 
-def abandon(
-    table: SessionTable, version: LoadedVersion, plan: Plan, error: CarouselError
-) -> list[Answer]:
-    """Answer every item of a plan with an error, also those whose turn has not come.
+def dismiss_fenced(table: SessionTable, version: LoadedVersion) -> list[Answer]:
+    """Answers for everything that waits with a handle that is no longer current.
 
-    Their places in line go to nobody: all places of the slot up to the last of them are skipped
-    once no other version has items in that line.
+    Its line has ended, so nobody's turn depends on it.
     """
     answers = []
-    for place in range(len(plan)):
-        slot, ticket = int(plan.slots[place]), int(plan.tickets[place])
-        table.skip(slot, ticket)
-        work = plan.works[int(np.searchsorted(plan.bounds, place, "right")) - 1]
-        answers.append(_refusal(version, work, [(int(plan.items[place]), error)]))
+    for plan in version.scheduler.take_fenced(table.handle):
+        errors = []
+        for place, handle in enumerate(plan.handles.tolist()):
+            error = table.why_not(handle)
+            _tell_committed(plan, place, error)
+            errors.append((int(plan.items[place]), error))
+        for number, work in enumerate(plan.works):
+            begin, end = plan.bounds[number : number + 2].tolist()
+            answers.append(_refusal(version, work, errors[begin:end]))
     return answers
+
+
+def fail_work(version: LoadedVersion, work: Work, error: CarouselError) -> Answer:
+    """The answer to a work of which no item was queued."""
+    return _refusal(version, work, [(item, error) for item in range(len(work))])
 
 
 def refuse_quarantined(
@@ -290,9 +317,13 @@ def _finish(
     slot = int(plan.slots[place])
     table.serving[slot] += 1
     work = plan.works[int(np.searchsorted(plan.bounds, place, "right")) - 1]
+    _tell_committed(plan, place, error)
+    return _refusal(version, work, [(int(plan.items[place]), error)])
+
+
+def _tell_committed(plan: Plan, place: int, error: CarouselError) -> None:
     if plan.chunks and plan.chunks[place].done:
         error.metadata["committed_steps"] = str(plan.chunks[place].done)
-    return _refusal(version, work, [(int(plan.items[place]), error)])
 
 
 def _refusal(

@@ -95,6 +95,10 @@ class Registry:
 
         Raises ModelNotFound, VersionNotFound or WeightsInvalid.
         """
+        # To its end also when the caller goes away: half loaded would be of use to nobody.
+        await asyncio.shield(self._bring_in(model, number))
+
+    async def _bring_in(self, model: str, number: int) -> None:
         key = (model, number)
         async with self._locks.setdefault(key, asyncio.Lock()):
             if key in self._loaded:
@@ -147,22 +151,21 @@ class Registry:
 
     async def unload(self, model: str, number: int, *, force: bool) -> None:
         """Take a version out of service. Raises ModelInUse while it has sessions, unless forced."""
+        await asyncio.shield(self._take_out(model, number, force))
+
+    async def _take_out(self, model: str, number: int, force: bool) -> None:
         key = (model, number)
         async with self._locks.setdefault(key, asyncio.Lock()):
             version = self._loaded.get(key)
             if version is None:
                 self._store.resolve(ModelRef(model, number))
                 return
-            # To its end also when the caller goes away: half unloaded would be of use to nobody.
-            await asyncio.shield(self._take_out(version, force))
-
-    async def _take_out(self, version: LoadedVersion, force: bool) -> None:
-        if version.stepwise:
-            await self._engine.call(self._retire, version, force)
-        del self._loaded[version.model, version.version], self._by_ordinal[version.ordinal]
-        version.metrics.remove()
-        log.info("%s unloaded", version.name)
-        self._on_change()
+            if version.stepwise:
+                await self._engine.call(self._retire, version, force)
+            del self._loaded[key], self._by_ordinal[version.ordinal]
+            version.metrics.remove()
+            log.info("%s unloaded", version.name)
+            self._on_change()
 
     def _retire(self, version: LoadedVersion, force: bool) -> None:
         if version.sessions and not force:

@@ -14,8 +14,9 @@ from typing import Any
 import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
 
-from carousel.errors import CarouselError, InternalError, to_status
+from carousel.errors import CarouselError, InternalError, InvalidField, to_status
 from carousel.server.logs import request_id, take_request_id
 from carousel.server.metrics import Metrics
 
@@ -23,6 +24,9 @@ log = logging.getLogger("carousel.rpc")
 
 DETAILS_KEY = "grpc-status-details-bin"
 HOT = frozenset({"Step", "StreamSteps"})  # called too often to log each
+
+# In place of a request that could not be parsed: gRPC itself would answer UNKNOWN.
+MALFORMED = object()
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -78,6 +82,8 @@ def _unary(
         if not call.hot:
             request_id.set(take_request_id(context.invocation_metadata()))
         try:
+            if request is MALFORMED:
+                raise _malformed()
             response = await method(request, context)
         except asyncio.CancelledError:
             call.done(grpc.StatusCode.CANCELLED, begin)
@@ -104,6 +110,8 @@ def _streaming(
         else:
             call.received.inc()
         try:
+            if request is MALFORMED:
+                raise _malformed()
             async for response in method(request, context):
                 call.sent.inc()
                 yield response
@@ -121,7 +129,25 @@ def _streaming(
 async def _counted(requests: AsyncIterator[Any], call: Call) -> AsyncIterator[Any]:
     async for request in requests:
         call.received.inc()
+        if request is MALFORMED:
+            raise _malformed()
         yield request
+
+
+def _malformed() -> InvalidField:
+    return InvalidField("the request is no message of this method's type")
+
+
+def _parser(message: type[Message]) -> Callable[[bytes], Any]:
+    parse = message.FromString
+
+    def read(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            return MALFORMED
+
+    return read
 
 
 def add_service(
@@ -140,7 +166,7 @@ def add_service(
         }[method.client_streaming, method.server_streaming]
         handlers[method.name] = make(
             wrap(getattr(servicer, method.name), call, streams_in=method.client_streaming),
-            request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
+            request_deserializer=_parser(message_factory.GetMessageClass(method.input_type)),
             response_serializer=message_factory.GetMessageClass(
                 method.output_type
             ).SerializeToString,

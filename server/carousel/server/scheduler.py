@@ -67,12 +67,16 @@ ITEM = np.dtype(
 )
 
 
+GONE = -1  # the ticket of an item that has left the queue
+
+
 class StepQueue:
     """Single steps that wait, in columns, in order of arrival; their inputs beside them."""
 
     def __init__(self, input_shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         self._items = np.zeros(64, ITEM)
         self._inputs: Inputs = np.zeros((64, *input_shape), dtype)
+        self._end = 0  # items in the columns, of which some have gone
         self._count = 0
         self._works: dict[int, Work] = {}
         self._waiting: dict[int, int] = {}  # items of each work
@@ -94,7 +98,7 @@ class StepQueue:
         inputs: Inputs,
     ) -> None:
         """Queue items of works, counts[i] of works[i], in columns."""
-        begin, end = self._count, self._count + len(items)
+        begin, end = self._end, self._end + len(items)
         while end > len(self._items):
             self._items = np.concatenate([self._items, np.zeros_like(self._items)])
             self._inputs = np.concatenate([self._inputs, np.zeros_like(self._inputs)])
@@ -110,27 +114,35 @@ class StepQueue:
         self._works.update(zip(numbers, works, strict=True))
         self._waiting.update(zip(numbers, counts.tolist(), strict=True))
         self._next_work = numbers.stop
-        self._count = end
+        self._end = end
+        self._count += len(items)
 
     def take(self, serving: Ints, limit: int) -> Plan | None:
         """Up to `limit` items whose turn it is in their sessions, oldest first."""
-        items = self._items[: self._count]
+        items = self._items[: self._end]
         chosen = (serving[items["slot"]] == items["ticket"]).nonzero()[0][:limit]
         return self._take(chosen) if len(chosen) else None
 
-    def take_all(self) -> Plan:
-        """Every item, whoever's turn it is."""
-        return self._take(np.arange(self._count))
+    def take_fenced(self, handle: Handles) -> Plan | None:
+        """Every item whose handle is not the one that its slot has now."""
+        items = self._items[: self._end]
+        fenced = (handle[items["slot"]] != items["handle"]) & (items["ticket"] != GONE)
+        chosen = fenced.nonzero()[0]
+        return self._take(chosen) if len(chosen) else None
 
     def _take(self, chosen: Ints) -> Plan:
-        items, inputs = self._items[: self._count], self._inputs[: self._count]
+        items, inputs = self._items[: self._end], self._inputs[: self._end]
         taken, inputs_taken = items[chosen], inputs[chosen]
         self._count -= len(chosen)
-        if self._count:
-            stay = np.ones(len(items), np.bool_)
-            stay[chosen] = False
-            self._items[: self._count] = items[stay]
-            self._inputs[: self._count] = inputs[stay]
+        if not self._count:
+            self._end = 0
+        else:
+            items["ticket"][chosen] = GONE
+            if self._count <= self._end // 2:  # moved together seldom: a long queue is not cheap
+                stay = (items["ticket"] != GONE).nonzero()[0]
+                self._items[: self._count] = items[stay]
+                self._inputs[: self._count] = inputs[stay]
+                self._end = self._count
         works, bounds = self._segments(taken["work"])
         return Plan(
             works=works,
@@ -190,13 +202,20 @@ class Scheduler:
         self._chunks_next = not self._chunks_next
         return order[0](serving) or order[1](serving)
 
-    def clear(self) -> list[Plan]:
-        """Everything that waits, whoever's turn it is, and nothing is left."""
-        plans = [self.steps.take_all()] if len(self.steps) else []
-        if self.chunks:
-            plans.append(self._plan(list(self.chunks)))
-            self.chunks.clear()
+    def take_fenced(self, handle: Handles) -> list[Plan]:
+        """Take out everything whose handle is not the one that its slot has now."""
+        single = self.steps.take_fenced(handle) if len(self.steps) else None
+        plans = [] if single is None else [single]
+        chunks = [chunk for chunk in self.chunks if int(handle[chunk.slot]) != chunk.handle]
+        if chunks:
+            self.drop(chunks)
+            plans.append(self._plan(chunks))
         return plans
+
+    def drop(self, chunks: Sequence[Chunk]) -> None:
+        """Take chunks out, wherever they wait."""
+        gone = {id(chunk) for chunk in chunks}
+        self.chunks = deque(chunk for chunk in self.chunks if id(chunk) not in gone)
 
     def _singles(self, serving: Ints) -> Plan | None:
         return self.steps.take(serving, self.max_batch) if len(self.steps) else None

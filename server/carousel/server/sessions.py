@@ -29,6 +29,7 @@ from carousel.v1 import session_pb2
 
 MAX_REWIND_DEPTH = 64
 MAX_FORKS = 10_000
+REPLY_MEMORY = 2**30  # bytes of chunks' outputs that are kept for retries
 MAX_LIFETIME = 100 * 365 * 86_400.0
 
 
@@ -117,6 +118,13 @@ class Sessions:
         slot = self._find(session_id, handle)
         self.end(slot, session_pb2.END_REASON_CLOSED)
 
+    def discard(self, handles: Sequence[int]) -> None:
+        """End sessions of these handles, as far as they are still there."""
+        for handle in handles:
+            slot = self.table.slot_of(handle)
+            if slot is not None:
+                self.end(slot, session_pb2.END_REASON_CLOSED)
+
     def fork(self, session_id: str, ids: Sequence[str]) -> list[session_pb2.Session]:
         """Copies: all or none. `ids` has an empty text where the server may choose."""
         source = self.table.find(session_id)
@@ -148,7 +156,7 @@ class Sessions:
         reply = reply_of(table, version, source)
         if len(reply):
             for slot in slots:
-                self._put_reply(version, slot, int(table.reply_index[source]), reply.copy())
+                self._put_reply(version, slot, int(table.reply_index[source]), reply)
 
     def rewind(
         self, session_id: str, handle: int | None, steps: int | None, step_index: int | None
@@ -229,6 +237,15 @@ class Sessions:
                 reason = session_pb2.END_REASON_QUARANTINED
             self.end(slot, reason, now)
         table.forget_ended(now)
+        while table.chunk_replies.bytes > REPLY_MEMORY:
+            self._shorten_oldest_reply()
+
+    def _shorten_oldest_reply(self) -> None:
+        """Keep only the last output of the chunk that was answered longest ago."""
+        slot, reply = self.table.chunk_replies.oldest()
+        last = int(self.table.reply_index[slot]) + len(reply) - 1
+        self.table.chunk_replies.forget(slot)
+        self._put_reply(self.version_of(slot), slot, last, reply[-1:])
 
     def end_all(self, version: LoadedVersion, reason: session_pb2.EndReason.ValueType) -> None:
         for slot in np.flatnonzero(
@@ -338,7 +355,7 @@ class Sessions:
         if len(reply) == 1:
             version.replies[self.table.row[slot]] = reply[0]
         else:
-            self.table.chunk_replies[slot] = reply
+            self.table.chunk_replies.put(slot, reply)  # may be shared: its rows never change
 
     def _find(self, session_id: str, handle: int | None) -> int:
         slot = self.table.find(session_id)

@@ -84,10 +84,15 @@ def read(
 
 def read_state(named: Iterable[tensor_pb2.NamedTensor], version: LoadedVersion) -> torch.Tensor:
     """The row [width] of the state schema's tensors. Raises InvalidField or NonFiniteInput."""
+    named = list(named)
     given = {entry.name: tensors.decode(entry.tensor, field=entry.name) for entry in named}
     wanted = {spec.name: tuple(spec.shape) for spec in version.schema.tensors}
     shapes = {name: value.shape for name, value in given.items()}
-    if shapes != wanted or any(value.dtype != np.float32 for value in given.values()):
+    if (
+        len(named) != len(given)
+        or shapes != wanted
+        or any(value.dtype != np.float32 for value in given.values())
+    ):
         raise InvalidField(
             f"the state of {version.name} is {_shapes(wanted)} in FLOAT32, got {_shapes(shapes)}",
             field="initial_state",

@@ -27,7 +27,7 @@ from carousel.errors import (
     VersionNotFound,
 )
 from carousel.server.aliases import read_aliases, write_aliases
-from carousel.server.names import ModelRef, is_id, is_number, model_name, version_name
+from carousel.server.names import MAX_VERSION, ModelRef, is_id, is_number, model_name, version_name
 from carousel.server.staging import Staging, open_folder, sweep, sync, writing
 from carousel.server.version import StoredVersion, check_folder, is_version
 
@@ -121,7 +121,14 @@ class ModelStore:
         Raises VersionExists.
         """
         if number == 0:
-            return max(self._candidates(model), default=0) + 1
+            number = max(self._candidates(model), default=0) + 1
+            if number > MAX_VERSION:
+                raise VersionExists(
+                    f"{model_name(model)} has had version {MAX_VERSION}, the highest there can be; "
+                    "give a number",
+                    field="version",
+                )
+            return number
         if self._has(model, number) or os.path.lexists(self.root / model / str(number)):
             raise VersionExists(
                 f"{version_name(model, number)} exists, or did: versions never change",

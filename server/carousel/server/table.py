@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from carousel.errors import CarouselError, SessionEnded, SessionFenced, SessionNotFound
-from carousel.server.work import Floats, Handles, Ints
+from carousel.server.replies import ChunkReplies
+from carousel.server.work import Handles, Ints
 
 # A handle is 40 random bits above the slot's number: looking it up is one comparison, for a whole
 # column at once, and a handle of a former incarnation can't match.
@@ -24,7 +25,6 @@ REMEMBERED_SECONDS = 3600.0
 REMEMBERED_ENDS = 100_000
 
 NO_REPLY = -1
-SLOTS_LOOKED_AT = 64
 
 
 @dataclass(slots=True, frozen=True)
@@ -72,7 +72,8 @@ class SessionTable:
     """All live sessions and, for an hour, the ended ones. Only the engine's thread changes it.
 
     Times are seconds since the epoch. `tail` and `serving` keep the items of a session in order,
-    as in a bakery: an item draws `tail` when it arrives and rides when `serving` reaches it.
+    as in a bakery: an item draws `tail` when it arrives and rides when `serving` reaches it. A line
+    belongs to one incarnation: with the handle it ends, and `fences` counts such ends.
     """
 
     def __init__(self) -> None:
@@ -92,9 +93,9 @@ class SessionTable:
         self.ids: list[str] = []
         self.slots: dict[str, int] = {}
         self.rings: dict[int, Ring] = {}
-        self.chunk_replies: dict[int, Floats] = {}  # replies of more than one step, by slot
-        self._free: deque[int] = deque()
-        self._skipped: dict[int, set[int]] = {}  # places in line that nobody stands in any more
+        self.chunk_replies = ChunkReplies()
+        self.fences = 0
+        self._free: list[int] = []
         self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._former: OrderedDict[int, str] = OrderedDict()  # handle -> session id
 
@@ -105,7 +106,9 @@ class SessionTable:
         self, session_id: str, *, version: int, row: int, ttl: float, lifetime: float, now: float
     ) -> int:
         """A new session in a free slot, with a handle; its id must not be taken."""
-        slot = self._free_slot()
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
         self.handle[slot] = self._new_handle(slot)
         self.state[slot] = ACTIVE
         self.version[slot] = version
@@ -123,12 +126,12 @@ class SessionTable:
 
     def remove(self, slot: int, ended: Ended) -> None:
         """Free the slot and remember how the session ended. The row is the caller's."""
-        self._remember_former(slot)
+        self._end_line(slot)
         del self.slots[self.ids[slot]]
         self.handle[slot] = 0
         self.state[slot] = FREE
         self.ids[slot] = ""
-        self.chunk_replies.pop(slot, None)
+        self.chunk_replies.forget(slot)
         self.rings.pop(slot, None)
         self._free.append(slot)
         self._ended[ended.session_id] = ended
@@ -138,42 +141,14 @@ class SessionTable:
 
     def renew_handle(self, slot: int) -> int:
         """Begin a new incarnation: the former handle is fenced."""
-        self._remember_former(slot)
+        self._end_line(slot)
         handle = self._new_handle(slot)
         self.handle[slot] = handle
         return handle
 
-    def _free_slot(self) -> int:
-        """A free slot in whose line nobody stands any more: a new session must not wait behind."""
-        for _ in range(min(len(self._free), SLOTS_LOOKED_AT)):
-            slot = self._free.pop()
-            if self.tail[slot] == self.serving[slot]:
-                return slot
-            self._free.appendleft(slot)
-        self._grow()
-        return self._free.pop()
-
-    def skip(self, slot: int, ticket: int) -> None:
-        """Take an item out of its line; the line moves on when it comes to that place."""
-        self._skipped.setdefault(slot, set()).add(ticket)
-        self.pass_skipped(slot)
-
-    def pass_skipped(self, slot: int) -> None:
-        skipped = self._skipped.get(slot, set())
-        while int(self.serving[slot]) in skipped:
-            skipped.remove(int(self.serving[slot]))
-            self.serving[slot] += 1
-        if not skipped:
-            self._skipped.pop(slot, None)
-
-    @property
-    def lines_with_gaps(self) -> tuple[int, ...]:
-        """Slots in whose lines items were skipped that have not been come to."""
-        return tuple(self._skipped)
-
     def forget_reply(self, slot: int) -> None:
         self.reply_index[slot] = NO_REPLY
-        self.chunk_replies.pop(slot, None)
+        self.chunk_replies.forget(slot)
 
     def find(self, session_id: str) -> int:
         """The slot of a live session. Raises SessionNotFound or SessionEnded."""
@@ -233,7 +208,10 @@ class SessionTable:
                 break
             del self._ended[session_id]
 
-    def _remember_former(self, slot: int) -> None:
+    def _end_line(self, slot: int) -> None:
+        """Nobody who waits for this incarnation will ride; who comes next begins a new line."""
+        self.serving[slot] = self.tail[slot]
+        self.fences += 1
         self._former[int(self.handle[slot])] = self.ids[slot]
         if len(self._former) > REMEMBERED_ENDS:
             self._former.popitem(last=False)

@@ -177,6 +177,8 @@ class InferenceService:
         try:
             found = self._decode(request, stream.deliver, NEVER)
         except CarouselError as error:
+            if not 1 <= len(request.handles) <= steps.MAX_ITEMS:
+                raise  # there are no items, or far too many, to say it of
             failure = error
             found = steps.refuse(request, lambda handle: failure)
         if isinstance(found, pb.StepResponse):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 
 from google.protobuf import duration_pb2, empty_pb2
@@ -33,7 +34,24 @@ class SessionService:
         row = (
             snapshots.read_state(request.initial_state, version) if request.initial_state else None
         )
-        return await self._call(self._sessions.create, version, terms, row=row)
+        return await self._made(self._call(self._sessions.create, version, terms, row=row))
+
+    async def _made(self, making: asyncio.Future[session_pb2.Session]) -> session_pb2.Session:
+        """The new session; it ends at once when its caller has gone, who will never know of it."""
+        return (await self._all_made(asyncio.ensure_future(_listed(making))))[0]
+
+    async def _all_made(
+        self, making: asyncio.Future[list[session_pb2.Session]]
+    ) -> list[session_pb2.Session]:
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(self._unmake)
+            raise
+
+    def _unmake(self, making: asyncio.Future[list[session_pb2.Session]]) -> None:
+        if not making.cancelled() and making.exception() is None:
+            self._call(self._sessions.discard, [session.handle for session in making.result()])
 
     async def AttachSession(
         self, request: pb.AttachSessionRequest, context: Context
@@ -91,7 +109,7 @@ class SessionService:
             )
         ids += [""] * (count - len(ids))
         session_id = names.session_id(request.name)
-        sessions = await self._call(self._sessions.fork, session_id, ids)
+        sessions = await self._all_made(self._call(self._sessions.fork, session_id, ids))
         return pb.ForkSessionResponse(sessions=sessions)
 
     async def RewindSession(
@@ -128,14 +146,16 @@ class SessionService:
         model = request.model or snapshot.model_version
         version = self._hall.registry.resolve(model)
         row, reply = snapshots.read(snapshot, version)
-        return await self._call(
-            self._sessions.create,
-            version,
-            _terms(request),
-            row=row,
-            step_index=snapshot.step_index,
-            reply_index=snapshot.reply_index,
-            reply=reply,
+        return await self._made(
+            self._call(
+                self._sessions.create,
+                version,
+                _terms(request),
+                row=row,
+                step_index=snapshot.step_index,
+                reply_index=snapshot.reply_index,
+                reply=reply,
+            )
         )
 
     async def TouchSession(
@@ -143,6 +163,10 @@ class SessionService:
     ) -> session_pb2.Session:
         ttl = _seconds(request, "ttl")
         return await self._call(self._sessions.touch, names.session_id(request.name), ttl)
+
+
+async def _listed(making: asyncio.Future[session_pb2.Session]) -> list[session_pb2.Session]:
+    return [await making]
 
 
 def _terms(request: pb.CreateSessionRequest | pb.ImportSessionRequest) -> Terms:

@@ -1,0 +1,286 @@
+"""Sessions, callers and models that go while something still waits for them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from carousel import tensors
+from carousel.server import gatekeeper, sessions
+from carousel.server.engine import hand_out
+from carousel.server.loaded import LoadedVersion
+from carousel.server.work import Answer, Work
+from carousel.v1 import inference_service_pb2 as pb
+from carousel.v1 import (
+    model_service_pb2,
+    model_service_pb2_grpc,
+    session_pb2,
+    session_service_pb2,
+)
+from tests.conftest import RunningServer
+from tests.server.contract import Wire, error_of
+
+
+@pytest.fixture
+def own(serve: Callable[..., RunningServer]) -> RunningServer:
+    return serve(shipped=False)
+
+
+@pytest.fixture
+def wire(own: RunningServer) -> Iterator[Wire]:
+    with grpc.insecure_channel(own.target) as channel:
+        yield Wire(channel)
+
+
+def in_engine(server: RunningServer, function: Callable[[], Any]) -> Any:
+    async def call() -> Any:
+        return await server.server.hall.engine.call(function)
+
+    return server.run(call())
+
+
+@contextmanager
+def held_up(server: RunningServer) -> Iterator[None]:
+    """The engine stands still meanwhile."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        reached.set()
+        go_on.wait(30)
+
+    server.loop.call_soon_threadsafe(server.server.hall.engine.call, wait)
+    assert reached.wait(30)
+    try:
+        yield
+    finally:
+        go_on.set()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.01)
+
+
+def version_of(server: RunningServer, model: str) -> LoadedVersion:
+    return server.server.hall.registry.resolve(f"models/{model}")
+
+
+class Queued:
+    """A work whose items wait in the engine's queue, and their answers."""
+
+    def __init__(self, handles: list[int], indexes: list[int]) -> None:
+        self.answers: list[Answer] = []
+        inputs = np.zeros((len(handles), 3), np.float32)
+        self.work = Work(handles, indexes, inputs, self.answers.append)
+
+    @property
+    def reasons(self) -> list[str]:
+        return [error.reason for answer in self.answers for _, error in answer.errors]
+
+
+@pytest.mark.parametrize("how", ["delete", "attach", "unload"])
+def test_what_waits_for_a_handle_that_goes_is_answered_at_once(
+    own: RunningServer, wire: Wire, how: str
+) -> None:
+    session = wire.create()
+    hall = own.server.hall
+    version = version_of(own, "tiny")
+    queued = Queued([session.handle] * 500, list(range(500)))
+
+    def queue_and_go() -> None:
+        assert gatekeeper.admit(hall.engine.table, version, queued.work, max_queue=10_000) == []
+        assert len(version.scheduler) == 500
+        if how == "delete":
+            hall.sessions.delete(session.name.removeprefix("sessions/"))
+        elif how == "attach":
+            hall.sessions.attach(session.name.removeprefix("sessions/"))
+        else:
+            version.retired = True
+            hall.sessions.end_all(version, session_pb2.END_REASON_DRAINED)
+            hall.engine.retire(version)
+
+    in_engine(own, queue_and_go)
+    until(lambda: len(queued.reasons) == 500)
+    assert set(queued.reasons) == {"SESSION_FENCED" if how == "attach" else "SESSION_ENDED"}
+    assert len(version.scheduler) == 0
+    if how == "attach":  # and who comes now waits behind nobody
+        again = wire.sessions.AttachSession(
+            session_service_pb2.AttachSessionRequest(name=session.name)
+        )
+        wire.outputs([again.handle], [0], np.zeros((1, 3), np.float32))
+
+
+def test_a_session_that_takes_a_dead_one_s_place_steps_at_once(
+    own: RunningServer, wire: Wire
+) -> None:
+    sessions_made = [wire.create() for _ in range(20)]
+    hall, version = own.server.hall, version_of(own, "tiny")
+    queued = Queued([s.handle for s in sessions_made for _ in range(50)], list(range(50)) * 20)
+
+    def queue_and_end() -> None:
+        assert gatekeeper.admit(hall.engine.table, version, queued.work, max_queue=10_000) == []
+        hall.sessions.end_all(version, session_pb2.END_REASON_CLOSED)
+
+    in_engine(own, queue_and_end)
+    until(lambda: len(queued.reasons) == 1000)
+    handles = [wire.create().handle for _ in range(20)]
+    wire.outputs(handles, [0] * 20, np.zeros((20, 3), np.float32))
+
+
+def test_one_message_can_not_fill_a_session_s_line_beyond_its_limit(wire: Wire) -> None:
+    session, other = wire.create(), wire.create()
+    handles = [session.handle] * 1100 + [other.handle]
+    indexes = [*range(1100), 0]
+    response = wire.step(handles, indexes, np.zeros((1101, 3), np.float32))
+    assert {error.reason for error in response.errors} == {"QUEUE_FULL"}
+    assert [error.item for error in response.errors] == list(range(1024, 1100))
+    assert (
+        wire.sessions.GetSession(
+            session_service_pb2.GetSessionRequest(name=session.name)
+        ).step_index
+        == 1024
+    )
+
+
+@pytest.mark.parametrize("kind", ["create", "fork", "import"])
+def test_sessions_made_for_a_caller_who_has_gone_do_not_stay(
+    own: RunningServer, wire: Wire, kind: str
+) -> None:
+    source = wire.create()
+    exported = wire.sessions.ExportSession(
+        session_service_pb2.ExportSessionRequest(name=source.name)
+    )
+    made = version_of(own, "tiny").metrics.created
+    before = made._value.get()
+    make: dict[str, Callable[[], object]] = {
+        "create": lambda: wire.sessions.CreateSession(
+            session_service_pb2.CreateSessionRequest(model="models/tiny"), timeout=0.2
+        ),
+        "fork": lambda: wire.sessions.ForkSession(
+            session_service_pb2.ForkSessionRequest(name=source.name, count=3), timeout=0.2
+        ),
+        "import": lambda: wire.sessions.ImportSession(
+            session_service_pb2.ImportSessionRequest(snapshot=exported.snapshot), timeout=0.2
+        ),
+    }
+    with held_up(own), pytest.raises(grpc.RpcError) as raised:
+        make[kind]()
+    assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    until(lambda: made._value.get() > before)
+    until(lambda: len(own.server.hall.engine.table) == 1)
+
+
+def test_a_version_is_loaded_to_the_end_when_its_caller_has_gone(
+    own: RunningServer, wire: Wire
+) -> None:
+    with grpc.insecure_channel(own.target) as channel:
+        models = model_service_pb2_grpc.ModelServiceStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        name = "models/tiny/versions/1"
+        check = health_pb2.HealthCheckRequest(service="models/tiny")
+        models.UnloadModelVersion(model_service_pb2.UnloadModelVersionRequest(name=name))
+        until(lambda: health.Check(check).status == health_pb2.HealthCheckResponse.NOT_SERVING)
+        with held_up(own), pytest.raises(grpc.RpcError):
+            models.LoadModelVersion(
+                model_service_pb2.LoadModelVersionRequest(name=name), timeout=1.0
+            )
+        until(lambda: health.Check(check).status == health_pb2.HealthCheckResponse.SERVING)
+        wire.outputs([wire.create().handle], [0], np.zeros((1, 3), np.float32))
+
+
+def test_the_outputs_of_a_chunk_are_kept_once_for_all_forks(own: RunningServer, wire: Wire) -> None:
+    session = wire.create()
+    answer = wire.outputs([session.handle], [0], np.ones((300, 3), np.float32), [300])
+    forks = wire.sessions.ForkSession(
+        session_service_pb2.ForkSessionRequest(name=session.name, count=5)
+    ).sessions
+    table = own.server.hall.engine.table
+    slots = [table.slots[s.name.removeprefix("sessions/")] for s in (session, *forks)]
+    kept = [table.chunk_replies.get(slot) for slot in slots]
+    assert all(np.shares_memory(kept[0], reply) for reply in kept)
+    again = wire.outputs([forks[4].handle], [0], np.ones((300, 3), np.float32), [300])
+    assert np.array_equal(again, answer)
+    in_engine(own, lambda: own.server.hall.sessions.discard([s.handle for s in forks]))
+    assert table.chunk_replies.bytes == answer.nbytes
+
+
+def test_too_many_kept_outputs_shrink_to_the_last_one_oldest_first(
+    own: RunningServer, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = wire.create(), wire.create()
+    chunk = np.ones((100, 3), np.float32)
+    answers = [wire.outputs([s.handle], [0], chunk, [100]) for s in (old, new)]
+    monkeypatch.setattr(sessions, "REPLY_MEMORY", answers[0].nbytes)
+    in_engine(own, lambda: own.server.hall.sessions.sweep(time.time()))
+    assert np.array_equal(wire.outputs([new.handle], [0], chunk, [100]), answers[1])
+    [error] = wire.step([old.handle], [0], chunk, [100]).errors
+    assert error.reason == "STEP_CONFLICT"
+    last = wire.outputs([old.handle], [99], chunk[:1])
+    assert np.array_equal(last, answers[0][-1:])
+
+
+def test_an_answer_that_can_not_be_handed_out_takes_no_other_along() -> None:
+    def fails(answer: Answer) -> None:
+        raise RuntimeError("a bug")
+
+    inputs = np.zeros((1, 1), np.float32)
+    got: list[Answer] = []
+    answers = [
+        Answer(Work([1], [0], inputs, deliver), np.zeros(1, np.int64), None, inputs)
+        for deliver in (fails, got.append)
+    ]
+    hand_out(answers)
+    assert got == [answers[1]]
+
+
+def test_a_request_that_can_not_be_parsed_is_a_bad_argument(own: RunningServer) -> None:
+    with grpc.insecure_channel(own.target) as channel:
+        for method, call in (
+            ("SessionService/GetSession", channel.unary_unary),
+            ("InferenceService/Generate", channel.unary_stream),
+            ("InferenceService/StreamSteps", channel.stream_stream),
+            ("ModelService/UploadModelVersion", channel.stream_unary),
+        ):
+            rpc: Any = call(f"/carousel.v1.{method}")
+            streams = call in (channel.stream_stream, channel.stream_unary)
+            with pytest.raises(grpc.RpcError) as raised:
+                list(rpc(iter([b"\xff\xff"]) if streams else b"\xff\xff", timeout=10))
+            assert error_of(raised.value).reason == "INVALID_FIELD", method
+
+
+@pytest.mark.parametrize("count", [0, 65_537])
+def test_a_stream_s_message_of_no_or_too_many_items_ends_the_stream_and_says_why(
+    wire: Wire, count: int
+) -> None:
+    request = pb.StreamStepsRequest(step=pb.StepRequest(handles=[1] * count))
+    with pytest.raises(grpc.RpcError) as raised:
+        list(wire.inference.StreamSteps(iter([request]), timeout=10))
+    assert error_of(raised.value).field == "handles"
+
+
+ONE_STEP = tensors.encode(np.zeros((1, 3), np.float32))
+
+
+def test_being_asked_twice_to_stop_cuts_off_what_still_runs(own: RunningServer, wire: Wire) -> None:
+    session = wire.create()
+    with held_up(own):
+        request = pb.StepRequest(handles=[session.handle], step_indexes=[0])
+        request.inputs.CopyFrom(ONE_STEP)
+        flying = wire.inference.Step.future(request)
+        until(lambda: own.server.hall.engine.waiting == 1)
+        own.loop.call_soon_threadsafe(own.server.interrupt)
+        until(lambda: own.server.hall.draining)
+        own.loop.call_soon_threadsafe(own.server.interrupt)
+        with pytest.raises(grpc.RpcError):
+            flying.result(timeout=10)
+    own.join()
