@@ -10,6 +10,10 @@ import sys
 import pytest
 
 import carousel.client as package
+from carousel.client._async_datasets import AsyncDatasets
+from carousel.client._async_jobs import AsyncJobs
+from carousel.client._datasets import Datasets
+from carousel.client._jobs import Jobs
 from carousel.client import (
     AsyncClient,
     AsyncSession,
@@ -50,7 +54,13 @@ def test_the_client_needs_neither_torch_nor_model_nor_server() -> None:
 
 @pytest.mark.parametrize(
     ("plain", "asynchronous"),
-    [(Client, AsyncClient), (Session, AsyncSession), (TokenStream, AsyncTokenStream)],
+    [
+        (Client, AsyncClient),
+        (Session, AsyncSession),
+        (TokenStream, AsyncTokenStream),
+        (Datasets, AsyncDatasets),
+        (Jobs, AsyncJobs),
+    ],
 )
 def test_both_clients_offer_the_same(plain: type, asynchronous: type) -> None:
     ours, theirs = public(plain), public(asynchronous)
@@ -67,7 +77,10 @@ def test_both_clients_offer_the_same(plain: type, asynchronous: type) -> None:
             assert mine.parameters[parameter].kind == its.parameters[parameter].kind, name
 
 
-@pytest.mark.parametrize("kind", [Client, AsyncClient, Session, AsyncSession])
+@pytest.mark.parametrize(
+    "kind",
+    [Client, AsyncClient, Session, AsyncSession, Datasets, AsyncDatasets, Jobs, AsyncJobs],
+)
 def test_options_are_keywords_and_everything_is_documented(kind: type) -> None:
     for name, method in public(kind).items():
         if inspect.isfunction(method):

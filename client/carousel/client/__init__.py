@@ -7,7 +7,7 @@
             print(token.text, end="", flush=True)
 
 `Client` is for threads, `AsyncClient` for an event loop; they have the same methods. All errors
-are classes of `carousel.errors`; its root, CarouselError, can be had from here too.
+of a server are classes of `carousel.errors`; its root, CarouselError, can be had from here too.
 """
 
 from carousel.client._async_client import AsyncClient
@@ -15,8 +15,20 @@ from carousel.client._async_session import AsyncSession
 from carousel.client._async_token_stream import AsyncTokenStream
 from carousel.client._channel import TLS
 from carousel.client._client import Client
+from carousel.client._datasets_values import Column, Dataset, DatasetFormat, DatasetState
 from carousel.client._events import Event
 from carousel.client._inference_values import FinishReason, Token, TokenProbability, Trace
+from carousel.client._jobs_progress import (
+    Checkpoint,
+    Evaluation,
+    GradientFlow,
+    JobEvent,
+    JobState,
+    JobWarning,
+    LayerGradients,
+    Progress,
+)
+from carousel.client._jobs_values import Job, JobFailed, Promotion
 from carousel.client._model_values import Model, ModelConfig, ModelVersion, VersionState
 from carousel.client._server_values import (
     MetricFamily,
@@ -29,6 +41,14 @@ from carousel.client._session import Session
 from carousel.client._session_values import EndReason, SessionInfo, SessionState, Snapshot
 from carousel.client._step_errors import StepErrors
 from carousel.client._token_stream import TokenStream
+from carousel.client._training_recipe import (
+    Classify,
+    Forecast,
+    LanguageModel,
+    NetworkShape,
+    Recipe,
+    Tag,
+)
 from carousel.errors import CarouselError
 
 __all__ = [
@@ -37,16 +57,36 @@ __all__ = [
     "AsyncSession",
     "AsyncTokenStream",
     "CarouselError",
+    "Checkpoint",
+    "Classify",
     "Client",
+    "Column",
+    "Dataset",
+    "DatasetFormat",
+    "DatasetState",
     "EndReason",
+    "Evaluation",
     "Event",
     "FinishReason",
+    "Forecast",
+    "GradientFlow",
+    "Job",
+    "JobEvent",
+    "JobFailed",
+    "JobState",
+    "JobWarning",
+    "LanguageModel",
+    "LayerGradients",
     "MetricFamily",
     "MetricSample",
     "MetricType",
     "Model",
     "ModelConfig",
     "ModelVersion",
+    "NetworkShape",
+    "Progress",
+    "Promotion",
+    "Recipe",
     "ServerInfo",
     "Session",
     "SessionInfo",
@@ -54,6 +94,7 @@ __all__ = [
     "Snapshot",
     "Statistics",
     "StepErrors",
+    "Tag",
     "Token",
     "TokenProbability",
     "TokenStream",

@@ -10,7 +10,9 @@ from types import TracebackType
 from typing import Self
 
 from carousel.client import _model_calls as calls
+from carousel.client._async_datasets import AsyncDatasets
 from carousel.client._async_inference import AsyncInference
+from carousel.client._async_jobs import AsyncJobs
 from carousel.client._async_models import AsyncModels
 from carousel.client._async_sessions import AsyncSessions
 from carousel.client._async_transport import AsyncTransport
@@ -27,7 +29,7 @@ class AsyncClient(AsyncSessions, AsyncInference, AsyncModels):
     `target` is as in `localhost:50051`. `timeout` is every call's deadline in seconds, unless the
     call is given its own. `token` is a bearer token; it needs `tls` unless the server is local.
     `on_event` is called with each `Event`; what it raises is logged and goes no further. The
-    connection is made by the first call.
+    connection is made by the first call. `datasets` and `jobs` are for training.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class AsyncClient(AsyncSessions, AsyncInference, AsyncModels):
             door(target, tls, token), timeout=timeout, link=Link(on_event)
         )
         self._coalescers = {}
+        self.datasets = AsyncDatasets(self._transport)
+        self.jobs = AsyncJobs(self._transport)
 
     async def close(self) -> None:
         """Close the connection. Sessions live on until their ttl unless they were closed."""

@@ -9,8 +9,10 @@ from typing import Self
 
 from carousel.client import _model_calls as calls
 from carousel.client._channel import TLS, door
+from carousel.client._datasets import Datasets
 from carousel.client._events import Event, Link
 from carousel.client._inference import Inference
+from carousel.client._jobs import Jobs
 from carousel.client._models import Models
 from carousel.client._server_values import ServerInfo, Statistics
 from carousel.client._sessions import Sessions
@@ -25,7 +27,7 @@ class Client(Sessions, Inference, Models):
     `target` is as in `localhost:50051`. `timeout` is every call's deadline in seconds, unless the
     call is given its own. `token` is a bearer token; it needs `tls` unless the server is local.
     `on_event` is called with each `Event`; what it raises is logged and goes no further. The
-    connection is made by the first call.
+    connection is made by the first call. `datasets` and `jobs` are for training.
     """
 
     def __init__(
@@ -39,6 +41,8 @@ class Client(Sessions, Inference, Models):
     ) -> None:
         self.target = target
         self._transport = Transport(door(target, tls, token), timeout=timeout, link=Link(on_event))
+        self.datasets = Datasets(self._transport)
+        self.jobs = Jobs(self._transport)
 
     def close(self) -> None:
         """Close the connection. Sessions live on until their ttl unless they were closed."""

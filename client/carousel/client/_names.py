@@ -39,11 +39,30 @@ def session_name(given: str) -> str:
     return given if given.startswith("sessions/") else f"sessions/{_part(given, given)}"
 
 
+def dataset_name(given: str) -> str:
+    """`readings` or `datasets/readings`."""
+    return given if given.startswith("datasets/") else f"datasets/{_part(given, given)}"
+
+
+def job_name(given: str) -> str:
+    """`abc` or `jobs/abc`."""
+    return given if given.startswith("jobs/") else f"jobs/{_part(given, given)}"
+
+
+def checkpoint_name(job: str, checkpoint: int | str) -> str:
+    """The checkpoint of a step, or `best`."""
+    if checkpoint != "best" and not str(checkpoint).isdecimal():
+        raise InvalidField(
+            f"checkpoint must be a step such as 1200, or best, got {checkpoint!r}", field="name"
+        )
+    return f"{job_name(job)}/checkpoints/{checkpoint}"
+
+
 def _part(part: str, given: str) -> str:
     if not part or "/" in part:
         raise InvalidField(
-            "name must be as in king-james, king-james@stable, king-james/2, models/king-james "
-            f"or sessions/abc, got {given!r}",
+            "name must be as in king-james, king-james@stable, king-james/2, models/king-james, "
+            f"sessions/abc, datasets/abc or jobs/abc, got {given!r}",
             field="name",
         )
     return part
