@@ -24,9 +24,11 @@ def write(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("tokenization", ["characters", "bytes", "subwords"])
 @pytest.mark.parametrize("text", [TOPICS, STRANGE], ids=["topics", "strange"])
+@pytest.mark.parametrize("end", ["", "\n"])
 def test_tokens_are_the_text_however_small_the_pieces(
-    tmp_path: Path, tokenization: str, text: str
+    tmp_path: Path, tokenization: str, text: str, end: str
 ) -> None:
+    text += end
     task = LanguageModelTask(tokenization=tokenization, vocabulary=400, document_separator="\n\n")
     path = write(tmp_path, text)
     whole = prepare_text(path, task, tmp_path / "whole")

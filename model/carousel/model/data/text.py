@@ -60,6 +60,8 @@ def prepare_text(
             places += [made] * cuts.count(read)
         if ends:
             starts.append(made)
+    if made > starts[-1]:
+        starts.append(made)
     laid = np.array(starts, np.int64)
     segments = cut_sequences(laid, np.stack([np.clip(p, laid[:-1], laid[1:]) for p in places], 1))
     check_filled(segments, edges, length, "characters")
@@ -89,7 +91,7 @@ def text_pieces(path: Path, piece: int = PIECE) -> Iterator[str]:
 
 
 def documents(pieces: Iterable[str], separator: str) -> Iterator[tuple[str, bool]]:
-    """Parts of documents, each with whether its document ends there; the separator ends it.
+    """Parts of documents, each with whether a separator ends its document there.
 
     A part ends behind a line or a document, or where a line is too long: where it ends does not
     depend on how the text came in pieces.
@@ -105,7 +107,7 @@ def documents(pieces: Iterable[str], separator: str) -> Iterator[tuple[str, bool
             yield held[:cut], False
             held = held[cut:]
     if held:
-        yield held, True
+        yield held, False
 
 
 def encode(tokenizer: Tokenizer, text: str, dtype: Any) -> Array:
