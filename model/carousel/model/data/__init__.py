@@ -1,6 +1,7 @@
 """Files of text, tables and archives to a corpus that a network can learn from."""
 
 from carousel.model.data.batches import Batch, Streams
+from carousel.model.data.buckets import Bucketed
 from carousel.model.data.corpus import Corpus
 from carousel.model.data.tasks import (
     ClassifyTask,
@@ -15,6 +16,7 @@ from carousel.model.errors import DataError
 
 __all__ = [
     "Batch",
+    "Bucketed",
     "ClassifyTask",
     "Corpus",
     "DataError",
