@@ -1,0 +1,162 @@
+"""The error catalogue: one class per reason, raised by the server and raised again by the client.
+
+CarouselError
+|- InvalidArgument          a field is wrong
+|  |- InvalidField, TensorMalformed, InputMismatch, NonFiniteInput, TokenOutOfRange
+|  |- ChunkTooLong, MixedModels, NotGenerative, DatasetInvalid
+|- NotFound                 there is no such thing, or no longer
+|  |- SessionNotFound, SessionEnded, ModelNotFound, VersionNotFound, AliasNotFound
+|  |- DatasetNotFound, JobNotFound, CheckpointNotFound
+|- AlreadyExists            the id is taken
+|  |- SessionExists, VersionExists, DatasetExists, JobExists
+|- FailedPrecondition       not in this state
+|  |- SessionQuarantined, ModelNotLoaded, ModelNotStepwise, NoTokenizer, ModelInUse
+|  |- RewindUnavailable, SnapshotMismatch, DurabilityUnsupported, WeightsInvalid
+|  |- ImportRefused, StoreUnwritable, DatasetInUse, JobActive, JobNotResumable
+|- Aborted                  somebody else was faster; look again
+|  |- StepConflict, SessionFenced
+|- ResourceExhausted        full; try later
+|  |- SessionCapacity, QueueFull, MessageTooLarge
+|- Unavailable              not now; try again
+|  |- ServerDraining, ServerUnreachable
+|- DataLoss                 bytes are not what they were
+|  |- SnapshotDamaged, UploadDamaged, StepsLost
+|- DeadlineExceeded, Cancelled, Unimplemented, InternalError
+"""
+
+from __future__ import annotations
+
+from carousel.errors._base import CarouselError
+from carousel.errors._moments import (
+    Aborted,
+    Cancelled,
+    DataLoss,
+    DeadlineExceeded,
+    InternalError,
+    MessageTooLarge,
+    QueueFull,
+    ResourceExhausted,
+    ServerDraining,
+    ServerUnreachable,
+    SessionCapacity,
+    SessionFenced,
+    SnapshotDamaged,
+    StepConflict,
+    StepsLost,
+    Unavailable,
+    Unimplemented,
+    UploadDamaged,
+)
+from carousel.errors._requests import (
+    ChunkTooLong,
+    DatasetInvalid,
+    InputMismatch,
+    InvalidArgument,
+    InvalidField,
+    MixedModels,
+    NonFiniteInput,
+    NotGenerative,
+    TensorMalformed,
+    TokenOutOfRange,
+)
+from carousel.errors._resources import (
+    AliasNotFound,
+    AlreadyExists,
+    CheckpointNotFound,
+    DatasetExists,
+    DatasetInUse,
+    DatasetNotFound,
+    DurabilityUnsupported,
+    FailedPrecondition,
+    ImportRefused,
+    JobActive,
+    JobExists,
+    JobNotFound,
+    JobNotResumable,
+    ModelInUse,
+    ModelNotFound,
+    ModelNotLoaded,
+    ModelNotStepwise,
+    NotFound,
+    NoTokenizer,
+    RewindUnavailable,
+    SessionEnded,
+    SessionExists,
+    SessionNotFound,
+    SessionQuarantined,
+    SnapshotMismatch,
+    StoreUnwritable,
+    VersionExists,
+    VersionNotFound,
+    WeightsInvalid,
+)
+from carousel.errors._status import CATALOGUE, DOMAIN, from_parts, from_status, to_status
+
+__all__ = [
+    "CATALOGUE",
+    "DOMAIN",
+    "Aborted",
+    "AliasNotFound",
+    "AlreadyExists",
+    "Cancelled",
+    "CarouselError",
+    "CheckpointNotFound",
+    "ChunkTooLong",
+    "DataLoss",
+    "DatasetExists",
+    "DatasetInUse",
+    "DatasetInvalid",
+    "DatasetNotFound",
+    "DeadlineExceeded",
+    "DurabilityUnsupported",
+    "FailedPrecondition",
+    "ImportRefused",
+    "InputMismatch",
+    "InternalError",
+    "InvalidArgument",
+    "InvalidField",
+    "JobActive",
+    "JobExists",
+    "JobNotFound",
+    "JobNotResumable",
+    "MessageTooLarge",
+    "MixedModels",
+    "ModelInUse",
+    "ModelNotFound",
+    "ModelNotLoaded",
+    "ModelNotStepwise",
+    "NoTokenizer",
+    "NonFiniteInput",
+    "NotFound",
+    "NotGenerative",
+    "QueueFull",
+    "ResourceExhausted",
+    "RewindUnavailable",
+    "ServerDraining",
+    "ServerUnreachable",
+    "SessionCapacity",
+    "SessionEnded",
+    "SessionExists",
+    "SessionFenced",
+    "SessionNotFound",
+    "SessionQuarantined",
+    "SnapshotDamaged",
+    "SnapshotMismatch",
+    "StepConflict",
+    "StepsLost",
+    "StoreUnwritable",
+    "TensorMalformed",
+    "TokenOutOfRange",
+    "Unavailable",
+    "Unimplemented",
+    "UploadDamaged",
+    "VersionExists",
+    "VersionNotFound",
+    "WeightsInvalid",
+    "from_parts",
+    "from_status",
+    "to_status",
+]
+
+for _kind in CATALOGUE.values():
+    _kind.__module__ = __name__  # a trace names the error as it is imported

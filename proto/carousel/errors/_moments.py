@@ -1,0 +1,123 @@
+"""Errors of the moment: somebody was faster, something is full, gone, damaged or too late."""
+
+from __future__ import annotations
+
+import grpc
+
+from carousel.errors._base import CarouselError
+
+
+class Aborted(CarouselError):
+    """The session moved on without the caller."""
+
+    code = grpc.StatusCode.ABORTED
+    reason = "ABORTED"
+
+
+class StepConflict(Aborted):
+    """The step index is neither the next nor the last; `expected_step` is in the metadata."""
+
+    reason = "STEP_CONFLICT"
+
+
+class SessionFenced(Aborted):
+    """The handle is of a former incarnation: the session was attached, rewound or reset."""
+
+    reason = "SESSION_FENCED"
+
+
+class ResourceExhausted(CarouselError):
+    """Something is full."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "RESOURCE_EXHAUSTED"
+
+
+class SessionCapacity(ResourceExhausted):
+    """There is no room for another session."""
+
+    reason = "SESSION_CAPACITY"
+
+
+class QueueFull(ResourceExhausted):
+    """Too much work waits already."""
+
+    reason = "QUEUE_FULL"
+
+
+class MessageTooLarge(ResourceExhausted):
+    """A message is larger than the limit."""
+
+    reason = "MESSAGE_TOO_LARGE"
+
+
+class Unavailable(CarouselError):
+    """The server can't be had right now."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "UNAVAILABLE"
+
+
+class ServerDraining(Unavailable):
+    """The server is shutting down and takes nothing new."""
+
+    reason = "SERVER_DRAINING"
+
+
+class ServerUnreachable(Unavailable):
+    """No connection to the server, or it broke."""
+
+    reason = "SERVER_UNREACHABLE"
+
+
+class DataLoss(CarouselError):
+    """Bytes are not what they were."""
+
+    code = grpc.StatusCode.DATA_LOSS
+    reason = "DATA_LOSS"
+
+
+class SnapshotDamaged(DataLoss):
+    """The snapshot's checksum or layout does not hold."""
+
+    reason = "SNAPSHOT_DAMAGED"
+
+
+class UploadDamaged(DataLoss):
+    """The bytes that arrived are not those that were announced."""
+
+    reason = "UPLOAD_DAMAGED"
+
+
+class StepsLost(DataLoss):
+    """The server no longer has steps which the caller knows to be durable."""
+
+    reason = "STEPS_LOST"
+
+
+class DeadlineExceeded(CarouselError):
+    """The deadline passed before the work was computed; nothing was committed."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(CarouselError):
+    """The caller went away; committed steps stay."""
+
+    code = grpc.StatusCode.CANCELLED
+    reason = "CANCELLED"
+
+
+class Unimplemented(CarouselError):
+    """The server does not know this method."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+    reason = "UNIMPLEMENTED"
+
+
+class InternalError(CarouselError):
+    """A bug of the server; its log has the trace under the request id."""
+
+    code = grpc.StatusCode.INTERNAL
+    reason = "INTERNAL"
