@@ -1,0 +1,7 @@
+"""python -m carousel.model.experiments [name ...] [--quick] [--out FOLDER]."""
+
+import sys
+
+from carousel.model.experiments.command import main
+
+sys.exit(main())
