@@ -1,0 +1,43 @@
+"""What a job tells the world: one JSON object a line, appended and flushed."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Emit(Protocol):
+    """Takes an event of a type at a step; docs/training.md lists what belongs to each."""
+
+    def __call__(self, kind: str, step: int, **values: Any) -> None: ...
+
+
+class Events:
+    """Appends to events.jsonl; a line that a killed process left torn is cut off first.
+
+    `attempt` counts from 1 the processes that began to learn in this folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        whole = path.read_bytes() if path.exists() else b""
+        whole = whole[: whole.rfind(b"\n") + 1]
+        lines = whole.splitlines()
+        self.attempt = 1 + sum(1 for line in lines if json.loads(line)["type"] == "started")
+        self._file = path.open("ab")
+        self._file.truncate(len(whole))
+
+    def emit(self, kind: str, step: int, **values: Any) -> None:
+        """Write one event; numbers must be finite, as JSON knows no others."""
+        event = {"type": kind, "time": time.time(), "attempt": self.attempt, "step": step}
+        self._file.write(json.dumps(event | values, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Bring everything to the disk."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def silent(kind: str, step: int, **values: Any) -> None:
+    """Tells nobody: for the workers beside the first, and for callers who want weights alone."""

@@ -1,0 +1,114 @@
+"""A job in its folder: reads job.json, learns, leaves result/; every end is an event."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+from carousel.model import weights
+from carousel.model.data import Corpus
+from carousel.model.errors import ModelError
+from carousel.model.network import Network
+from carousel.model.training.errors import TrainingError
+from carousel.model.training.evaluate import Evaluation
+from carousel.model.training.events import Emit, Events, silent
+from carousel.model.training.recipe import Recipe
+from carousel.model.training.result import write_result
+from carousel.model.training.trainer import Trainer
+from carousel.model.training.workers import Workers
+
+# What the system says when there is no room: the disk, a quota, a limit on files.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def run(folder: Path, workers: Workers) -> int:
+    """Learn what the folder says; the exit status: 0 when there is a result or it was stopped."""
+    if (folder / "result").exists():
+        return 0
+    events = Events(folder / "events.jsonl") if workers.first else None
+    emit: Emit = events.emit if events else silent
+    try:
+        _learn(folder, workers, emit)
+    except (OSError, ModelError, TrainingError) as error:
+        print(f"failed: {error}", flush=True)
+        _fail(emit, error)
+        return 1
+    if events:
+        events.close()
+    return 0
+
+
+def _learn(folder: Path, workers: Workers, emit: Emit) -> None:
+    given = json.loads((folder / "job.json").read_text())
+    recipe = Recipe.from_dict(given["recipe"])
+    trainer = Trainer(recipe, Corpus.open(given["corpus"]), folder, workers=workers, emit=emit)
+    if trainer.run() == "stopped":
+        emit("stopped", trainer.step)
+        return
+    step, network = _best(trainer)
+    test = _test(trainer, network, step, emit)
+    if not workers.first:
+        return
+    baseline_loss, passed = _hold_against(given, trainer, test, emit)
+    seconds = trainer.seconds_now
+    write_result(
+        folder / "result",
+        network,
+        recipe,
+        trainer.corpus,
+        step=step,
+        seconds=seconds,
+        test=test,
+    )
+    emit("finished", trainer.step, baseline_loss=baseline_loss, passed=passed, seconds=seconds)
+
+
+def _best(trainer: Trainer) -> tuple[int, Network]:
+    """The best checkpoint's step and network; the newest when nothing was held out to choose by."""
+    checkpoints, best = trainer.checkpoints, trainer.checkpoints.best
+    try:
+        if best is not None:
+            checkpoints.check(best)
+    except TrainingError as error:
+        trainer.warn(f"{error}; the newest one is taken for the result")
+        best = None
+    step = trainer.step if best is None else best
+    return step, weights.load(checkpoints.path(step))
+
+
+def _test(trainer: Trainer, network: Network, step: int, emit: Emit) -> Evaluation | None:
+    if not len(trainer.corpus.segments["test"]):
+        return None
+    found = trainer.evaluate(network.to(trainer.workers.device), "test")
+    emit("evaluation", step, split="test", loss=found.loss, metrics=found.metrics, best=True)
+    return found
+
+
+def _hold_against(
+    given: dict[str, Any], trainer: Trainer, test: Evaluation | None, emit: Emit
+) -> tuple[float | None, bool]:
+    """The loss of the version that is in service, and whether ours is below it by the margin."""
+    if given.get("baseline") is None or test is None:
+        return None, True
+    try:
+        other = weights.load(given["baseline"])
+        reads = (other.config.input, other.config.head, other.config.tokenizer)
+        wants = trainer.network.config
+        if reads != (wants.input, wants.head, wants.tokenizer):
+            raise ModelError("it reads or answers something else than the data has")
+    except ModelError as error:
+        emit("warning", trainer.step, message=f"not held against the version in service: {error}")
+        return None, True
+    loss = trainer.evaluate(other.to(trainer.workers.device), "test").loss
+    margin = given.get("margin")
+    return loss, margin is None or test.loss < loss * (1 - margin)
+
+
+def _fail(emit: Emit, error: Exception) -> None:
+    message = str(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        message = f"there is no room left on the disk: {error}"
+    try:
+        emit("failed", 0, message=message)
+    except OSError:
+        print("the failure could not be written to events.jsonl", flush=True)
