@@ -7,9 +7,12 @@ import typer
 
 from carousel.cli import (
     bench,
+    datasets,
     demo,
     exits,
+    experiments,
     generate,
+    jobs,
     models,
     predict,
     serve,
@@ -17,11 +20,12 @@ from carousel.cli import (
     sessions,
     step,
     trace,
+    train,
 )
 
 app = typer.Typer(
     name="carousel",
-    help="Recurrent sequence models behind gRPC: serve them, and talk to a server.",
+    help="Recurrent sequence models behind gRPC: train them, serve them, and talk to a server.",
     epilog=exits.EPILOG,
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -42,7 +46,7 @@ def _root(
         bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Recurrent sequence models behind gRPC: serve them, and talk to a server."""
+    """Recurrent sequence models behind gRPC: train them, serve them, and talk to a server."""
 
 
 serve.register(app)
@@ -51,10 +55,14 @@ generate.register(app)
 predict.register(app)
 step.register(app)
 trace.register(app)
+train.register(app)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(sessions.app, name="sessions")
 server.register(app)
 app.add_typer(bench.app, name="bench")
+experiments.register(app)
 
 
 def main() -> None:

@@ -42,6 +42,14 @@ def _sessions(client: "Client") -> Iterable[str]:
     return [session.id for session in client.list_sessions()]
 
 
+def _jobs(client: "Client") -> Iterable[str]:
+    return [job.id for job in client.jobs.list()]
+
+
+def _datasets(client: "Client") -> Iterable[str]:
+    return [dataset.id for dataset in client.datasets.list()]
+
+
 MODEL_HELP = "Such as king-james, king-james/2 or king-james@stable."
 ModelName = Annotated[
     str,
@@ -51,6 +59,16 @@ SessionId = Annotated[
     str,
     typer.Argument(
         metavar="SESSION", help="Id of the session.", autocompletion=_complete(_sessions)
+    ),
+]
+
+JobId = Annotated[
+    str, typer.Argument(metavar="JOB", help="Id of the job.", autocompletion=_complete(_jobs))
+]
+DatasetId = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET", help="Id of the dataset.", autocompletion=_complete(_datasets)
     ),
 ]
 

@@ -28,10 +28,17 @@ def _file(text: str) -> Any:
     return _option(help=text, exists=True, dir_okay=False, metavar="FILE")
 
 
+def _address(*names: str) -> Any:
+    return _option(*names, envvar="CAROUSEL_TARGET", help="Address of the server.")
+
+
+Target = Annotated[str, _address("--target", "--server")]
+Server = Annotated[str, _address("--server")]
+"""For a command with a --target of its own."""
+
+
 def options(
-    target: Annotated[
-        str, _option(envvar="CAROUSEL_TARGET", help="Address of the server.")
-    ] = DEFAULT_TARGET,
+    target: Target = DEFAULT_TARGET,
     timeout: Annotated[
         float | None,
         _option(min=0.001, metavar="SECONDS", help="Give up after this long."),

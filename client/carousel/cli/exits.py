@@ -17,7 +17,7 @@ EPILOG = (
     "Exit codes: 0 done; 1 the request failed; 2 wrong usage; 3 the server can't be reached; "
     "4 the server can't start; 130 interrupted."
 )
-_HINT = "carousel serve starts a server here; --target or CAROUSEL_TARGET names another"
+_HINT = "carousel serve starts a server here; --server or CAROUSEL_TARGET names another"
 
 
 def fail(error: CarouselError, *, as_json: bool) -> NoReturn:

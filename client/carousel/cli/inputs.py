@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Sequences = "list[npt.NDArray[np.generic]]"
 
 
-def read(path: Path, config: ModelConfig) -> list[Any]:
+def read(path: Path, config: ModelConfig, columns: Sequence[str] = ()) -> list[Any]:
     """The sequences of one file, each [T, D] features or [T] tokens; `-` is standard input.
 
     .npy holds one sequence, or [N, T, D] features of N; .npz one in each array. Else it is text:
@@ -34,7 +34,7 @@ def read(path: Path, config: ModelConfig) -> list[Any]:
     if config.input_type == "tokens":
         # An editor ends a file with a newline that nobody typed.
         return [encode(text.removesuffix("\n"), config)]
-    return [features(block, config) for block in _blocks(text)]
+    return [features(block, config) for block in _blocks(_picked(text, columns))]
 
 
 def _from_numpy(path: Path, config: ModelConfig) -> list[Any]:
@@ -46,6 +46,24 @@ def _from_numpy(path: Path, config: ModelConfig) -> list[Any]:
             return [loaded[name] for name in loaded.files]
     deep = 2 if config.input_type == "tokens" else 3
     return list(loaded) if loaded.ndim == deep else [loaded]
+
+
+def _picked(text: str, columns: Sequence[str]) -> str:
+    """Only these columns of CSV, in this order, without the heading."""
+    if not columns:
+        return text
+    lines = text.splitlines()
+    header = next(csv.reader(lines), [])
+    for column in columns:
+        if column not in header:
+            raise InputMismatch(f"there is no column {column!r}, there are {', '.join(header)}")
+    places = [header.index(column) for column in columns]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for line in lines[1:]:  # one by one: blank lines between sequences stay
+        row = next(csv.reader([line]), [])
+        writer.writerow([row[place] if place < len(row) else "" for place in places] if row else [])
+    return out.getvalue()
 
 
 def _blocks(text: str) -> list[list[str]]:

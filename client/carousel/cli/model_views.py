@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from carousel.cli import tables
@@ -99,16 +98,3 @@ def exported(done: Mapping[str, str]) -> RenderableType:
 
 def deleted(done: Mapping[str, str]) -> RenderableType:
     return f"{done['deleted']} is deleted"
-
-
-@contextmanager
-def upload_progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, on standard error; nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-
-    out = Console(stderr=True)
-    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
-        task = bar.add_task("upload", total=None)
-        yield lambda sent, total: bar.update(task, completed=sent, total=total)

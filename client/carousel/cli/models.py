@@ -11,6 +11,7 @@ import typer
 from carousel.cli import model_views as views
 from carousel.cli.arguments import ModelName
 from carousel.cli.remote import remote
+from carousel.cli.upload_bar import upload_progress
 
 if TYPE_CHECKING:
     from carousel.client import Client, Model, ModelVersion
@@ -50,7 +51,7 @@ def upload(
     client: "Client", folder: Folder, model: Id, version: Number = 0, validate_only: Check = False
 ) -> "ModelVersion":
     """Put a folder of this machine into the store, as a new version."""
-    with views.upload_progress() as progress:
+    with upload_progress() as progress:
         return client.upload_model(
             folder, model=model, version=version, validate_only=validate_only, progress=progress
         )

@@ -34,13 +34,19 @@ def predict(
     last: Annotated[
         bool, typer.Option("--last", help="Only the output of each sequence's last step.")
     ] = False,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of a CSV with a heading, in the model's order; once for each."),
+    ] = None,
     as_csv: Csv = False,
 ) -> Outputs:
     """Run whole sequences from the model's initial state; nothing is kept."""
     from carousel.cli import inputs
 
     version = client.get_version(model)
-    sequences = [sequence for file in files for sequence in inputs.read(file, version.config)]
+    sequences = [
+        sequence for file in files for sequence in inputs.read(file, version.config, column or ())
+    ]
     if last:
         rows = [row[None] for row in client.predict(version.name, sequences, outputs="last")]
         begins = [len(sequence) - 1 for sequence in sequences]

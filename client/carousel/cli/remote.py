@@ -28,9 +28,14 @@ _OPTIONS = {
 
 
 def remote(
-    app: typer.Typer, *, view: output.View, name: str | None = None
+    app: typer.Typer,
+    *,
+    view: output.View,
+    name: str | None = None,
+    address: Any = connection.Target,
 ) -> Callable[[Function], Function]:
-    """Register a command whose first argument is a client."""
+    """Register a command whose first argument is a client; `address` names the server."""
+    options = {**_OPTIONS, "target": _OPTIONS["target"].replace(annotation=address)}
 
     def register(function: Function) -> Function:
         def run(**given: Any) -> None:
@@ -40,7 +45,7 @@ def remote(
                 output.show(function(client, **given), view=view, as_json=as_json)
 
         _, *own = inspect.signature(function).parameters.values()
-        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own] + list(_OPTIONS.values())
+        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own] + list(options.values())
         run.__doc__ = function.__doc__
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         vars(run)["__signature__"] = inspect.Signature(parameters)

@@ -13,11 +13,18 @@ NUMBER = "right"
 STATE_STYLES = {
     "ready": "green",
     "active": "green",
+    "running": "green",
+    "succeeded": "green",
     "loading": "yellow",
+    "preparing": "yellow",
+    "uploading": "yellow",
+    "cancelling": "yellow",
     "failed": "bold red",
     "quarantined": "bold red",
     "ended": "dim",
     "unloaded": "dim",
+    "queued": "dim",
+    "cancelled": "dim",
 }
 
 
