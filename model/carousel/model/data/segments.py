@@ -88,3 +88,19 @@ def pieces(segments: Array, longest: int) -> Array:
             (begin if a == scored else max(begin, a - WARM_UP), a, b) for a, b in pairwise(edges)
         ]
     return np.array(cut, np.int64).reshape(-1, 3)
+
+
+def split_sequences(strata: Array, random: np.random.Generator) -> Array:
+    """A random order [S] in which every part of it has about the same share of each stratum.
+
+    Each stratum's sequences are spread evenly over it, but one of each stands at the front: what is
+    rare is learned before it is asked.
+    """
+    count = len(strata)
+    shuffled = random.permutation(count)
+    place = np.empty(count)
+    for stratum in np.unique(strata):
+        members = shuffled[strata[shuffled] == stratum]
+        place[members] = (np.arange(len(members)) + random.random()) / len(members)
+        place[members[0]] = 0
+    return np.argsort(place, kind="stable")

@@ -1,0 +1,98 @@
+"""Tables of series to a corpus for forecasts, cut by time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from carousel.model.config import MAX_SIZE, Normalization
+from carousel.model.data.corpus import Array, Corpus, CorpusWriter
+from carousel.model.data.rows import Rows, read_rows
+from carousel.model.data.segments import check_filled, cut_at_shares, cut_sequences, shares
+from carousel.model.data.statistics import fill_missing, normalization_of
+from carousel.model.data.tables import Table
+from carousel.model.data.tasks import ForecastTask
+from carousel.model.errors import DataError
+
+
+def prepare_series(
+    path: Path | str,
+    task: ForecastTask,
+    folder: Path | str,
+    *,
+    format: str,
+    validation_share: float = 0.1,
+    test_share: float = 0.1,
+) -> Corpus:
+    """The corpus of a CSV or Parquet file: steps [N, targets then features].
+
+    With a time column all series are cut at the same moments, else each at the same shares of its
+    rows. Raises DataError for data that cannot be learned from.
+    """
+    edges = shares(validation_share, test_share)
+    table = Table(path, format)
+    special = [column for column in (task.time_column, task.group_column) if column]
+    table.check_columns([*task.targets, *task.features, *special])
+    features = task.features or table.of_kind("number", but=[*task.targets, *special])
+    columns = (*task.targets, *features)
+    if len(columns) > MAX_SIZE:
+        raise DataError(f"targets and features must be at most {MAX_SIZE}, got {len(columns)}")
+    writer = CorpusWriter(folder)
+    rows = read_rows(
+        table, writer, columns, group=task.group_column, time=task.time_column, coded={}
+    )
+    _check_lengths(rows, task)
+    cuts = (
+        _cut_at_moments(writer.map("time"), rows.starts, edges)
+        if task.time_column
+        else cut_at_shares(rows.starts, edges)
+    )
+    segments = cut_sequences(rows.starts, cuts)
+    count = int(rows.starts[-1])
+    check_filled(segments, edges, count)
+    if np.diff(segments["train"][:, 1:]).max() <= task.horizon:
+        raise DataError(f"{count} rows are too few to learn a horizon of {task.horizon}")
+    inward = normalization_of(writer.map("steps"), segments["train"], columns)
+    if rows.missing.any():
+        fill_missing(writer, rows.starts, inward.mean, len(task.targets))
+    writer.drop("time")
+    writer.append("starts", rows.starts)
+    size = len(task.targets)
+    outward = Normalization(inward.mean[:size] * task.horizon, inward.std[:size] * task.horizon)
+    return writer.seal(
+        task,
+        segments,
+        inputs=columns,
+        normalization=inward,
+        output_normalization=outward,
+        horizon=task.horizon,
+        season=task.season,
+    )
+
+
+def _check_lengths(rows: Rows, task: ForecastTask) -> None:
+    lengths = np.diff(rows.starts)
+    if lengths.min() <= task.horizon:
+        short = int(lengths.argmin())
+        which = (
+            f"{task.group_column} {rows.names[short]!r} has" if task.group_column else "there is"
+        )
+        raise DataError(
+            f"{which} {lengths[short]} row(s): a series must have at least {task.horizon + 1} "
+            f"for a horizon of {task.horizon}",
+            row=rows.row(int(rows.starts[short])),
+        )
+
+
+def _cut_at_moments(times: Array, starts: Array, edges: tuple[float, float]) -> Array:
+    """Cuts [S, 2]: before them lies in each series what is earlier than the moment."""
+    places = [min(round(len(times) * edge), len(times) - 1) for edge in edges]
+    ordered = times if len(starts) == 2 else np.partition(times, places)
+    cuts = np.empty((len(starts) - 1, 2), np.int64)
+    for i, (place, edge) in enumerate(zip(places, edges, strict=True)):
+        for s in range(len(starts) - 1):
+            series = times[starts[s] : starts[s + 1]]
+            early = len(series) if edge >= 1 else np.searchsorted(series, ordered[place])
+            cuts[s, i] = starts[s] + early
+    return cuts
