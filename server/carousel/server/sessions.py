@@ -136,27 +136,34 @@ class Sessions:
                 f"ids of copies must be new and different, got {', '.join(taken) or 'one twice'}",
                 field="session_ids",
             )
+        names = [name or secrets.token_hex(16) for name in ids]
         depth = int(self.table.rewind_depth[source])
-        version.arena.check_room(len(ids) * (1 + depth))
-        ttl = float(self.table.ttl[source])
-        slots = [
-            self._insert(version, Terms(session_id=name, ttl=ttl, rewind_depth=depth))
-            for name in ids
-        ]
-        version.arena.copy(int(self.table.row[source]), self.table.row[np.array(slots)])
-        self._copy_progress(version, source, slots)
-        version.metrics.forks.inc(len(slots))
-        return [self.describe(slot, with_handle=True) for slot in slots]
+        rows = version.allocate(len(ids) * (1 + depth))
+        own, rings = rows[: len(ids)], rows[len(ids) :].reshape(len(ids), depth)
+        slots = self.table.insert_copies(source, names, own, time.time())
+        version.arena.copy(int(self.table.row[source]), own)
+        version.replies[own] = version.replies[self.table.row[source]]
+        chunk = self.table.chunk_replies.get(source)
+        for slot, ring in zip(slots.tolist(), rings, strict=True):
+            if depth:
+                self.table.rings[slot] = Ring(ring)
+            if chunk is not None:  # shared: its rows never change
+                self.table.chunk_replies.put(slot, chunk)
+        version.sessions += len(ids)
+        version.metrics.created.inc(len(ids))
+        version.metrics.forks.inc(len(ids))
+        return self._describe_copies(slots)
 
-    def _copy_progress(self, version: LoadedVersion, source: int, slots: list[int]) -> None:
-        table = self.table
-        table.lifetime_end[slots] = table.lifetime_end[source]
-        table.next_index[slots] = table.next_index[source]
-        table.state[slots] = table.state[source]
-        reply = reply_of(table, version, source)
-        if len(reply):
-            for slot in slots:
-                self._put_reply(version, slot, int(table.reply_index[source]), reply)
+    def _describe_copies(self, slots: Ints) -> list[session_pb2.Session]:
+        """Of sessions that differ in their names and handles only."""
+        first = self.describe(int(slots[0]), with_handle=True).SerializeToString()
+        sessions = []
+        for slot, handle in zip(slots.tolist(), self.table.handle[slots].tolist(), strict=True):
+            session = session_pb2.Session.FromString(first)
+            session.name = f"sessions/{self.table.ids[slot]}"
+            session.handle = handle
+            sessions.append(session)
+        return sessions
 
     def rewind(
         self, session_id: str, handle: int | None, steps: int | None, step_index: int | None
@@ -355,7 +362,7 @@ class Sessions:
         if len(reply) == 1:
             version.replies[self.table.row[slot]] = reply[0]
         else:
-            self.table.chunk_replies.put(slot, reply)  # may be shared: its rows never change
+            self.table.chunk_replies.put(slot, reply)
 
     def _find(self, session_id: str, handle: int | None) -> int:
         slot = self.table.find(session_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,6 +124,33 @@ class SessionTable:
         self.slots[session_id] = slot
         self._ended.pop(session_id, None)
         return slot
+
+    def insert_copies(self, source: int, ids: Sequence[str], rows: Ints, now: float) -> Ints:
+        """New sessions at the very point where `source` is, with handles and rows of their own."""
+        count = len(ids)
+        while len(self._free) < count:
+            self._grow()
+        slots = np.array(self._free[-count:])
+        del self._free[-count:]
+        bits = np.frombuffer(secrets.token_bytes(8 * count), np.uint64) >> np.uint64(SLOT_BITS)
+        self.handle[slots] = np.maximum(bits, 1) << np.uint64(SLOT_BITS) | slots.astype(np.uint64)
+        for column in (
+            self.state,
+            self.version,
+            self.next_index,
+            self.reply_index,
+            self.rewind_depth,
+            self.ttl,
+            self.lifetime_end,
+        ):
+            column[slots] = column[source]
+        self.row[slots] = rows
+        self.create_time[slots] = self.last_use[slots] = now
+        for session_id, slot in zip(ids, slots.tolist(), strict=True):
+            self.ids[slot] = session_id
+            self.slots[session_id] = slot
+            self._ended.pop(session_id, None)
+        return slots
 
     def remove(self, slot: int, ended: Ended) -> None:
         """Free the slot and remember how the session ended. The row is the caller's."""
