@@ -18,7 +18,8 @@ from carousel.model.errors import DataError
 Kind = Literal["number", "time", "text", "other"]
 
 ROWS = 1 << 16
-BLOCK = 1 << 22
+# Only with one thread Arrow knows the number of a wrong row.
+ONE_THREAD = pa_csv.ReadOptions(use_threads=False, block_size=1 << 22)
 # Rows by which it is told what the columns of a CSV file are.
 SAMPLE = 1000
 
@@ -34,7 +35,7 @@ class Table:
         self.path, self.format = Path(path), format
         with self._reading():
             if format == "csv":
-                with pa_csv.open_csv(self.path) as reader:
+                with pa_csv.open_csv(self.path, read_options=ONE_THREAD) as reader:
                     self.names: tuple[str, ...] = tuple(reader.schema.names)
             else:
                 schema = pa_parquet.read_schema(self.path)
@@ -69,10 +70,9 @@ class Table:
 
     def _batches(self, names: list[str]) -> Iterator[Any]:
         if self.format == "csv":
-            # One thread, since only then the number of a wrong row is known.
             with pa_csv.open_csv(
                 self.path,
-                read_options=pa_csv.ReadOptions(use_threads=False, block_size=BLOCK),
+                read_options=ONE_THREAD,
                 parse_options=pa_csv.ParseOptions(newlines_in_values=True),
                 convert_options=pa_csv.ConvertOptions(
                     column_types=dict.fromkeys(self.names, pa.string()), include_columns=names
