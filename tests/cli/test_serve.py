@@ -36,6 +36,9 @@ def test_every_default_that_help_names_is_the_default() -> None:
         "load": "all",
         "kernel": "fastest",
         "max_message_bytes": "64MiB",
+        "data": "beside the store",
+        "dataset_roots": "none",
+        "database_url": "SQLite",
     }
     for name, field in Settings.model_fields.items():
         default = field.default

@@ -41,22 +41,29 @@ class History:
         self.warnings: list[str] = []
 
     def add(self, event: JobEvent) -> None:
-        from carousel import client
+        from carousel.client import (
+            Checkpoint,
+            Evaluation,
+            GradientFlow,
+            JobState,
+            JobWarning,
+            Progress,
+        )
 
         self.attempt = event.attempt
         match event.what:
-            case client.JobState() as state:
+            case JobState() as state:
                 self.state = state
-            case client.Progress() as progress:
+            case Progress() as progress:
                 self.progress = [*_before(self.progress, progress.step), progress]
-            case client.Evaluation() as evaluation:
+            case Evaluation() as evaluation:
                 if evaluation.split == "validation":
                     self.evaluations = [*_before(self.evaluations, evaluation.step), evaluation]
-            case client.GradientFlow() as gradients:
+            case GradientFlow() as gradients:
                 self.gradients = [*_before(self.gradients, gradients.step), gradients]
-            case client.Checkpoint() as checkpoint:
+            case Checkpoint() as checkpoint:
                 self.checkpoint = checkpoint
-            case client.JobWarning(message):
+            case JobWarning(message):
                 self.warnings.append(message)
 
     @property

@@ -20,23 +20,23 @@ def line(event: JobEvent) -> str:
 
 
 def _words(event: JobEvent) -> str:
-    from carousel import client
+    from carousel.client import Checkpoint, Evaluation, GradientFlow, JobState, JobWarning, Progress
 
     match event.what:
-        case client.JobState() as state:
+        case JobState() as state:
             again = f", attempt {event.attempt}" if event.attempt > 1 else ""
             return f"the job is {state}{again}"
-        case client.Progress() as now:
+        case Progress() as now:
             of = f" of {count(now.max_steps)}" if now.max_steps else ""
             return f"step {count(now.step)}{of}: {', '.join(progress(now))}"
-        case client.Evaluation() as found:
+        case Evaluation() as found:
             return f"step {count(found.step)}, {evaluation(found)}"
-        case client.GradientFlow() as found:
+        case GradientFlow() as found:
             return f"step {count(found.step)}, gradients: {found.verdict or 'looked at'}"
-        case client.Checkpoint() as found:
+        case Checkpoint() as found:
             best = ", the best so far" if found.best else ""
             return f"step {count(found.step)}, checkpoint: {size(found.size_bytes)}{best}"
-        case client.JobWarning(message):
+        case JobWarning(message):
             return f"warning: {message}"
 
 

@@ -143,16 +143,16 @@ def version(one: Job) -> str:
 
 def task(one: Job) -> str:
     """`forecast of load, 24 steps`."""
-    from carousel import client
+    from carousel.client import Classify, Forecast, LanguageModel, Tag
 
     match one.recipe.task:
-        case client.LanguageModel() as found:
+        case LanguageModel() as found:
             return f"language model of {found.tokenization or 'characters'}"
-        case client.Forecast() as found:
+        case Forecast() as found:
             return f"forecast of {', '.join(found.targets)}, {count(found.horizon or 1)} steps"
-        case client.Classify() as found:
+        case Classify() as found:
             return f"a label for each sequence, {found.label_column or 'y'}"
-        case client.Tag() as found:
+        case Tag() as found:
             return f"a label for each step, {found.label_column or 'y'}"
 
 

@@ -31,6 +31,11 @@ def _seconds(default: str, text: str) -> Any:
     return _limit(default, text, metavar="SECONDS")
 
 
+def _training(default: str, text: str, *names: str, **more: Any) -> Any:
+    help_text = f"{text} Default: {default}."
+    return typer.Option(*names, help=help_text, rich_help_panel="Training", **more)
+
+
 def _log(default: str, text: str) -> Any:
     return _flag("Logging", default, text)
 
@@ -96,6 +101,44 @@ def options(
     ] = None,
     drain_timeout: Annotated[
         float | None, _seconds("30", "How long a shutdown waits for what still runs.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        _training(
+            "beside the store", "Folder of datasets and jobs; unset: `data` beside the store."
+        ),
+    ] = None,
+    dataset_roots: Annotated[
+        list[Path] | None,
+        _training(
+            "none",
+            "Folders whose files jobs may read by their uri; empty: none may be.",
+            "--dataset-root",
+        ),
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        _training(
+            "SQLite",
+            "PostgreSQL that servers share; unset: SQLite in the folder of data. A password is "
+            "better kept in CAROUSEL_DATABASE_URL: arguments can be seen by everyone.",
+            metavar="URL",
+        ),
+    ] = None,
+    training_jobs_at_once: Annotated[
+        int | None, _training("1", "Training jobs that run side by side; 0: none.")
+    ] = None,
+    training_queue: Annotated[
+        int | None, _training("100", "Training jobs that may wait for their turn.")
+    ] = None,
+    training_threads: Annotated[
+        int | None, _training("1", "Threads of each process that trains.")
+    ] = None,
+    training_grace: Annotated[
+        float | None,
+        _training(
+            "30", "How long a job that must stop has for its last checkpoint.", metavar="SECONDS"
+        ),
     ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"] | None,

@@ -136,27 +136,27 @@ def _show(made: "run.Run | Job") -> Any:
 
 def use(job: "Job", dataset: "Dataset", path: Path, model: str) -> str:
     """The command that uses the version which the job made."""
-    from carousel import client
+    from carousel.client import LanguageModel, Tag
 
     task = job.recipe.task
-    if isinstance(task, client.LanguageModel):
+    if isinstance(task, LanguageModel):
         return f"carousel generate {model} 'The '"
     words = ["carousel", "predict", model, str(path)]
     if path.suffix == ".csv":
         words += [word for column in _columns(job, dataset) for word in ("--column", column)]
-    if not isinstance(task, client.Tag):
+    if not isinstance(task, Tag):
         words.append("--last")
     return shlex.join(words)
 
 
 def _columns(job: "Job", dataset: "Dataset") -> list[str]:
     """What the model reads, in its order: the targets, then the features."""
-    from carousel import client
+    from carousel.client import Forecast, LanguageModel
 
     task = job.recipe.task
-    if isinstance(task, client.LanguageModel):
+    if isinstance(task, LanguageModel):
         return []
-    targets = list(task.targets) if isinstance(task, client.Forecast) else []
+    targets = list(task.targets) if isinstance(task, Forecast) else []
     if task.features:
         return [*targets, *task.features]
     other = (*targets, task.time_column, *_marks(task))
@@ -166,9 +166,9 @@ def _columns(job: "Job", dataset: "Dataset") -> list[str]:
 
 def _marks(task: Any) -> tuple[str | None, ...]:
     """The columns that say what a row is of."""
-    from carousel import client
+    from carousel.client import Forecast
 
-    if isinstance(task, client.Forecast):
+    if isinstance(task, Forecast):
         return (task.group_column,)
     return task.label_column, task.sequence_column
 
