@@ -244,3 +244,31 @@ def test_features_of_one_number_are_enough(make_network: MakeNetwork) -> None:
         wanted, _ = network(x, rows)
     for name in KERNELS:
         assert_same(make_kernel(network, name=name).step(x[:, 0], rows)[0], wanted[:, 0])
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_bit_exact_row_is_the_same_to_the_last_bit_in_any_company_and_any_cut(
+    make_network: MakeNetwork, name: str, cell: str
+) -> None:
+    network = make_network(cell=cell, layers=2, hidden_size=48)
+    kernel = make_kernel(network, name=name, bit_exact=True)
+    x, rows = inputs(network, batch=1, time=12)
+    alone, after = kernel.chunk(x, torch.tensor([12]), rows)
+    for company, cuts_at in ((1, [1] * 12), (7, [5, 7]), (40, [1, 4, 1, 6])):
+        state, at = torch.randn(company, rows.shape[1]), 0
+        place = company // 2
+        state[place] = rows[0]
+        for cut in cuts_at:
+            window = torch.randn(company, cut, x.shape[2]) * 10
+            window[place] = x[0, at : at + cut]
+            if cut == 1:
+                y, state = kernel.step(window[:, 0], state)
+                y = y[:, None]
+            else:
+                lengths = torch.randint(1, cut + 1, (company,))
+                lengths[place] = cut
+                y, state = kernel.chunk(window, lengths, state)
+            assert torch.equal(y[place], alone[0, at : at + cut])
+            at += cut
+        assert torch.equal(state[place], after[0])

@@ -7,6 +7,7 @@ from carousel.model.kernels.fused import Fused
 from carousel.model.kernels.gatewise import Gatewise
 from carousel.model.kernels.kernel import Kernel
 from carousel.model.kernels.onnx import Onnx
+from carousel.model.kernels.padded import Padded
 from carousel.model.network import Network
 
 KERNELS: dict[str, type[Gatewise] | type[Fused] | type[Onnx]] = {
@@ -16,13 +17,25 @@ KERNELS: dict[str, type[Gatewise] | type[Fused] | type[Onnx]] = {
 }
 
 
+# Rows of every product in bit-exact mode: few enough that a lone step is not slow.
+EXACT_BATCH = 16
+
+
 def make_kernel(
-    network: Network, device: str = "cpu", name: str | None = None, *, threads: int = 1
+    network: Network,
+    device: str = "cpu",
+    name: str | None = None,
+    *,
+    threads: int = 1,
+    bit_exact: bool = False,
 ) -> Kernel:
     """The kernel of that name, or the fastest for the device: `onnx` on cpu, else `fused`.
 
-    `threads` is for onnx; torch's own number of threads is the process's business.
+    `threads` is for onnx; torch's own number of threads is the process's business. With `bit_exact`
+    a row's numbers depend on nothing but the row: see `Padded`.
     """
+    if bit_exact:
+        return Padded(make_kernel(network, device, name, threads=threads), EXACT_BATCH)
     name = name or ("onnx" if torch.device(device).type == "cpu" else "fused")
     network = network.eval()
     if name == "onnx":
