@@ -92,6 +92,7 @@ class _Writer:
         self._top = request.log_probabilities if request.HasField("log_probabilities") else None
         self._version = version
         self._tokenizer = version.config.tokenizer
+        self._decoder = None if self._tokenizer is None else self._tokenizer.decoder()
         self._options = options
         self._source = source
         self._history = prompt.tolist()
@@ -104,8 +105,8 @@ class _Writer:
         self._history.append(token)
         self.made += 1
         response = pb.GenerateResponse(token=token)
-        if self._tokenizer is not None:
-            response.text, self._stopped = self._stops.feed(self._tokenizer.decode([token]))
+        if self._decoder is not None:
+            response.text, self._stopped = self._stops.feed(self._decoder.feed(token))
         if self._top is not None:
             response.log_probability = log_probability
             # The logits differ from log-probabilities by one number, the same for all.
@@ -119,6 +120,9 @@ class _Writer:
         if not (last or self._stopped):
             return
         response.finish_reason = pb.FINISH_REASON_STOP if self._stopped else pb.FINISH_REASON_LENGTH
+        if self._decoder is not None and not self._stopped:
+            # A character that the last tokens left half done is shown as U+FFFD.
+            response.text += self._stops.feed(self._decoder.rest())[0]
         response.text += self._stops.rest()
         response.prompt_tokens = self.prompt_tokens
         response.generated_tokens = self.made
