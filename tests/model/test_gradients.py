@@ -58,6 +58,7 @@ def by_hand(network: Network, x: Tensor) -> tuple[list[list[Tensor]], list[list[
     nudge_h, nudge_c = ([[v.clone().requires_grad_() for v in row] for row in n] for n in nudges)
     h = [torch.zeros(B, size).double() for _ in range(layers)]
     c = [torch.zeros(B, size).double() for _ in range(layers)]
+    below = x[:, 0]  # what the layer reads
     for t in range(T):
         below = x[:, t]
         for layer in range(layers):

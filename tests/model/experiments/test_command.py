@@ -63,7 +63,9 @@ def test_same_seed_gives_the_same_record_and_report_the_same_files(
     assert (tmp_path / "README.md").read_bytes() == page
 
     kept = json.loads((tmp_path / "adding-50.json").read_text())
-    *_, again = run_task("adding-50", EXPERIMENTS["adding-50"], quick=True, say=lambda line: None)
+    *_, again = run_task(
+        "adding-50", EXPERIMENTS["adding-50"], quick=True, seed=1, say=lambda line: None
+    )
     for one, two in zip(kept["runs"], again["runs"], strict=True):
         assert (one["score"], one["gradients"]) == (two["score"], two["gradients"])
 

@@ -1,4 +1,4 @@
-"""python -m carousel.model.experiments [name ...] [--quick] [--out FOLDER]."""
+"""python -m carousel.model.experiments [name ...] [--quick] [--out FOLDER] [--seed N]."""
 
 import sys
 

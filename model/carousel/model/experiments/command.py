@@ -16,7 +16,7 @@ from carousel.model.experiments.tasks import DigitsError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what argv names; 0 when all of it ran, 1 when data were missing.
 
-    argv: `[name ...] [--quick] [--out FOLDER]`; without names every experiment runs, and one
+    argv: `[name ...] [--quick] [--out FOLDER] [--seed N]`; without names every experiment runs, and one
     whose data are missing is passed over.
     """
     parser = argparse.ArgumentParser(
@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="name", help="all of them when there is none")
     parser.add_argument("--quick", action="store_true", help="a fiftieth of the updates")
     parser.add_argument("--out", type=Path, default=Path("docs/experiments"), metavar="FOLDER")
+    parser.add_argument("--seed", type=int, default=1, help="of the weights and batches")
     given = parser.parse_args(argv)
     unknown = [name for name in given.names if name not in NAMES]
     if unknown:
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        missing = [n for n in given.names or NAMES if not _run(n, given.quick, given.out)]
+        names = given.names or NAMES
+        missing = [n for n in names if not _run(n, given.quick, given.seed, given.out)]
     finally:
         torch.set_num_threads(threads)
     report(given.out)
@@ -48,9 +50,9 @@ def report(folder: Path) -> None:
     (folder / "README.md").write_text(tables.page(records))
 
 
-def _run(name: str, quick: bool, folder: Path) -> bool:
+def _run(name: str, quick: bool, seed: int, folder: Path) -> bool:
     try:
-        for found in _records(name, quick):
+        for found in _records(name, quick, seed):
             record.write(folder, found)
     except DigitsError as error:
         _say(f"{name}: {error}")
@@ -58,10 +60,10 @@ def _run(name: str, quick: bool, folder: Path) -> bool:
     return True
 
 
-def _records(name: str, quick: bool) -> Iterator[Record]:
+def _records(name: str, quick: bool, seed: int) -> Iterator[Record]:
     if name == GRADIENTS:
-        return run_gradients(quick=quick, say=_say)
-    return run_task(name, EXPERIMENTS[name], quick=quick, say=_say)
+        return run_gradients(quick=quick, seed=seed, say=_say)
+    return run_task(name, EXPERIMENTS[name], quick=quick, seed=seed, say=_say)
 
 
 def _say(line: str) -> None:

@@ -12,13 +12,14 @@ from carousel.model.experiments.tasks import Adding
 from carousel.model.experiments.tasks.task import is_solved
 from carousel.model.gradients import LayerGradients
 
-SEED = 1
 WINDOWS, QUICK_WINDOWS = (100, 200, 500, 1000), (20, 50)
 QUICK = 50  # a quick run is so many times shorter
 Say = Callable[[str], None]
 
 
-def run_task(name: str, experiment: Experiment, *, quick: bool, say: Say) -> Iterator[Record]:
+def run_task(
+    name: str, experiment: Experiment, *, quick: bool, seed: int, say: Say
+) -> Iterator[Record]:
     """The record of a task, again with each network that has learned."""
     task = experiment.task()
     updates = max(4, experiment.updates // (QUICK if quick else 1))
@@ -30,15 +31,15 @@ def run_task(name: str, experiment: Experiment, *, quick: bool, say: Say) -> Ite
         "baseline": task.baseline,
         "solved": task.solved,
         "published": experiment.published,
-        "settings": settings | {"hidden": experiment.hidden, "seed": SEED},
+        "settings": settings | {"hidden": experiment.hidden, "seed": seed},
         "environment": environment(),
         "runs": [],
     }
     for network_name in LEARNERS:
-        network = make(network_name, task, experiment.hidden, SEED)
+        network = make(network_name, task, experiment.hidden, seed)
         start = _short(flow(network, task).layers[0])
         points = []
-        for point in learn(network, task, updates=updates, rate=experiment.rate, seed=SEED):
+        for point in learn(network, task, updates=updates, rate=experiment.rate, seed=seed):
             points.append(point)
             say(
                 f"{name}: {network_name}: update {point.update} of {updates}, "
@@ -58,20 +59,20 @@ def run_task(name: str, experiment: Experiment, *, quick: bool, say: Say) -> Ite
         yield record
 
 
-def run_gradients(*, quick: bool, say: Say) -> Iterator[Record]:
+def run_gradients(*, quick: bool, seed: int, say: Say) -> Iterator[Record]:
     """The record of networks that have learned nothing, by the length of the window."""
     windows = QUICK_WINDOWS if quick else WINDOWS
     record: Record = {
         "experiment": GRADIENTS,
         "title": "Gradient at initialisation",
-        "settings": {"windows": windows, "hidden": 64, "sequences": 8, "seed": SEED},
+        "settings": {"windows": windows, "hidden": 64, "sequences": 8, "seed": seed},
         "environment": environment(),
         "runs": [],
     }
     for steps in windows:
         for network_name in CELLS:
             task = Adding(steps)
-            found = flow(make(network_name, task, 64, SEED), task)
+            found = flow(make(network_name, task, 64, seed), task)
             say(f"{GRADIENTS}: {network_name}: {found.verdict}")
             run = {"network": network_name, "window": steps, "verdict": found.verdict}
             record["runs"].append(run | {"gradients": {"start": _short(found.layers[0])}})

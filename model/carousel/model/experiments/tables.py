@@ -11,7 +11,8 @@ def page(records: list[Record]) -> str:
     head = (
         "# Experiments\n\n"
         "What follows was written by the command under each title from the `.json` file beside it; "
-        "a run again on the same machine gives the same scores. "
+        "a run again on the same machine gives the same scores, but other seconds, since the "
+        "machine was shared with other work. "
         "[docs/theory.md](../theory.md) says what to see in it.\n"
     )
     sections = (_gradients(r) if r["experiment"] == GRADIENTS else _task(r) for r in records)
