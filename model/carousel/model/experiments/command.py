@@ -16,8 +16,8 @@ from carousel.model.experiments.tasks import DigitsError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what argv names; 0 when all of it ran, 1 when data were missing.
 
-    argv: `[name ...] [--quick] [--out FOLDER] [--seed N]`; without names every experiment runs, and one
-    whose data are missing is passed over.
+    argv: `[name ...] [--quick] [--out FOLDER] [--seed N]`. Without names every experiment runs,
+    and one whose data are missing is passed over.
     """
     parser = argparse.ArgumentParser(
         prog="carousel experiments", description=__doc__, epilog=f"names: {', '.join(NAMES)}"
