@@ -31,7 +31,6 @@ class Average:
         if self._kind == "none" or step <= self._begin:
             return
         self.count += 1
-        now = [p.detach() for p in self._parameters.values()]
         if not self.values:
             self.values = {name: p.detach().clone() for name, p in self._parameters.items()}
             return
@@ -40,6 +39,7 @@ class Average:
             share = 1 - min(DECAY, (1 + self.count) / (10 + self.count))
         else:
             share = 1 / self.count
+        now = [self._parameters[name].detach() for name in self.values]
         torch._foreach_lerp_(list(self.values.values()), now, share)
 
     @contextmanager

@@ -24,11 +24,13 @@ class Events:
         whole = whole[: whole.rfind(b"\n") + 1]
         lines = whole.splitlines()
         self.attempt = 1 + sum(1 for line in lines if json.loads(line)["type"] == "started")
+        self.step = 0  # of the last event
         self._file = path.open("ab")
         self._file.truncate(len(whole))
 
     def emit(self, kind: str, step: int, **values: Any) -> None:
         """Write one event; numbers must be finite, as JSON knows no others."""
+        self.step = step
         event = {"type": kind, "time": time.time(), "attempt": self.attempt, "step": step}
         self._file.write(json.dumps(event | values, allow_nan=False).encode() + b"\n")
         self._file.flush()

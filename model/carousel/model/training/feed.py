@@ -6,6 +6,9 @@ from carousel.model.data import Batch, Bucketed, Corpus, ForecastTask, LanguageM
 from carousel.model.training.recipe import Recipe
 from carousel.model.training.workers import Workers
 
+# Of an evaluation: it has no gradient to remember, and long windows are fewer calls.
+LEAST_WINDOW = 128
+
 
 def feed(recipe: Recipe, corpus: Corpus, split: str, workers: Workers) -> Streams | Bucketed:
     """Streams of a text or of series, whole sequences in buckets where there are labels."""
@@ -14,7 +17,7 @@ def feed(recipe: Recipe, corpus: Corpus, split: str, workers: Workers) -> Stream
             corpus,
             split,
             recipe.batch_size,
-            recipe.window,
+            recipe.window if split == "train" else max(recipe.window, LEAST_WINDOW),
             rank=workers.rank,
             world=workers.world,
         )

@@ -31,7 +31,7 @@ def run(folder: Path, workers: Workers) -> int:
         _learn(folder, workers, emit)
     except (OSError, ModelError, TrainingError) as error:
         print(f"failed: {error}", flush=True)
-        _fail(emit, error)
+        _fail(emit, events.step if events else 0, error)
         return 1
     if events:
         events.close()
@@ -50,16 +50,8 @@ def _learn(folder: Path, workers: Workers, emit: Emit) -> None:
     if not workers.first:
         return
     baseline_loss, passed = _hold_against(given, trainer, test, emit)
-    seconds = trainer.seconds_now
-    write_result(
-        folder / "result",
-        network,
-        recipe,
-        trainer.corpus,
-        step=step,
-        seconds=seconds,
-        test=test,
-    )
+    seconds, corpus = trainer.seconds_now, trainer.corpus
+    write_result(folder / "result", network, recipe, corpus, step=step, seconds=seconds, test=test)
     emit("finished", trainer.step, baseline_loss=baseline_loss, passed=passed, seconds=seconds)
 
 
@@ -104,11 +96,11 @@ def _hold_against(
     return loss, margin is None or test.loss < loss * (1 - margin)
 
 
-def _fail(emit: Emit, error: Exception) -> None:
+def _fail(emit: Emit, step: int, error: Exception) -> None:
     message = str(error)
     if isinstance(error, OSError) and error.errno in FULL:
         message = f"there is no room left on the disk: {error}"
     try:
-        emit("failed", 0, message=message)
+        emit("failed", step, message=message)
     except OSError:
         print("the failure could not be written to events.jsonl", flush=True)

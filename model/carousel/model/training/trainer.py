@@ -15,7 +15,7 @@ from carousel.model.data import Batch, Corpus
 from carousel.model.network import Network
 from carousel.model.training.averaging import Average
 from carousel.model.training.checkpoint import Checkpoints
-from carousel.model.training.errors import DivergedError
+from carousel.model.training.errors import CheckpointError, DivergedError
 from carousel.model.training.evaluate import Evaluation, Evaluator
 from carousel.model.training.events import Emit, silent
 from carousel.model.training.feed import feed, to_device
@@ -143,7 +143,7 @@ class Trainer:
             return True
         sums = self.tally.read()
         self.progress.saw(sums)
-        if sums.bad and not self.back_off.skipped:
+        if sums.bad and self.back_off.scale == 1:
             self.warn(
                 "a loss or gradient was not finite: the update is skipped, and the learning rate "
                 "halved for a while"
@@ -225,10 +225,7 @@ class Trainer:
         self.emit("gradients", self.step, **flow.to_dict())
 
     def _begin(self) -> None:
-        found = self.checkpoints.newest(self.warn) if self.workers.first else None
-        number = torch.tensor(-1 if found is None else found, device=self.workers.device)
-        self.workers.agree([number])
-        resumed = int(number) if int(number) >= 0 else None
+        resumed = self._newest()
         if resumed is not None:
             Snapshot(self).load(self.checkpoints.path(resumed))
             self._sealed = resumed
@@ -245,6 +242,13 @@ class Trainer:
 
     def warn(self, message: str) -> None:
         self.emit("warning", self.step, message=message)
+
+    def _newest(self) -> int | None:
+        """The step of the newest checkpoint that is whole; all workers get the same."""
+        found = self.checkpoints.newest(self.warn) if self.workers.first else None
+        number = torch.tensor(-1 if found is None else found, device=self.workers.device)
+        self.workers.agree([number])
+        return int(number) if int(number) >= 0 else None
 
     def _save(self, *, best: bool = False) -> None:
         if self._sealed == self.step:
@@ -267,12 +271,15 @@ class Trainer:
                 f"{reason}, again after {GIVE_UP_AFTER} roll-backs: a lower learning rate or "
                 "clip_norm may help, or the data hold values that are far too large"
             )
-        step, skipped, cursor = self._sealed, self.back_off.skipped, self.batches.cursor
+        step = self._newest()
+        if step is None:
+            raise CheckpointError(f"{reason}, and no checkpoint is whole")
+        skipped, cursor = self.back_off.skipped, self.batches.cursor
         scale, seconds = self.back_off.scale, self.seconds_now
         Snapshot(self).load(self.checkpoints.path(step))
         self.warn(f"{reason}: back to the checkpoint of step {step}")
         self.batches.seek(cursor)
-        self.rows = None
+        self.rows, self._sealed = None, step
         self.tally = Tally(self.recipe.clip_norm, self.workers.device)
         self.back_off = BackOff(scale=scale, skipped=skipped)
         self.seconds = seconds

@@ -49,7 +49,7 @@ class Workers:
         flat = torch.cat([torch.cat(parts) * count, count.reshape(1).to(loss.dtype)])
         dist.all_reduce(flat)
         flat = flat[:-1] / flat[-1].clamp(min=1)
-        mean: tuple[Tensor, ...] = torch.split(flat, [p.numel() for p in parts])  # type: ignore[no-untyped-call]
+        mean: tuple[Tensor, ...] = torch.split(flat, [p.numel() for p in parts])
         for gradient, value in zip(gradients, mean, strict=False):
             gradient.copy_(value.view_as(gradient))
         return mean[-1].squeeze()

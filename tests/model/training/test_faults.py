@@ -1,0 +1,169 @@
+"""What goes wrong on real machines: bad numbers, damaged files, full disks, two workers."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.model.training.conftest import MakeSeries
+from tests.model.training.small import events_of, learn, quick, start, wait_for, write_job
+
+from carousel.model import load
+from carousel.model.data import Corpus
+from carousel.model.training import DivergedError, Trainer
+from carousel.model.training.job import run
+from carousel.model.training.workers import Workers
+
+
+def test_a_poisoned_window_is_skipped_and_learning_goes_on(
+    make_series: MakeSeries, tmp_path: Path
+) -> None:
+    spoiled = make_series(spoil=slice(120, 122))
+    trainer, journal = learn(spoiled, tmp_path, max_steps=60, batch_size=1, clip_norm=0)
+    assert trainer.back_off.skipped > 0
+    assert any("not finite" in e["message"] for e in journal.of("warning"))
+    assert journal[-1]["value"] == "finished"
+    assert all(v.isfinite().all() for v in trainer.network.state_dict().values())
+    assert trainer.best is not None
+    assert trainer.best < journal.of("evaluation")[0]["loss"]
+
+
+def test_three_bad_updates_in_a_row_roll_back_and_the_data_goes_on(
+    make_series: MakeSeries, tmp_path: Path
+) -> None:
+    spoiled = make_series(spoil=slice(100, 140))  # four windows of ten steps
+    trainer, journal = learn(spoiled, tmp_path, max_steps=40, batch_size=1)
+    messages = [event["message"] for event in journal.of("warning")]
+    assert any("back to the checkpoint of step 8" in message for message in messages)
+    assert journal[-1]["value"] == "finished"
+    assert trainer.step == 40
+    assert trainer.back_off.skipped >= 3
+
+
+def test_a_job_that_cannot_learn_gives_up_with_advice(
+    make_series: MakeSeries, tmp_path: Path
+) -> None:
+    spoiled = make_series(spoil=slice(0, 210))  # the training part of the first series
+    corpus_folder = write_job(spoiled, tmp_path / "job", batch_size=1, max_steps=400)
+    recipe = quick(spoiled, batch_size=1, max_steps=400)
+    with pytest.raises(DivergedError, match="again after 3 roll-backs: a lower learning rate"):
+        Trainer(recipe, spoiled, corpus_folder).run()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "manifest"])
+def test_a_damaged_checkpoint_is_found_and_the_one_before_it_used(
+    text_corpus: Corpus, tmp_path: Path, damage: str
+) -> None:
+    trainer, _ = learn(text_corpus, tmp_path)
+    *_, before, newest = trainer.checkpoints.steps
+    file = trainer.checkpoints.path(newest) / "weights.safetensors"
+    content = file.read_bytes()
+    if damage == "flip":
+        file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    elif damage == "cut":
+        file.write_bytes(content[:-100])
+    elif damage == "gone":
+        file.unlink()
+    else:
+        (file.parent / "manifest.json").write_text("{")
+
+    again, journal = learn(text_corpus, tmp_path)
+    assert journal.of("started")[0]["resumed_from"] == before
+    assert f"checkpoint {newest:08}" in journal.of("warning")[0]["message"]
+    assert again.step == 12
+
+
+def test_retention_keeps_the_newest_and_the_best(text_corpus: Corpus, tmp_path: Path) -> None:
+    # So high a rate makes everything after the first evaluations worse.
+    options: dict[str, Any] = {"max_steps": 20, "evaluate_every": 2, "keep_checkpoints": 3}
+    trainer, journal = learn(
+        text_corpus, tmp_path, **options, learning_rate=0.3, schedule="constant"
+    )
+    evaluations = journal.of("evaluation")
+    best = min(evaluations, key=lambda e: e["loss"])["step"]
+    assert trainer.checkpoints.best == best
+    assert trainer.checkpoints.steps == sorted({best, 16, 18, 20})
+    assert [e["step"] for e in evaluations if e["best"]][-1] == best
+    assert not [p for p in trainer.checkpoints.folder.iterdir() if p.name.startswith(".")]
+
+
+def test_a_full_disk_fails_the_job_and_tears_nothing(text_corpus: Corpus, tmp_path: Path) -> None:
+    job = write_job(text_corpus, tmp_path / "job", max_steps=200, checkpoint_every=1)
+    learn(text_corpus, job, max_steps=8, checkpoint_every=4)
+    before = sorted(path.name for path in (job / "checkpoints").iterdir())
+    size = max(p.stat().st_size for p in (job / "checkpoints").rglob("*.safetensors"))
+    # A limit on the size of files says the same as a disk without room, to this process alone.
+    process = start(
+        job, preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2,) * 2)
+    )
+    assert process.wait(60) == 1
+    last = events_of(job)[-1]
+    assert last["type"] == "failed"
+    assert last["message"].startswith("there is no room left on the disk")
+    whole = sorted(p.name for p in (job / "checkpoints").iterdir() if p.name.isdigit())
+    assert whole == before
+    # With room again it goes on from there.
+    trainer, journal = learn(text_corpus, job, max_steps=12)
+    assert journal.of("started")[0]["resumed_from"] == 8
+    assert trainer.step == 12
+
+
+def test_a_job_s_process_leaves_a_version_and_its_story(
+    text_corpus: Corpus, tmp_path: Path
+) -> None:
+    first = write_job(text_corpus, tmp_path / "first", max_steps=6)
+    assert run(first, Workers()) == 0
+    options = {"baseline": str(first / "result"), "margin": 0.01, "max_steps": 40}
+    second = write_job(text_corpus, tmp_path / "second", **options)
+    assert start(second).wait(60) == 0
+
+    events = events_of(second)
+    assert [e["type"] for e in events][:2] == ["started", "checkpoint"]
+    test_loss = next(e["loss"] for e in events if e.get("split") == "test")
+    end = events[-1]
+    assert end["type"] == "finished"
+    assert end["baseline_loss"] == next(
+        e["loss"] for e in events_of(first) if e.get("split") == "test"
+    )
+    assert end["passed"] is (test_loss < end["baseline_loss"] * 0.99)
+    for event in events:
+        assert {"type", "time", "attempt", "step"} <= event.keys()
+        assert all(math.isfinite(v) for v in event.values() if isinstance(v, float))
+
+    network = load(second / "result")
+    assert network.config.tokenizer == text_corpus.tokenizer
+    assert f"**{test_loss:.4g}**" in (second / "result" / "README.md").read_text()
+    baseline = json.loads((second / "result" / "baseline.json").read_text())
+    assert len(baseline["layers"]) == 2
+    assert math.isclose(sum(baseline["layers"][0]["gates"]["forget"]["histogram"]), 1, rel_tol=1e-5)
+    # Once there is a result there is nothing left to do.
+    assert run(second, Workers()) == 0
+    assert len(events_of(second)) == len(events)
+
+
+def test_a_job_that_makes_no_sense_says_so(text_corpus: Corpus, tmp_path: Path) -> None:
+    job = write_job(text_corpus, tmp_path / "job")
+    given = json.loads((job / "job.json").read_text())
+    given["recipe"]["widnow"] = 3
+    (job / "job.json").write_text(json.dumps(given))
+    assert run(job, Workers()) == 1
+    assert "recipe has no 'widnow'" in events_of(job)[-1]["message"]
+
+
+def test_two_workers_learn_together_and_stop_when_told(text_corpus: Corpus, tmp_path: Path) -> None:
+    options = {"max_steps": 100_000, "evaluate_every": 1000, "batch_size": 6}
+    job = write_job(text_corpus, tmp_path / "job", **options)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = start(job, *launcher)
+    wait_for(job, lambda events: events.of("progress"))
+    (job / "stop").touch()
+    assert process.wait(60) == 0, (job / "log.txt").read_text()
+    events = events_of(job)
+    assert events[-1]["type"] == "stopped"
+    (checkpoint, *_) = sorted((job / "checkpoints").iterdir(), reverse=True)
+    assert {f"worker-{rank}.json" for rank in (0, 1)} <= {p.name for p in checkpoint.iterdir()}
+    assert int(checkpoint.name) == events[-1]["step"]
