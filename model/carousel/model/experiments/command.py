@@ -1,6 +1,7 @@
 """The command: run experiments by name, and write their records, tables and plots."""
 
 import argparse
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from carousel.model.experiments.catalogue import EXPERIMENTS, GRADIENTS, NAMES
 from carousel.model.experiments.record import Record
 from carousel.model.experiments.run import run_gradients, run_task
 from carousel.model.experiments.tasks import DigitsError
+
+OUT = Path("docs/experiments")
+QUICK_OUT = Path(tempfile.gettempdir()) / "carousel-experiments"  # never over the real records
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,20 +28,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="name", help="all of them when there is none")
     parser.add_argument("--quick", action="store_true", help="a fiftieth of the updates")
-    parser.add_argument("--out", type=Path, default=Path("docs/experiments"), metavar="FOLDER")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER",
+        help=f"default: {OUT}, or {QUICK_OUT} for a quick run",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="of the weights and batches")
     given = parser.parse_args(argv)
     unknown = [name for name in given.names if name not in NAMES]
     if unknown:
         parser.error(f"no experiment {unknown[0]!r}: allowed are {', '.join(NAMES)}")
+    folder = given.out or (QUICK_OUT if given.quick else OUT)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         names = given.names or NAMES
-        missing = [n for n in names if not _run(n, given.quick, given.seed, given.out)]
+        missing = [n for n in names if not _run(n, given.quick, given.seed, folder)]
     finally:
         torch.set_num_threads(threads)
-    report(given.out)
+    report(folder)
+    _say(f"Tables and plots: {folder / 'README.md'}")
     return 1 if given.names and missing else 0
 
 

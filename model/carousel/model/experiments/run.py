@@ -40,7 +40,7 @@ def run_task(
         start = _short(flow(network, task).layers[0])
         points = []
         for point in learn(network, task, updates=updates, rate=experiment.rate, seed=seed):
-            points.append(point)
+            points.append(asdict(point))
             say(
                 f"{name}: {network_name}: update {point.update} of {updates}, "
                 f"{task.metric} {point.score:.4g} (without memory {task.baseline:.4g}), "
@@ -49,10 +49,10 @@ def run_task(
         run = {
             "network": network_name,
             "parameters": sum(p.numel() for p in network.parameters()),
-            "score": points[-1].score,
-            "solved_at": next((p.update for p in points if is_solved(task, p.score)), None),
-            "seconds": round(points[-1].seconds, 1),
-            "points": {key: [_digits(asdict(p)[key]) for p in points] for key in asdict(points[0])},
+            "score": points[-1]["score"],
+            "solved_at": next((p["update"] for p in points if is_solved(task, p["score"])), None),
+            "seconds": round(points[-1]["seconds"], 1),
+            "points": {key: [_digits(p[key]) for p in points] for key in points[0]},
             "gradients": {"start": start, "end": _short(flow(network, task).layers[0])},
         }
         record["runs"].append(run)
