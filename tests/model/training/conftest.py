@@ -15,7 +15,7 @@ from carousel.model.data import (
     Corpus,
     ForecastTask,
     LanguageModelTask,
-    Task,
+    TagTask,
 )
 from carousel.model.data.corpus import CorpusWriter
 from carousel.model.data.segments import cut_at_shares, cut_sequences, whole_sequences
@@ -39,6 +39,7 @@ def text_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 MakeSeries = Callable[..., Corpus]
+MakeLabelled = Callable[[type[ClassifyTask | TagTask]], Corpus]
 
 
 @pytest.fixture
@@ -73,10 +74,10 @@ def make_series(tmp_path: Path) -> MakeSeries:
 
 
 @pytest.fixture
-def make_labelled(tmp_path: Path) -> Callable[[type[Task]], Corpus]:
+def make_labelled(tmp_path: Path) -> MakeLabelled:
     """90 sequences of 3 to 12 steps with one of three labels, by sequence or by step."""
 
-    def make(kind: type[Task]) -> Corpus:
+    def make(kind: type[ClassifyTask | TagTask]) -> Corpus:
         random = np.random.default_rng(4)
         lengths = random.integers(3, 13, 90)
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -124,7 +124,8 @@ def test_label_metrics_and_the_most_frequent_label(make_labelled: Any, kind: Any
     network = make_network(quick(corpus), corpus)
     assert corpus.targets is not None
     by_step = kind is TagTask
-    logs, truths = [], []
+    logs: list[Array] = []
+    truths: list[int] = []
     for begin, _, end in segment(corpus, "test"):
         y = log_softmax(outputs_of(network, np.asarray(corpus.steps[begin:end])))
         logs.append(y if by_step else y[-1:])

@@ -52,7 +52,7 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.network = make_network(recipe, corpus).to(device)
         # The workers begin alike, and drop different units.
-        torch.manual_seed(recipe.seed + self.workers.rank)
+        torch.manual_seed((recipe.seed + self.workers.rank) % 2**64)
         self.parameters = list(self.network.parameters())
         self.optimizer = make_optimizer(self.network, recipe)
         self.schedule = Schedule(recipe)
