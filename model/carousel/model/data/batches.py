@@ -148,7 +148,7 @@ class Streams:
         ahead = np.minimum(ahead, len(corpus.steps) - 1)
         assert corpus.targets is not None
         targets = corpus.targets[ahead]  # [B, T, horizon, targets]
-        mask = np.broadcast_to((inside & real[:, :, None])[..., None], targets.shape)
+        mask = np.array(np.broadcast_to((inside & real[:, :, None])[..., None], targets.shape))
         if corpus.present is not None:
             mask = mask & corpus.present[ahead]
         flat = (*at.shape, -1)
