@@ -15,7 +15,6 @@ STYLES: Mapping[str, tuple[str, str]] = {
     "LSTM, chrono": ("#0072B2", "-"),
     "GRU": ("#009E73", "-"),
 }
-NORM = "norm of the gradient, 1 at lag 0"
 FLOOR = 1e-8  # of a gradient that is drawn
 
 
@@ -27,7 +26,7 @@ def draw(folder: Path, record: Record) -> None:
         for axis, window in zip(axes, (windows[0], windows[-1]), strict=True):
             _by_lag(axis, [run for run in record["runs"] if run["window"] == window], "start")
             axis.set_title(f"Before learning, T = {window:,}")
-        axes[0].set_ylabel(NORM)
+        _norm_axis(axes[0])
         _finish(figure, folder / f"{GRADIENTS}.png")
         return
     figure, axes = _figure(1)
@@ -37,7 +36,7 @@ def draw(folder: Path, record: Record) -> None:
     for axis, when, title in zip(axes, ("start", "end"), ("before", "after"), strict=True):
         _by_lag(axis, record["runs"], when)
         axis.set_title(f"{record['title']}: {title} learning")
-    axes[0].set_ylabel(NORM)
+    _norm_axis(axes[0])
     _finish(figure, folder / f"{record['experiment']}-gradients.png")
 
 
@@ -67,8 +66,12 @@ def _by_lag(axis: Any, runs: list[Record], when: str) -> None:
         axis.plot(range(len(norms)), norms, color=colour, linestyle=line, label=label)
     axis.axhline(0.01, color="0.4", linestyle=":", label="1 %")
     axis.set_yscale("log")
-    axis.set_ylim(bottom=FLOOR)
     axis.set_xlabel("steps back from the loss")
+
+
+def _norm_axis(axis: Any) -> None:
+    axis.set_ylabel("norm of the gradient, 1 at lag 0")
+    axis.set_ylim(bottom=max(FLOOR, axis.get_ylim()[0]))
 
 
 def _figure(panels: int) -> tuple[Any, list[Any]]:
