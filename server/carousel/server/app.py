@@ -34,15 +34,18 @@ from carousel.server.services.admin_service import AdminService
 from carousel.server.services.inference_service import InferenceService
 from carousel.server.services.model_service import ModelService
 from carousel.server.services.session_service import SessionService
+from carousel.server.services.training_service import TrainingService
 from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
+from carousel.server.training.office import Office
 from carousel.v1 import (
     admin_service_pb2,
     inference_service_pb2,
     model_service_pb2,
     session_pb2,
     session_service_pb2,
+    training_service_pb2,
 )
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -54,6 +57,7 @@ SERVICES = {
     "inference": inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
     "model": model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
     "session": session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
+    "training": training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"],
 }
 
 # How long one thread of Python may make another wait. The engine needs a moment of Python every
@@ -108,6 +112,7 @@ class Server:
             raise StartError(str(error)) from error
         LiveGauges(engine.versions, capacity=settings.max_sessions, registry=self.metrics.registry)
         self.hall = Hall(settings, self.metrics, store, engine, sessions, registry)
+        self.office = Office(settings, self.metrics, store, registry, instance_id=self.instance_id)
         self.metrics.build_info.info(
             {"version": version("carousel-rnn"), "device": registry.device}
         )
@@ -116,6 +121,7 @@ class Server:
         await self._load_models()
         gc.collect()
         gc.freeze()  # torch's hundred thousands of objects stay: no collection looks at them again
+        self.office.start()
         self._ready = True
         await self._report("", *(s.full_name for s in SERVICES.values()))
         log.info(
@@ -153,7 +159,7 @@ class Server:
         if self._stopped.is_set():
             return
         self._ready = False
-        await self._grpc.stop(grace)
+        await asyncio.gather(self._grpc.stop(grace), self.office.close(grace))
         self.hall.engine.stop()
         if self._http is not None:
             await asyncio.to_thread(self._http.stop)
@@ -169,7 +175,9 @@ class Server:
         # A call that is on the wire at the moment of the stop is cut off without a reason; for a
         # moment, callers are still told that the server is going.
         await asyncio.sleep(min(LINGER_SECONDS, seconds))
-        await self._grpc.stop(seconds)  # those that run are finished
+        # Calls that run are finished; jobs write a checkpoint and wait for the next server.
+        jobs = self.office.close(min(seconds, self.settings.training_grace))
+        await asyncio.gather(self._grpc.stop(seconds), jobs)
         for loaded in self.hall.engine.versions:
             ending = self.hall.engine.call(
                 self.hall.sessions.end_all, loaded, session_pb2.END_REASON_DRAINED
@@ -227,6 +235,7 @@ class Server:
             "inference": self._inference,
             "model": ModelService(hall.store, hall.registry, settings),
             "session": SessionService(hall),
+            "training": TrainingService(self.office),
         }
         for name, servicer in servicers.items():
             add_service(self._grpc, SERVICES[name], servicer, self.metrics)

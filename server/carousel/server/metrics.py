@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
 from carousel.server.histogram import Histogram
+from carousel.server.training.metrics import TrainingMetrics
 
 COUNTS = tuple(float(1 << power) for power in range(15))
 STEPS = tuple(float(10**power) for power in range(8))
@@ -107,6 +108,7 @@ class Metrics:
             "device",
         )
         self.build_info = Info("carousel_build", "What runs.", registry=self.registry)
+        self.training = TrainingMetrics(self.registry)
         # gRPC, under the names that public dashboards know
         method = ("grpc_type", "grpc_service", "grpc_method")
         self.rpc_started = Counter(

@@ -88,6 +88,32 @@ def session_id(name: str, *, field: str = "name") -> str:
     raise _invalid(field, "sessions/{id}", name)
 
 
+def dataset_id(name: str, *, field: str = "name") -> str:
+    """The id in `datasets/{id}`. Raises InvalidField."""
+    match name.split("/"):
+        case ["datasets", dataset] if is_id(dataset):
+            return dataset
+    raise _invalid(field, "datasets/{id}", name)
+
+
+def job_id(name: str, *, field: str = "name") -> str:
+    """The id in `jobs/{id}`. Raises InvalidField."""
+    match name.split("/"):
+        case ["jobs", job] if is_id(job):
+            return job
+    raise _invalid(field, "jobs/{id}", name)
+
+
+def job_checkpoint(name: str, *, field: str = "name") -> tuple[str, int | None]:
+    """Job and step in `jobs/{id}/checkpoints/{step}`; None: the best. Raises InvalidField."""
+    match name.split("/"):
+        case ["jobs", job, "checkpoints", "best"] if is_id(job):
+            return job, None
+        case ["jobs", job, "checkpoints", step] if is_id(job) and (step == "0" or is_number(step)):
+            return job, int(step)
+    raise _invalid(field, "jobs/{id}/checkpoints/{step} or jobs/{id}/checkpoints/best", name)
+
+
 def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 

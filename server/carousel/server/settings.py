@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ByteSize,
     Field,
+    SecretStr,
     ValidationError,
     model_validator,
 )
@@ -85,6 +86,12 @@ def _model(value: str) -> str:
         raise ValueError(error.message) from None
 
 
+def _database_url(value: SecretStr) -> SecretStr:
+    if not re.match(r"postgres(ql)?(\+psycopg)?://", value.get_secret_value()):
+        raise ValueError("database_url must begin with postgresql://; unset: SQLite is used")
+    return value
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -98,6 +105,7 @@ UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 Models = Annotated[
     tuple[Annotated[str, AfterValidator(_model)], ...], NoDecode, BeforeValidator(_split)
 ]
+Folders = Annotated[tuple[UserPath, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -163,6 +171,30 @@ class Settings(BaseSettings):
     drain_timeout: float = Field(
         30.0, description="How long a shutdown waits for what still runs.", ge=0, le=DAY
     )
+    data: UserPath | None = Field(
+        None, description="Folder of datasets and jobs; unset: `data` beside the store."
+    )
+    dataset_roots: Folders = Field(
+        (), description="Folders whose files jobs may read by their uri; empty: none may be."
+    )
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
+        None, description="PostgreSQL that servers share; unset: SQLite in the folder of data."
+    )
+    training_jobs_at_once: int = Field(
+        1, description="Training jobs that run side by side; 0: none.", ge=0, le=64
+    )
+    training_queue: int = Field(
+        100, description="Training jobs that may wait for their turn.", ge=1, le=1_000_000
+    )
+    training_threads: int = Field(
+        1, description="Threads of each process that trains.", ge=1, le=1024
+    )
+    training_grace: float = Field(
+        30.0,
+        description="How long a job that must stop has for its last checkpoint.",
+        ge=0,
+        le=DAY,
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least important messages that are logged."
     )
@@ -182,6 +214,10 @@ class Settings(BaseSettings):
                 f"connection is not encrypted, and anyone may use it), got {self.host!r}"
             )
         return self
+
+    @property
+    def data_folder(self) -> Path:
+        return self.store.absolute().parent / "data" if self.data is None else self.data
 
     @classmethod
     def read(cls, config_file: Path | None = None, **flags: Any) -> Settings:

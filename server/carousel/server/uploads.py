@@ -95,7 +95,7 @@ async def receive(header: pb.UploadHeader, requests: Requests, staging: Staging)
         )
 
 
-async def read_rest(requests: Requests, seconds: float = REST_SECONDS) -> None:
+async def read_rest(requests: AsyncIterator[object], seconds: float = REST_SECONDS) -> None:
     """Let the client finish sending what is not needed any more, for at most so long.
 
     grpc.aio's client reports an internal error in place of the real answer when that comes while

@@ -1,0 +1,234 @@
+"""TrainingService: decode, call the records or the store, encode."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from google.protobuf import empty_pb2
+
+from carousel.errors import CarouselError, CheckpointNotFound, InvalidField, ServerDraining
+from carousel.server import names
+from carousel.server.request_ids import MAX_LENGTH
+from carousel.server.rpc import Context
+from carousel.server.training.bells import wait
+from carousel.server.training.child import run_child
+from carousel.server.training.dataset_uploads import Requests
+from carousel.server.training.job_folder import JobFolder
+from carousel.server.training.job_requests import decode_job, decode_states
+from carousel.server.training.messages import (
+    encode_checkpoint,
+    encode_dataset,
+    encode_event,
+    encode_flow,
+    encode_job,
+)
+from carousel.server.training.office import Office
+from carousel.server.training.records import ENDED, JobRecord, Object
+from carousel.server.uploads import read_rest, to_end
+from carousel.v1 import dataset_pb2, training_pb2
+from carousel.v1 import training_service_pb2 as pb
+
+HEARTBEAT_SECONDS = 10.0
+# Where another server runs the job, nobody rings here.
+LOOK_SECONDS = 1.0
+EVENTS_AT_ONCE = 256
+MAX_WINDOW = 4096
+DIAGNOSE_SECONDS = 600.0
+
+
+class TrainingService:
+    """Datasets and jobs."""
+
+    def __init__(self, office: Office, *, heartbeat: float = HEARTBEAT_SECONDS) -> None:
+        self._office = office
+        self._jobs = office.jobs
+        self._datasets = office.datasets
+        self._heartbeat = heartbeat
+        self._diagnosing = asyncio.Semaphore(1)
+
+    async def UploadDataset(self, requests: Requests, context: Context) -> dataset_pb2.Dataset:
+        try:
+            record = await self._office.uploads.receive(requests)
+        except CarouselError:
+            await read_rest(requests)
+            raise
+        await read_rest(requests)  # there is more when the dataset was there already
+        return encode_dataset(record, 0, columns=True)
+
+    async def GetDataset(
+        self, request: pb.GetDatasetRequest, context: Context
+    ) -> dataset_pb2.Dataset:
+        dataset = names.dataset_id(request.name)
+        record, jobs = await asyncio.to_thread(self._datasets.get, dataset)
+        return encode_dataset(record, jobs, columns=True)
+
+    async def ListDatasets(
+        self, request: pb.ListDatasetsRequest, context: Context
+    ) -> pb.ListDatasetsResponse:
+        after, size = names.page_key(request.page_token), names.page_size(request.page_size)
+        found, more = await asyncio.to_thread(self._datasets.page, after, size)
+        response = pb.ListDatasetsResponse(
+            datasets=[encode_dataset(record, jobs, columns=False) for record, jobs in found]
+        )
+        if more:
+            response.next_page_token = names.page_token(found[-1][0].id)
+        return response
+
+    async def DeleteDataset(
+        self, request: pb.DeleteDatasetRequest, context: Context
+    ) -> empty_pb2.Empty:
+        dataset = names.dataset_id(request.name)
+        await to_end(lambda: self._datasets.delete(dataset), final=True)
+        return empty_pb2.Empty()
+
+    async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> training_pb2.Job:
+        new = decode_job(request)
+        if len(request.request_id) > MAX_LENGTH:
+            raise InvalidField(
+                f"request_id must have at most {MAX_LENGTH} characters, got "
+                f"{len(request.request_id)}",
+                field="request_id",
+            )
+        digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+        job = await to_end(
+            lambda: self._jobs.create(
+                new,
+                validate_only=request.validate_only,
+                request_id=request.request_id,
+                digest=digest,
+            ),
+            final=True,
+        )
+        return self._changed(job)
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> training_pb2.Job:
+        return encode_job(await asyncio.to_thread(self._jobs.get, names.job_id(request.name)))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        before, size = names.page_number(request.page_token), names.page_size(request.page_size)
+        states = decode_states(request.states)
+        model = names.model_id(request.model, field="model") if request.model else ""
+        found, rest = await asyncio.to_thread(
+            lambda: self._jobs.page(before=before, size=size, states=states, model=model)
+        )
+        return pb.ListJobsResponse(
+            jobs=[encode_job(job) for job in found],
+            next_page_token=names.page_token(str(rest)) if rest else "",
+        )
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> training_pb2.Job:
+        job = names.job_id(request.name)
+        return self._changed(await to_end(lambda: self._jobs.cancel(job), final=True))
+
+    async def ResumeJob(self, request: pb.ResumeJobRequest, context: Context) -> training_pb2.Job:
+        max_steps = request.max_steps if request.HasField("max_steps") else None
+        job = names.job_id(request.name)
+        return self._changed(await to_end(lambda: self._jobs.resume(job, max_steps), final=True))
+
+    async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> empty_pb2.Empty:
+        job = names.job_id(request.name)
+        await to_end(lambda: self._jobs.delete(job), final=True)
+        self._office.bells.ring(job)
+        return empty_pb2.Empty()
+
+    async def WatchJob(
+        self, request: pb.WatchJobRequest, context: Context
+    ) -> AsyncIterator[pb.WatchJobResponse]:
+        job, sequence = names.job_id(request.name), request.after_sequence
+        clock = asyncio.get_running_loop().time
+        silent_since = clock()
+        while True:
+            bell = self._office.bells.listen(job)  # before looking
+            record, events = await asyncio.to_thread(
+                self._jobs.events, job, sequence, EVENTS_AT_ONCE
+            )
+            if sequence > record.last_sequence:
+                raise InvalidField(
+                    f"after_sequence must be at most {record.last_sequence}, the last that there "
+                    f"is, got {sequence}",
+                    field="after_sequence",
+                )
+            for event in events:
+                yield pb.WatchJobResponse(event=encode_event(record, event))
+                sequence, silent_since = event.sequence, clock()
+            if events:
+                continue
+            if record.state in ENDED:
+                return
+            if self._office.closing:
+                raise ServerDraining("the server is shutting down; watch on", retry_after=1.0)
+            if clock() - silent_since >= self._heartbeat:
+                yield pb.WatchJobResponse()
+                silent_since = clock()
+            await wait(bell, min(LOOK_SECONDS, self._heartbeat))
+
+    async def ListCheckpoints(
+        self, request: pb.ListCheckpointsRequest, context: Context
+    ) -> pb.ListCheckpointsResponse:
+        name, size = (
+            names.job_id(request.parent, field="parent"),
+            names.page_size(request.page_size),
+        )
+        after = names.page_number(request.page_token)
+        job = await asyncio.to_thread(self._jobs.get, name)
+        left = [c for c in job.checkpoints if c["step"] > after]
+        return pb.ListCheckpointsResponse(
+            checkpoints=[encode_checkpoint(job.id, checkpoint) for checkpoint in left[:size]],
+            next_page_token=(
+                names.page_token(str(left[size - 1]["step"])) if len(left) > size else ""
+            ),
+        )
+
+    async def PromoteCheckpoint(
+        self, request: pb.PromoteCheckpointRequest, context: Context
+    ) -> pb.PromoteCheckpointResponse:
+        job, _, folder = await self._checkpoint(request.name)
+        if not (request.model or job.model):
+            raise InvalidField("model must be given: the job promotes to none", field="model")
+        model = names.model_id(request.model, field="model") if request.model else job.model
+        alias = names.check_alias(request.alias) if request.alias else ""
+        version = await self._office.promotion.add(folder, model, alias, announce=lambda _: None)
+        return pb.PromoteCheckpointResponse(version=version.name)
+
+    async def DiagnoseGradients(
+        self, request: pb.DiagnoseGradientsRequest, context: Context
+    ) -> pb.DiagnoseGradientsResponse:
+        if request.window > MAX_WINDOW:
+            raise InvalidField(
+                f"window must be at most {MAX_WINDOW:,}, got {request.window:,}", field="window"
+            )
+        job, checkpoint, folder = await self._checkpoint(request.name)
+        arguments = str(self._office.folder.job(job.number)), str(folder), str(request.window)
+        async with self._diagnosing:
+            flow = await asyncio.to_thread(
+                lambda: run_child(
+                    "diagnose",
+                    *arguments,
+                    threads=self._office.threads,
+                    seconds=DIAGNOSE_SECONDS,
+                )
+            )
+        flow["step"] = checkpoint["step"]
+        return pb.DiagnoseGradientsResponse(gradients=encode_flow(flow))
+
+    def _changed(self, job: JobRecord) -> training_pb2.Job:
+        """Tell whom it concerns."""
+        self._office.bells.ring(job.id)
+        self._office.supervisor.wake()
+        return encode_job(job)
+
+    async def _checkpoint(self, name: str) -> tuple[JobRecord, Object, Path]:
+        """A checkpoint that is here. Raises InvalidField, JobNotFound, CheckpointNotFound."""
+        job_id, step = names.job_checkpoint(name)
+        job = await asyncio.to_thread(self._jobs.get, job_id)
+        found = [c for c in job.checkpoints if (c["best"] if step is None else c["step"] == step)]
+        if not found:
+            there = ", ".join(str(c["step"]) for c in job.checkpoints) or "none"
+            raise CheckpointNotFound(f"there is no {name}; there are {there}", field="name")
+        folder = JobFolder(self._office.folder.job(job.number)).checkpoint(found[0]["step"])
+        if job.home != self._office.folder.home or not folder.is_dir():
+            raise CheckpointNotFound(f"the files of {name} are not on this server", field="name")
+        return job, found[0], folder

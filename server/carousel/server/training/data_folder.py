@@ -1,0 +1,98 @@
+"""The data folder: where the bytes of datasets and the folders of jobs are.
+
+{root}/home                      an id of this folder, made once
+{root}/records.sqlite            the records, unless they are in PostgreSQL
+{root}/datasets/{id}/data        the bytes
+{root}/jobs/{number}/            see docs/training.md; and corpus/, prepare.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from carousel.errors import InvalidField, StoreUnwritable
+from carousel.server.staging import writing
+from carousel.server.training.records import JobRecord
+
+RESERVE = 64 * 1024**2  # bytes that stay free for records and checkpoints
+
+
+class DataFolder:
+    """Paths in the data folder, and of files in the dataset roots. Nothing is made before need."""
+
+    def __init__(self, root: Path, dataset_roots: tuple[Path, ...] = ()) -> None:
+        self.root = root.absolute()
+        self._roots = tuple(root.resolve() for root in dataset_roots)
+        self._home = ""
+
+    @property
+    def home(self) -> str:
+        """The folder's id, in records. Raises StoreUnwritable."""
+        if not self._home:
+            file = self.root / "home"
+            with writing():
+                self.root.mkdir(parents=True, exist_ok=True)
+                new = self.root / f".home-{secrets.token_hex(8)}"
+                new.write_text(secrets.token_hex(8))
+                with contextlib.suppress(FileExistsError):
+                    os.link(new, file)  # unlike a rename, it never replaces one
+                new.unlink()
+                self._home = file.read_text()
+        return self._home
+
+    def dataset(self, dataset: str) -> Path:
+        """The file with a dataset's bytes."""
+        return self.root / "datasets" / dataset / "data"
+
+    def job(self, number: int) -> Path:
+        return self.root / "jobs" / str(number)
+
+    def source(self, job: JobRecord) -> Path:
+        """The file that a job learns from. Raises InvalidField (a uri that may not be read)."""
+        return self.dataset(job.dataset) if job.dataset else self.below_roots(job.uri)
+
+    def below_roots(self, uri: str) -> Path:
+        """A regular file below one of the dataset roots, by a path that leads nowhere else.
+
+        The path is relative to a root: no '..', no link on the way. Raises InvalidField.
+        """
+        if not self._roots:
+            raise InvalidField(
+                "uri can't be used: the server has no dataset_roots", field="job.uri"
+            )
+        parts = uri.split("/")
+        if any(part in ("", ".", "..") or "\0" in part for part in parts):
+            raise InvalidField(
+                "uri must be the path of a file below one of the server's dataset_roots, relative "
+                f"to it and without '.' and '..', got {uri!r:.200}",
+                field="job.uri",
+            )
+        for root in self._roots:
+            path = root.joinpath(*parts)
+            with contextlib.suppress(OSError):
+                if path.resolve(strict=True) == path and path.is_file():
+                    return path
+        raise InvalidField(
+            f"uri must lead to a file below a dataset root, without links, got {uri!r:.200}",
+            field="job.uri",
+        )
+
+    def check_room(self, size: int) -> None:
+        """Raises StoreUnwritable where so many bytes more do not fit."""
+        with writing():
+            self.root.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.root).free
+        if size + RESERVE > free:
+            raise StoreUnwritable(
+                f"the data folder has {free:,} bytes free, {size + RESERVE:,} are needed"
+            )
+
+    def remove_dataset(self, dataset: str) -> None:
+        shutil.rmtree(self.dataset(dataset).parent, ignore_errors=True)
+
+    def remove_job(self, number: int) -> None:
+        shutil.rmtree(self.job(number), ignore_errors=True)

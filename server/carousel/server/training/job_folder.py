@@ -1,0 +1,86 @@
+"""A job's folder as docs/training.md has it, from the server's side."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from carousel.server.training.records import JobRecord
+
+LOG_BYTES = 600
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    """Paths of a job, and what the server writes there."""
+
+    path: Path
+
+    @property
+    def corpus(self) -> Path:
+        return self.path / "corpus"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def told_to_stop(self) -> bool:
+        return (self.path / "stop").exists()
+
+    def make(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"{step:08}"
+
+    def write_job(self, job: JobRecord, baseline: Path | None) -> None:
+        """job.json, whole or as it was."""
+        given = {
+            "corpus": str(self.corpus),
+            "recipe": job.recipe,
+            "baseline": str(baseline) if baseline and job.margin is not None else None,
+            "margin": job.margin,
+            "parent_pid": None,  # the job outlives its server
+        }
+        part = self.path / ".job.json.part"
+        part.write_text(json.dumps(given))
+        os.replace(part, self.path / "job.json")
+
+    def ask_to_stop(self) -> None:
+        with contextlib.suppress(OSError):  # it is gone, or will be killed
+            (self.path / "stop").touch()
+
+    def forget_to_stop(self) -> None:
+        (self.path / "stop").unlink(missing_ok=True)
+
+    def forget_result(self) -> None:
+        shutil.rmtree(self.result, ignore_errors=True)
+
+    def take_error(self) -> str:
+        """What is wrong with the data, once; empty: nothing."""
+        file = self.path / "prepare.json"
+        if not file.exists():
+            return ""
+        error = str(json.loads(file.read_text())["error"])
+        file.unlink()
+        return error
+
+    def last_words(self) -> str:
+        """The end of what its processes printed."""
+        try:
+            with (self.path / "log.txt").open("rb") as log:
+                log.seek(0, os.SEEK_END)
+                log.seek(max(0, log.tell() - LOG_BYTES))
+                words = log.read().decode(errors="replace").strip()
+        except OSError:
+            words = ""
+        return words.rpartition("\n")[2] or "it said nothing"

@@ -1,0 +1,282 @@
+"""Jobs as whoever asks for them sees them: made, found, listed, cancelled, resumed, deleted."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from carousel.errors import (
+    DatasetInvalid,
+    DatasetNotFound,
+    InvalidField,
+    JobActive,
+    JobExists,
+    JobNotFound,
+    JobNotResumable,
+    QueueFull,
+)
+from carousel.model.data import DataError, guess_format
+from carousel.server.training import events
+from carousel.server.training.data_folder import DataFolder
+from carousel.server.training.database import Database
+from carousel.server.training.records import (
+    ACTIVE,
+    CANCELLED,
+    CANCELLING,
+    ENDED,
+    FAILED,
+    QUEUED,
+    READY,
+    DatasetRecord,
+    EventRecord,
+    JobRecord,
+    RequestRecord,
+)
+
+REMEMBER_SECONDS = 7 * 86_400.0
+RETRY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """What was asked for, checked as far as that goes without the dataset."""
+
+    id: str  # "": one is made
+    dataset: str  # "": `uri` is used
+    uri: str
+    recipe: Mapping[str, Any]
+    model: str
+    alias: str
+    margin: float | None
+    workers: int
+    priority: int
+
+
+class Jobs:
+    """Methods block, each for one transaction: in a server, call them in a thread."""
+
+    def __init__(self, database: Database, folder: DataFolder, *, queue: int) -> None:
+        self._database = database
+        self._folder = folder
+        self._queue = queue
+
+    def create(
+        self, new: NewJob, *, validate_only: bool, request_id: str, digest: bytes
+    ) -> JobRecord:
+        """Queue a job, or give back what the same request made.
+
+        Raises DatasetNotFound, DatasetInvalid, JobExists, QueueFull, InvalidField.
+        """
+        with self._database.begin() as session:
+            if (
+                request_id
+                and not validate_only
+                and (made := _same_request(session, request_id, digest))
+            ):
+                return made
+            home, kind = self._check_source(session, new)
+            job = JobRecord(
+                id=new.id or f"job-{secrets.token_hex(4)}",
+                home=home,
+                dataset=new.dataset,
+                uri=new.uri,
+                format=kind,
+                recipe=dict(new.recipe),
+                model=new.model,
+                alias=new.alias,
+                margin=new.margin,
+                workers=new.workers,
+                priority=new.priority,
+                state=QUEUED,
+                created=time.time(),
+            )
+            if session.scalar(select(JobRecord.number).where(JobRecord.id == job.id)):
+                raise JobExists(f"there is a jobs/{job.id}", field="job_id")
+            self._check_queue(session)
+            session.add(job)
+            session.flush()
+            if validate_only:
+                session.expunge(job)
+                session.rollback()
+                return job
+            events.append(session, job, events.STATE, {"state": QUEUED})
+            if request_id:
+                session.add(
+                    RequestRecord(id=request_id, digest=digest, job=job.number, created=job.created)
+                )
+        return job
+
+    def get(self, job: str) -> JobRecord:
+        """Raises JobNotFound."""
+        with self._database.begin() as session:
+            return find(session, job)
+
+    def page(
+        self, *, before: int, size: int, states: Collection[str], model: str
+    ) -> tuple[list[JobRecord], int]:
+        """Jobs below a number (0: all), newest first; then the number to go on from, or 0."""
+        query = select(JobRecord).order_by(JobRecord.number.desc()).limit(size + 1)
+        if before:
+            query = query.where(JobRecord.number < before)
+        if states:
+            query = query.where(JobRecord.state.in_(states))
+        if model:
+            query = query.where(JobRecord.model == model)
+        with self._database.begin() as session:
+            jobs = list(session.scalars(query))
+        return jobs[:size], jobs[size - 1].number if len(jobs) > size else 0
+
+    def events(self, job: str, sequence: int, limit: int) -> tuple[JobRecord, list[EventRecord]]:
+        """The job and its events after a sequence, as of one moment. Raises JobNotFound."""
+        with self._database.begin() as session:
+            record = find(session, job)
+            return record, events.after(session, record.number, sequence, limit)
+
+    def cancel(self, job: str) -> JobRecord:
+        """Its owner sees to the rest. Raises JobNotFound."""
+        with self._database.begin() as session:
+            record = find(session, job, lock=True)
+            if record.state == QUEUED:
+                change_state(session, record, CANCELLED)
+            elif record.state in ACTIVE and record.state != CANCELLING:
+                change_state(session, record, CANCELLING)
+        return record
+
+    def resume(self, job: str, max_steps: int | None) -> JobRecord:
+        """Raises JobNotFound, JobNotResumable, QueueFull, InvalidField."""
+        with self._database.begin() as session:
+            record = find(session, job, lock=True)
+            if record.state not in (FAILED, CANCELLED):
+                raise JobNotResumable(
+                    f"only a job that failed or was cancelled can be resumed, jobs/{job} is "
+                    f"{record.state}",
+                    field="name",
+                )
+            if record.dataset and not _is_ready(session, record.dataset):
+                raise JobNotResumable(
+                    f"datasets/{record.dataset}, from which jobs/{job} learns, was deleted",
+                    field="name",
+                )
+            self._check_queue(session)
+            if max_steps is not None:
+                if max_steps == 0:
+                    raise InvalidField(
+                        "max_steps must be at least 1 or unset, got 0", field="max_steps"
+                    )
+                record.recipe = {**record.recipe, "max_steps": max_steps}
+            record.message, record.ended, record.fruitless = "", None, 0
+            change_state(session, record, QUEUED)
+        return record
+
+    def delete(self, job: str) -> None:
+        """Raises JobNotFound, JobActive."""
+        with self._database.begin() as session:
+            record = find(session, job, lock=True)
+            if record.state not in ENDED:
+                raise JobActive(
+                    f"jobs/{job} is {record.state}; cancel it and wait for its end", field="name"
+                )
+            session.delete(record)
+        if record.home == self._folder.home:
+            self._folder.remove_job(record.number)
+
+    def _check_source(self, session: Session, new: NewJob) -> tuple[str, str]:
+        """Home and format of what it learns from; locks the dataset against its deletion."""
+        if not new.dataset:
+            return self._folder.home, format_of(self._folder.below_roots(new.uri).name)
+        query = select(DatasetRecord).where(DatasetRecord.id == new.dataset).with_for_update()
+        dataset = session.scalar(query)
+        if dataset is None:
+            raise DatasetNotFound(f"there is no datasets/{new.dataset}", field="job.dataset")
+        if dataset.state != READY:
+            raise DatasetInvalid(
+                f"datasets/{new.dataset} has {dataset.received_bytes:,} of "
+                f"{dataset.size_bytes:,} bytes: it is being uploaded",
+                field="job.dataset",
+            )
+        check_columns(new.recipe["task"], dataset)
+        return dataset.home, dataset.format
+
+    def _check_queue(self, session: Session) -> None:
+        waiting = session.scalar(
+            select(func.count()).select_from(JobRecord).where(JobRecord.state == QUEUED)
+        )
+        if (waiting or 0) >= self._queue:
+            raise QueueFull(
+                f"{waiting:,} jobs wait already; at most {self._queue:,} may",
+                retry_after=RETRY_SECONDS,
+            )
+
+
+def find(session: Session, job: str, *, lock: bool = False) -> JobRecord:
+    """Raises JobNotFound."""
+    query = select(JobRecord).where(JobRecord.id == job)
+    record = session.scalar(query.with_for_update() if lock else query)
+    if record is None:
+        raise JobNotFound(f"there is no jobs/{job}", field="name")
+    return record
+
+
+def change_state(session: Session, job: JobRecord, state: str, message: str = "") -> None:
+    """Go to a state; at an end nobody owns the job any more."""
+    job.state = state
+    if state in ENDED:
+        job.message, job.ended = message, time.time()
+        job.owner, job.lease_until = "", 0.0
+    events.append(session, job, events.STATE, {"state": state})
+
+
+def check_columns(task: Mapping[str, Any], dataset: DatasetRecord) -> None:
+    """Whether the task fits the format and names columns that are there. Raises DatasetInvalid."""
+    text = task["type"] == "language_model"
+    if text != (dataset.format == "text"):
+        wanted = "text" if text else "a table or an archive"
+        raise DatasetInvalid(
+            f"{task['type']} learns from {wanted}, datasets/{dataset.id} is {dataset.format}",
+            field="job.recipe.task",
+        )
+    if dataset.format not in ("csv", "parquet"):
+        return
+    there = [column["name"] for column in dataset.columns]
+    for key, value in task.items():
+        if key in ("targets", "features") or key.endswith("_column"):
+            for name in [value] if isinstance(value, str) else value:
+                if name and name not in there:
+                    raise DatasetInvalid(
+                        f"{key} names {name!r}, which datasets/{dataset.id} does not have; it has "
+                        + ", ".join(there)[:500],
+                        field=f"job.recipe.{task['type']}.{key}",
+                    )
+
+
+def format_of(file_name: str, *, field: str = "job.uri") -> str:
+    """The format that a file's name tells. Raises InvalidField."""
+    try:
+        return guess_format(file_name)
+    except DataError as error:
+        raise InvalidField(f"{field}: {error}", field=field) from None
+
+
+def _is_ready(session: Session, dataset: str) -> bool:
+    state = session.scalar(select(DatasetRecord.state).where(DatasetRecord.id == dataset))
+    return state == READY
+
+
+def _same_request(session: Session, request_id: str, digest: bytes) -> JobRecord | None:
+    session.execute(
+        delete(RequestRecord).where(RequestRecord.created < time.time() - REMEMBER_SECONDS)
+    )
+    known = session.get(RequestRecord, request_id)
+    if known is None:
+        return None
+    if known.digest != digest:
+        raise InvalidField(
+            f"request_id was used for another request: {request_id!r}", field="request_id"
+        )
+    return session.get_one(JobRecord, known.job)

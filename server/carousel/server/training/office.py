@@ -1,0 +1,61 @@
+"""The training side of a server: its records, datasets, jobs and processes, put together."""
+
+from __future__ import annotations
+
+from carousel.server.metrics import Metrics
+from carousel.server.settings import Settings
+from carousel.server.store import ModelStore
+from carousel.server.training.bells import Bells
+from carousel.server.training.data_folder import DataFolder
+from carousel.server.training.database import Database
+from carousel.server.training.dataset_uploads import DatasetUploads
+from carousel.server.training.datasets import Datasets
+from carousel.server.training.jobs import Jobs
+from carousel.server.training.leases import Leases
+from carousel.server.training.promotion import Loader, Promotion
+from carousel.server.training.run import Workshop
+from carousel.server.training.supervisor import Supervisor
+
+
+class Office:
+    """Start it in an event loop; nothing is written to the disk before somebody brings data."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        store: ModelStore,
+        registry: Loader,
+        *,
+        instance_id: str,
+    ) -> None:
+        url = settings.database_url
+        self.threads = settings.training_threads
+        self.folder = DataFolder(settings.data_folder, settings.dataset_roots)
+        self.database = Database(self.folder.root, url.get_secret_value() if url else None)
+        self.datasets = Datasets(self.database, self.folder, threads=self.threads)
+        self.uploads = DatasetUploads(self.datasets)
+        self.jobs = Jobs(self.database, self.folder, queue=settings.training_queue)
+        self.promotion = Promotion(store, registry)
+        self.bells = Bells()
+        self.closing = False
+        shop = Workshop(
+            Leases(self.database, self.folder, instance_id),
+            self.folder,
+            self.promotion,
+            metrics.training,
+            self.bells,
+            threads=self.threads,
+            grace=settings.training_grace,
+        )
+        self.supervisor = Supervisor(self.database, shop, at_once=settings.training_jobs_at_once)
+
+    def start(self) -> None:
+        self.supervisor.start()
+
+    async def close(self, grace: float) -> None:
+        """End what runs within `grace` seconds, so that the next server can go on with it."""
+        self.closing = True
+        self.bells.ring_all()
+        await self.supervisor.close(grace)
+        self.database.close()

@@ -1,0 +1,40 @@
+"""`python -m carousel.server.training.prepare FILE FORMAT FOLDER`: a dataset to a job's corpus.
+
+The recipe is in FOLDER/job.json. `corpus` is there when all of it is; what is wrong with the
+data is in prepare.json.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from carousel.model.data import prepare
+from carousel.model.training.recipe import Recipe
+
+
+def main(file: str, kind: str, folder: Path) -> None:
+    recipe = Recipe.from_dict(json.loads((folder / "job.json").read_text())["recipe"])
+    part = folder / "corpus.part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        prepare(
+            Path(file),
+            recipe.task,
+            part,
+            format=kind,
+            validation_share=recipe.validation_share,
+            test_share=recipe.test_share,
+            seed=recipe.seed,
+        )
+    except (ValueError, OSError, MemoryError) as error:
+        said = {"error": str(error) or type(error).__name__}
+        (folder / "prepare.json").write_text(json.dumps(said))
+        sys.exit(1)
+    part.rename(folder / "corpus")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

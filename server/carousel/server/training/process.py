@@ -1,0 +1,121 @@
+"""Processes beside the server: low in priority, in sessions of their own, found again after it.
+
+A job's process outlives its server. It is known again by its id and the moment of its start, since
+ids are used again; and all that it started by a variable in their environment, since torchrun
+puts each worker into a session of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+NICENESS = 10
+OOM_SCORE = 500  # where memory runs out, a job goes before the server does
+MARK = "TRAINING_FOLDER"
+THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+MAX_RESTARTS = 3  # of workers by torchrun
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process by its id and the moment of its start, in ticks since the machine's boot."""
+
+    pid: int
+    start: int
+    child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def alive(self) -> bool:
+        if self.child is not None:
+            return self.child.poll() is None
+        return _start_of(self.pid) == self.start
+
+    @classmethod
+    def find(cls, pid: int, start: int) -> Process | None:
+        """One that an earlier server started; None when it is gone."""
+        found = cls(pid, start)
+        return found if pid and found.alive else None
+
+
+def machine() -> str:
+    """Where process ids mean the same: one boot of one machine, within one container."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+
+
+def training_command(folder: Path, workers: int) -> list[str]:
+    """The command that trains: torchrun only where there are several workers to hold together."""
+    module = ["-m", "carousel.model.training", str(folder)]
+    if workers == 1:
+        return [sys.executable, *module]
+    return [
+        sys.executable,
+        *("-m", "torch.distributed.run", "--standalone"),
+        f"--nproc-per-node={workers}",
+        f"--max-restarts={MAX_RESTARTS}",
+        *module,
+    ]
+
+
+def preparing_command(source: Path, kind: str, folder: Path) -> list[str]:
+    """The command that makes the corpus."""
+    module = "carousel.server.training.prepare"
+    return [sys.executable, "-m", module, str(source), kind, str(folder)]
+
+
+def start(command: list[str], folder: Path, *, threads: int) -> Process:
+    """Start it in a session of its own; what it prints goes to log.txt in the folder."""
+    with (folder / "log.txt").open("ab") as log:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment(threads) | {MARK: str(folder)},
+            start_new_session=True,
+        )
+    yield_to_server(child.pid)
+    # A child that ended already has its place in /proc until somebody asks for its status.
+    return Process(child.pid, _start_of(child.pid, zombie=True) or 0, child)
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The server's own without its settings, among which there may be a password."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
+    limits = dict.fromkeys(THREAD_LIMITS, str(threads))
+    return inherited | limits | {"OMP_WAIT_POLICY": "passive"}
+
+
+def yield_to_server(pid: int) -> None:
+    """Let the server's turns come first, in time and in memory."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE))
+
+
+def signal_all(folder: Path, number: signal.Signals) -> int:
+    """Send a signal to every process of the job in this folder; returns how many there were."""
+    mark, found = f"{MARK}={folder}".encode(), 0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), number)
+                found += 1
+    return found
+
+
+def _start_of(pid: int, *, zombie: bool = False) -> int | None:
+    """Field 22 of /proc/PID/stat; the name in field 2 may itself contain spaces and brackets."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[19]) if zombie or fields[0] not in "ZX" else None

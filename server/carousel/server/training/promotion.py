@@ -1,0 +1,91 @@
+"""Promotion: a result becomes a version, is loaded, and an alias moves to it.
+
+Sessions stay on the version that they began with. The new one is loaded before the alias moves,
+so that there is no moment at which a new session finds it not in service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from carousel.errors import CarouselError, VersionExists
+from carousel.model import digest
+from carousel.server.names import ModelRef
+from carousel.server.store import DEFAULT_ALIAS, ModelStore
+from carousel.server.uploads import to_end
+from carousel.server.version import StoredVersion
+
+log = logging.getLogger(__name__)
+
+
+class Loader(Protocol):
+    """What promotion needs of the registry."""
+
+    async def load(self, model: str, number: int) -> None: ...
+
+
+class Promotion:
+    """Brings the folders of jobs into the store."""
+
+    def __init__(self, store: ModelStore, registry: Loader) -> None:
+        self._store = store
+        self._registry = registry
+
+    def baseline(self, model: str, alias: str) -> Path | None:
+        """The folder of the version that a new one has to beat; None when there is none yet."""
+        if not (model and alias):
+            return None
+        try:
+            return self._store.resolve(ModelRef(model, alias=alias)).folder
+        except CarouselError:
+            return None
+
+    async def add(
+        self, folder: Path, model: str, alias: str, *, announce: Callable[[int], None]
+    ) -> StoredVersion:
+        """Make a version of a folder and move the alias to it.
+
+        `announce` keeps the number that it is about to get, before it gets it. Raises
+        WeightsInvalid, StoreUnwritable, VersionExists.
+        """
+        while True:
+            number = await asyncio.to_thread(self._store.check_free, model, 0)
+            await asyncio.to_thread(announce, number)
+            try:
+                version = await to_end(
+                    lambda n=number: self._store.add(model, folder, version=n),  # type: ignore[misc]
+                    final=True,
+                )
+                break
+            except VersionExists:
+                continue  # somebody else took the number just now
+        await self.serve(version, alias)
+        return version
+
+    async def finish(self, folder: Path, model: str, number: int, alias: str) -> bool:
+        """Go on with an `add` that a crash cut off; False when its version did not come in."""
+        try:
+            version = await asyncio.to_thread(self._store.version, model, number)
+        except CarouselError:
+            return False
+        if await asyncio.to_thread(digest, version.folder) != await asyncio.to_thread(
+            digest, folder
+        ):
+            return False
+        await self.serve(version, alias)
+        return True
+
+    async def serve(self, version: StoredVersion, alias: str) -> None:
+        """Load it where new sessions will ask for it, then move the alias."""
+        aliases = await asyncio.to_thread(self._store.aliases, version.model)
+        if alias or DEFAULT_ALIAS not in aliases:
+            await self._registry.load(version.model, version.number)
+        if alias:
+            await to_end(
+                lambda: self._store.set_alias(version.model, alias, version.number), final=True
+            )
+        log.info("%s was promoted", version.name, extra={"alias": alias})

@@ -1,0 +1,296 @@
+"""One job while this server owns it: prepare, train, promote; every step can be taken up again.
+
+Nothing of it is only in memory: a server that takes the job over finds its place by the files
+that are there (`corpus`, `result`), by whether the process lives, and by the last event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NoReturn, TypeVar
+
+from sqlalchemy.orm import Session
+
+from carousel.errors import CarouselError, Unavailable
+from carousel.server.training import events
+from carousel.server.training.bells import Bells
+from carousel.server.training.data_folder import DataFolder
+from carousel.server.training.job_folder import JobFolder
+from carousel.server.training.jobs import change_state
+from carousel.server.training.leases import LeaseLost, Leases
+from carousel.server.training.metrics import TrainingMetrics
+from carousel.server.training.process import (
+    Process,
+    preparing_command,
+    signal_all,
+    start,
+    training_command,
+)
+from carousel.server.training.promotion import Promotion
+from carousel.server.training.records import (
+    CANCELLED,
+    CANCELLING,
+    FAILED,
+    PREPARING,
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    JobRecord,
+    Object,
+)
+from carousel.server.uploads import to_end
+
+LOOK_SECONDS = 0.25
+KILL_SECONDS = 5.0  # from SIGTERM to SIGKILL, and for a process to end after its last event
+MAX_FRUITLESS = 4  # starts in a row that brought no checkpoint
+
+T = TypeVar("T")
+log = logging.getLogger("carousel.training")
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What every run needs of its server."""
+
+    leases: Leases
+    folder: DataFolder
+    promotion: Promotion
+    metrics: TrainingMetrics
+    bells: Bells
+    threads: int
+    grace: float
+
+
+class Ended(Exception):
+    """The run is over: the job came to its end, or went back to the queue."""
+
+
+class Run:
+    """Takes a claimed job to its end, unless it is told otherwise."""
+
+    def __init__(self, job: JobRecord, shop: Workshop) -> None:
+        self.job = job
+        self._shop = shop
+        self._folder = JobFolder(shop.folder.job(job.number))
+        self._metrics = shop.metrics.job(job)
+        self._process: Process | None = None
+        self._order: Literal["", "cancel", "leave", "lose"] = ""
+        self._deadline = 0.0  # for the process to be gone; 0: none
+
+    async def main(self) -> None:
+        """Returns when the job is not ours any more; raises nothing."""
+        try:
+            await self._live()
+        except Ended:
+            pass
+        except LeaseLost:
+            log.warning("jobs/%s was taken over by another server", self.job.id)
+        except Unavailable as error:  # its process goes on; who can reach the records, adopts it
+            log.error("jobs/%s is let go: %s", self.job.id, error.message)
+        except Exception as error:
+            log.exception("jobs/%s failed", self.job.id)
+            fault = error.message if isinstance(error, CarouselError) else f"a fault: {error!r}"
+            with contextlib.suppress(Ended, LeaseLost, CarouselError):
+                await self._end(FAILED, fault)
+        finally:
+            self._metrics.remove()
+
+    def cancel(self) -> None:
+        """The record says so already."""
+        self._ask("cancel", self._shop.grace)
+
+    def leave(self, grace: float) -> None:
+        """The server goes: end the process, so that the next server can go on."""
+        self._ask("leave", grace)
+
+    def lose(self) -> None:
+        """The lease is gone, and the process is somebody else's."""
+        self._order = "lose"
+
+    @property
+    def _said(self) -> str:
+        """The type of the last event that tells where the process is."""
+        return str(self.job.said["type"]) if self.job.said else ""
+
+    def _ask(self, order: Literal["cancel", "leave"], grace: float) -> None:
+        if self._order in ("", "cancel") and self._order != order:
+            self._order = order
+            self._deadline = time.monotonic() + grace
+            self._folder.ask_to_stop()
+
+    async def _live(self) -> None:
+        await asyncio.to_thread(self._settle)
+        while not self._folder.corpus.exists():
+            await self._prepare()
+        while not self._folder.result.exists():
+            await self._train()
+        await self._promote()
+
+    def _settle(self) -> None:
+        """Find the process of an earlier server, or end what is left of it."""
+        self._folder.make()
+        self._process = Process.find(self.job.pid, self.job.pid_start)
+        if self._process is None:
+            signal_all(self._folder.path, signal.SIGKILL)
+        elif self._folder.told_to_stop:
+            self._deadline = time.monotonic() + self._shop.grace
+        if self.job.state == CANCELLING:
+            self.cancel()
+
+    async def _prepare(self) -> None:
+        if self._process is None:
+            source = await asyncio.to_thread(self._shop.folder.source, self.job)
+            command = preparing_command(source, self.job.format, self._folder.path)
+            self._process = await self._start(command, PREPARING)
+        while self._process.alive and not self._order:  # noqa: ASYNC110 (a process rings no bell)
+            await asyncio.sleep(LOOK_SECONDS)
+        await self._clear_up()
+        if error := self._folder.take_error():
+            await self._end(FAILED, error)
+
+    async def _train(self) -> None:
+        if self._process is None:
+            command = training_command(self._folder.path, self.job.workers)
+            self._process = await self._start(command, RUNNING)
+        await self._follow(self._process)
+        await self._clear_up()
+        if self._said == "failed":
+            await self._end(FAILED, str((self.job.said or {})["message"]))
+
+    async def _start(self, command: list[str], state: str) -> Process:
+        """Start a process, and keep how to find it again."""
+        await self._obey()
+        if self.job.state == state and self.job.fruitless >= MAX_FRUITLESS:
+            words = await asyncio.to_thread(self._folder.last_words)
+            await self._end(FAILED, f"its process died {MAX_FRUITLESS} times in a row: {words}")
+        baseline = await asyncio.to_thread(
+            self._shop.promotion.baseline, self.job.model, self.job.alias
+        )
+
+        def begin(session: Session, job: JobRecord) -> Process:
+            if job.state != state:
+                job.fruitless = 0
+                change_state(session, job, state)
+            elif job.fruitless:
+                died = {"message": "the job's process died and is started again"}
+                events.append(session, job, "warning", died)
+            job.fruitless += 1
+            job.attempts += state == RUNNING
+            self._folder.write_job(job, baseline)
+            process = start(command, self._folder.path, threads=self._shop.threads)
+            job.pid, job.pid_start, job.said = process.pid, process.start, None
+            return process
+
+        self._deadline = 0.0
+        return await self._write(begin)
+
+    async def _follow(self, process: Process) -> None:
+        """Take in what the process says until it is gone, and see to it that it goes in time."""
+        while True:
+            alive = process.alive  # before reading, so that nothing is missed
+            read = await self._take_in()
+            if self._order == "lose":
+                raise LeaseLost
+            if not alive and not read:
+                return
+            if self._said in events.FINAL:
+                self._deadline = self._deadline or time.monotonic() + KILL_SECONDS
+            if self._deadline and (late := time.monotonic() - self._deadline) > 0:
+                kill = late > KILL_SECONDS or self._order == "leave"
+                number = signal.SIGKILL if kill else signal.SIGTERM
+                await asyncio.to_thread(signal_all, self._folder.path, number)
+            if not read:
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _take_in(self) -> bool:
+        """Bring new lines of events.jsonl into the records; whether there were some."""
+        found, offset = await asyncio.to_thread(
+            events.read_new, self._folder.events, self.job.events_read
+        )
+        if offset == self.job.events_read:
+            return False
+
+        def keep(session: Session, job: JobRecord) -> None:
+            for event in found:
+                events.take_in(session, job, event, self._folder)
+            job.events_read = offset
+
+        await self._write(keep)
+        for event in found:
+            self._metrics.take_in(event)
+        return True
+
+    async def _clear_up(self) -> None:
+        """The process is gone, or has to; workers that have lost their head go too."""
+        if self._order == "lose":
+            raise LeaseLost
+        await asyncio.to_thread(signal_all, self._folder.path, signal.SIGKILL)
+        self._process = None
+
+    async def _obey(self) -> None:
+        if self._order == "lose":
+            raise LeaseLost
+        if self._order == "cancel":
+            await self._end(CANCELLED)
+        if self._order == "leave":
+            await self._end(QUEUED)
+        self._folder.forget_to_stop()
+
+    async def _promote(self) -> None:
+        if not self.job.model:
+            await self._end(SUCCEEDED)
+        finished = (self.job.said or {}) if self._said == "finished" else {}
+        # Without it, the process was killed between its result and its last word.
+        if not finished.get("passed", self.job.margin is None):
+            await self._end(SUCCEEDED, _why_not(self.job, finished))
+        promotion, result = self._shop.promotion, self._folder.result
+        model, alias, number = self.job.model, self.job.alias, self.job.version
+        if not (number and await promotion.finish(result, model, number, alias)):
+            await promotion.add(result, model, alias, announce=self._announce)
+        await self._end(SUCCEEDED, promoted=True)
+
+    def _announce(self, number: int) -> None:
+        with self._shop.leases.write(self.job.number) as (_, job):
+            job.version = number
+
+    async def _end(self, state: str, message: str = "", *, promoted: bool = False) -> NoReturn:
+        def end(session: Session, job: JobRecord) -> None:
+            job.promoted = job.promoted or promoted
+            job.owner, job.lease_until = "", 0.0
+            change_state(session, job, state, message)
+
+        await self._write(end)
+        if state != QUEUED:
+            self._shop.metrics.finished.labels(state).inc()
+        log.info("jobs/%s is %s", self.job.id, state, extra={"reason": message} if message else {})
+        raise Ended
+
+    async def _write(self, change: Callable[[Session, JobRecord], T]) -> T:
+        """Change the job's record in one transaction, to its end. Raises LeaseLost."""
+
+        def work() -> tuple[JobRecord, T]:
+            with self._shop.leases.write(self.job.number) as (session, job):
+                result = change(session, job)
+            return job, result
+
+        self.job, result = await to_end(work)
+        if self.job.state == CANCELLING:
+            self.cancel()
+        self._shop.bells.ring(self.job.id)
+        return result
+
+
+def _why_not(job: JobRecord, finished: Object) -> str:
+    """Why a result does not become a version, for people."""
+    if not finished or job.evaluation is None:
+        return "not promoted: it could not be held against the version in service"
+    return (
+        f"not promoted: its test loss, {job.evaluation['loss']:.4g}, is not below that of the "
+        f"version in service, {finished['baseline_loss']:.4g}, by {job.margin or 0:.0%} of it"
+    )
