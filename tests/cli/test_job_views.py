@@ -130,7 +130,7 @@ def test_updates_that_were_repeated_are_seen_once() -> None:
 
 
 def test_the_picture_tells_everything_and_cannot_steer_the_terminal() -> None:
-    picture = rendered(Picture(JOB, full_history()))
+    picture = rendered(Picture(JOB, full_history(), hint="Ctrl-C leaves the job running."))
     for sign in (
         "abc  running",
         "90 of 100 updates",

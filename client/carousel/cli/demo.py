@@ -1,9 +1,8 @@
-"""`carousel demo`: a server, two client processes, a fork, a forecast, the metrics that moved.
+"""`carousel demo`: a server, a training, two clients, a fork, a forecast, the metrics that moved.
 
-Everything that it shows can be done by hand: the commands stand above the panes.
+Everything that it shows can be done by hand: the commands stand above the panes. Modules with
+signatures for typer can't postpone the evaluation of annotations.
 """
-
-from __future__ import annotations
 
 import shlex
 import threading
@@ -11,15 +10,16 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from carousel.cli import connection, demo_tables, exits
+from carousel.cli import connection, demo_tables, demo_training, exits
 from carousel.cli.demo_months import MONTHS, SHOWN
 from carousel.cli.demo_panes import Panes, Stage
 from carousel.cli.demo_processes import CannotStart, Generating, ServerProcess, stop_on_signals
 from carousel.cli.demo_tables import Month
+from carousel.cli.quantities import seconds, span
 
 if TYPE_CHECKING:
     from carousel.client import Client, Session
@@ -34,25 +34,31 @@ TOKENS = 260
 FORKS = 3
 FORK_TOKENS = 160
 ENDING = 40
+TRAIN_SECONDS = 60.0
 
 
 def register(app: typer.Typer) -> None:
     app.command()(demo)
 
 
-def demo() -> None:
-    """See it work, in half a minute: a server, two clients, a fork, a forecast, the metrics."""
+def demo(
+    train: Annotated[
+        float,
+        typer.Option(parser=seconds, metavar="DURATION", help="How long a model is trained."),
+    ] = TRAIN_SECONDS,
+) -> None:
+    """See it work: a server, a model that learns, two clients, a fork, a forecast, the metrics."""
     stage = Stage()
     begin = time.monotonic()
     try:
         with stop_on_signals(), connection.reporting(as_json=False):
-            _play(stage)
+            _play(stage, train)
     except CannotStart as error:
         exits.leave(exits.CANNOT_START, str(error))
     stage.say(f"That was all, in {time.monotonic() - begin:.0f} seconds.")
 
 
-def _play(stage: Stage) -> None:
+def _play(stage: Stage, train: float) -> None:
     stage.title("1. A server")
     with ServerProcess() as server:
         with stage.waiting("carousel serve is starting"):
@@ -62,22 +68,24 @@ def _play(stage: Stage) -> None:
             f"ready after {server.seconds:.1f} s"
         )
         with connection.connect(target=server.target) as client:
+            stage.title(f"2. A model learns, for {span(train)}: an LSTM that never saw a word")
+            demo_training.play(stage, client, train)
             before = client.statistics()
             said = _two_clients(stage, server.target)
             _fork(stage, client, said)
             _forecast(stage, client)
-            stage.title("5. What the server counted")
+            stage.title("6. What the server counted")
             after = client.statistics()
             stage.show(demo_tables.moved(before, after))
             stage.say(demo_tables.turns(after))
-        stage.title("6. The end")
+        stage.title("7. The end")
         code, seconds = server.stop()
         stage.say(f"SIGTERM: the server drained and left with exit code {code} in {seconds:.1f} s")
 
 
 def _two_clients(stage: Stage, target: str) -> str:
     """What alice said."""
-    stage.title("2. Two client processes, each with a session of its own")
+    stage.title("3. Two client processes, each with a session of its own")
     with ExitStack() as running:
         clients = [
             running.enter_context(
@@ -103,8 +111,8 @@ def _two_clients(stage: Stage, target: str) -> str:
         return PROMPTS["alice"] + clients[0].text
 
 
-def _fork(stage: Stage, client: Client, said: str) -> None:
-    stage.title("3. The clients are gone, their sessions are not: alice goes on three ways")
+def _fork(stage: Stage, client: "Client", said: str) -> None:
+    stage.title("4. The clients are gone, their sessions are not: alice goes on three ways")
     with client.attach("alice") as alice:
         forks = alice.fork(FORKS)
         stage.command(f"session.fork({FORKS}), then generate with another seed each")
@@ -116,7 +124,7 @@ def _fork(stage: Stage, client: Client, said: str) -> None:
             fork.close()
 
 
-def _texts(session: Session, seed: int) -> Iterable[str]:
+def _texts(session: "Session", seed: int) -> Iterable[str]:
     tokens = session.generate(max_tokens=FORK_TOKENS, temperature=TEMPERATURE, seed=seed)
     return (token.text for token in tokens)
 
@@ -151,8 +159,8 @@ def _fill(panes: Panes, sources: Iterable[Iterable[str]]) -> None:
             item()
 
 
-def _forecast(stage: Stage, client: Client) -> None:
-    stage.title("4. Another model: monthly sunspots, one step a month, each forecasting the next")
+def _forecast(stage: Stage, client: "Client") -> None:
+    stage.title("5. Another model: monthly sunspots, one step a month, each forecasting the next")
     stage.command(f'client.session("{FORECAST}").step([sunspots of the month])')
     with client.session(FORECAST) as session:
         made = [float(session.step([number])[0]) for _, number in MONTHS]

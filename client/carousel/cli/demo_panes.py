@@ -34,21 +34,21 @@ class Stage:
     """Where the demo is shown."""
 
     def __init__(self) -> None:
-        self._console = console()
+        self.console = console()
 
     def title(self, text: str) -> None:
         from rich.text import Text
 
-        self._console.print()
-        self._console.print(Text(text, style="bold"), soft_wrap=True)
+        self.console.print()
+        self.console.print(Text(text, style="bold"), soft_wrap=True)
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
         """Something that turns, on a terminal."""
-        if not self._console.is_terminal:
+        if not self.console.is_terminal:
             yield
             return
-        with self._console.status(text):
+        with self.console.status(text):
             yield
 
     def say(self, text: str) -> None:
@@ -64,22 +64,22 @@ class Stage:
     def show(self, what: RenderableType) -> None:
         from rich.padding import Padding
 
-        self._console.print(Padding(what, (0, 0, 0, 3), expand=False))
+        self.console.print(Padding(what, (0, 0, 0, 3), expand=False))
 
     @contextmanager
     def panes(
         self, titles: Sequence[str], prompts: Sequence[str], *, tokens: int
     ) -> Iterator[Panes]:
         """Panes for this block; `prompts` stand in them from the beginning."""
-        if not self._console.is_terminal:
+        if not self.console.is_terminal:
             lines = LabelledLines(titles, prompts)
             yield lines
             lines.finish()
             return
         from rich.live import Live
 
-        with Live(console=self._console, auto_refresh=False, transient=False) as live:
-            side_by_side = SideBySide(self._console, live, titles, prompts, tokens)
+        with Live(console=self.console, auto_refresh=False, transient=False) as live:
+            side_by_side = SideBySide(self.console, live, titles, prompts, tokens)
             yield side_by_side
             side_by_side.draw()
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from carousel.client import Evaluation, JobEvent, Progress
 
 _SHOWN_METRICS = 3
+_VERBS = {"succeeded": "has", "failed": "has", "cancelled": "was"}
 
 
 def line(event: JobEvent) -> str:
@@ -25,7 +26,7 @@ def _words(event: JobEvent) -> str:
     match event.what:
         case JobState() as state:
             again = f", attempt {event.attempt}" if event.attempt > 1 else ""
-            return f"the job is {state}{again}"
+            return f"the job {_VERBS.get(state, 'is')} {state}{again}"
         case Progress() as now:
             of = f" of {count(now.max_steps)}" if now.max_steps else ""
             return f"step {count(now.step)}{of}: {', '.join(progress(now))}"
@@ -48,8 +49,8 @@ def progress(now: Progress) -> Iterator[str]:
     yield f"{now.steps_per_second:,.0f} steps a second"
     if now.nonfinite_steps:
         yield f"{count(now.nonfinite_steps)} updates skipped"
-    if now.remaining_time is not None:
-        yield f"{span(round(now.remaining_time.total_seconds()))} left"
+    if now.remaining_time:
+        yield f"{span(max(1, round(now.remaining_time.total_seconds())))} left"
 
 
 def evaluation(found: Evaluation) -> str:

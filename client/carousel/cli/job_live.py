@@ -26,8 +26,11 @@ _OTHER_LINES = 14
 _SHOWN_WARNINGS = 3
 
 
-def show(job: Job, events: Iterator[JobEvent], *, out: Console) -> None:
-    """Show the events until there are no more."""
+HINT = "Ctrl-C leaves the job running."
+
+
+def show(job: Job, events: Iterator[JobEvent], *, out: Console, hint: str = HINT) -> None:
+    """Show the events until there are no more; `hint` stands below while they come."""
     if not sys.stdout.isatty():
         for event in events:
             print(harmless(job_lines.line(event)), flush=True)
@@ -35,21 +38,20 @@ def show(job: Job, events: Iterator[JobEvent], *, out: Console) -> None:
     from rich.live import Live
 
     history = History()
-    picture = Picture(job, history)
+    picture = Picture(job, history, hint=hint)
     with Live(picture, console=out, refresh_per_second=FRAMES_PER_SECOND) as live:
         for event in events:
             history.add(event)
-        picture.moves = False
+        picture.hint = ""
         live.refresh()
 
 
 class Picture:
     """What a history looks like now."""
 
-    def __init__(self, job: Job, history: History) -> None:
-        self._job, self._history = job, history
+    def __init__(self, job: Job, history: History, *, hint: str = "") -> None:
+        self._job, self._history, self.hint = job, history, hint
         self._begin = time.monotonic()
-        self.moves = True
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         height = (options.height or console.height) - _OTHER_LINES
@@ -69,8 +71,8 @@ class Picture:
         yield from self._gradients(width)
         for message in self._history.warnings[-_SHOWN_WARNINGS:]:
             yield _said(f"! {message}", "bold yellow")
-        if self.moves:
-            yield _said("Ctrl-C leaves the job running.", "dim")
+        if self.hint:
+            yield _said(self.hint, "dim")
 
     def _head(self) -> RenderableType:
         from rich.text import Text
@@ -91,7 +93,7 @@ class Picture:
         seen = self._history.progress[-1] if self._history.progress else None
         row = Table.grid(padding=(0, 2))
         if seen is None:  # its length is not known yet
-            row.add_row(ProgressBar(total=None, width=min(40, width - 2), pulse=self.moves))
+            row.add_row(ProgressBar(total=None, width=min(40, width - 2)))
             return row
         share = f"{count(seen.step)} of {count(seen.max_steps)} updates, epoch {seen.epoch:.1f}"
         bar = ProgressBar(seen.max_steps or 1, seen.step, width=max(10, min(40, width - 50)))

@@ -149,7 +149,8 @@ def task(one: Job) -> str:
         case LanguageModel() as found:
             return f"language model of {found.tokenization or 'characters'}"
         case Forecast() as found:
-            return f"forecast of {', '.join(found.targets)}, {count(found.horizon or 1)} steps"
+            steps = "1 step" if (found.horizon or 1) == 1 else f"{count(found.horizon or 1)} steps"
+            return f"forecast of {', '.join(found.targets)}, {steps}"
         case Classify() as found:
             return f"a label for each sequence, {found.label_column or 'y'}"
         case Tag() as found:

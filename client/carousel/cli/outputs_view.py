@@ -41,14 +41,23 @@ def show(made: Outputs) -> RenderableType | None:
     if made.as_csv:
         _write_csv(made)
         return None
+    all_rows = list(made.rows())
+    if len(all_rows) == 1 and made.config.head == "linear" and made.config.output_size > _WIDEST:
+        return _upright(all_rows[0][2])
     several = len(made.outputs) > 1
     columns, cells = _columns(made.config)
     lead = ("sequence", "step") if several else ("step",)
     rows = [
         (*((str(number),) if several else ()), str(step), *cells(row))
-        for number, step, row in made.rows()
+        for number, step, row in all_rows
     ]
     return tables.table(*lead, *columns, rows=rows, numbers=(*lead, *columns))
+
+
+def _upright(row: Any) -> RenderableType:
+    """A single row [O] that is too wide, as a forecast of many steps: an output a line."""
+    rows = [(f"y{place}", f"{value:.6g}") for place, value in enumerate(row)]
+    return tables.table("output", "value", rows=rows, numbers=("value",))
 
 
 def _write_csv(made: Outputs) -> None:

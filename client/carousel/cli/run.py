@@ -46,7 +46,7 @@ class Run(Iterator["JobEvent | Job"]):
         """All but the last; it is in `job` then."""
         from carousel.client import JobEvent
 
-        for item in self:
+        for item in self._items:
             if isinstance(item, JobEvent):
                 yield item
             else:
@@ -54,7 +54,7 @@ class Run(Iterator["JobEvent | Job"]):
 
     def check(self) -> None:
         """Raises JobFailed unless the job succeeded."""
-        for _ in self:
+        for _ in self._items:
             pass
 
     @contextlib.contextmanager
@@ -67,14 +67,10 @@ class Run(Iterator["JobEvent | Job"]):
             raise typer.Exit(exits.INTERRUPTED) from None
 
     def _follow(self, after: int) -> Iterator[JobEvent | Job]:
-        from carousel.client import JobFailed, JobState, VersionState
+        from carousel.client import JobFailed, JobState
 
         yield from self._client.jobs.watch(self.job.name, after=after)
         self.job = self._client.jobs.get(self.job.name)
-        if self.use is not None and self.job.version:
-            version = self._client.get_version(self.job.version)
-            if version.state is not VersionState.READY:
-                self._client.load_model(self.job.version)
         yield self.job
         if self.job.state is not JobState.SUCCEEDED:
             raise JobFailed(self.job)

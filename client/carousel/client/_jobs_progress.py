@@ -55,8 +55,8 @@ class Progress:
 class Evaluation:
     """What a model is worth on data that it has not learned from.
 
-    `split` is validation or test. `metrics` by name: perplexity, bits_per_character, mae, mase,
-    accuracy, ...; with the prefix `naive_` those of the baseline.
+    `split` is validation or test. `metrics` are in the order of their names: accuracy, mae, mase,
+    perplexity, ...; with the prefix `naive_` those of the baseline.
     """
 
     step: int = 0
@@ -137,7 +137,7 @@ def progress(message: pb.Progress) -> Progress:
 
 
 def evaluation(message: pb.Evaluation) -> Evaluation:
-    return read(Evaluation, message, metrics=dict(message.metrics))
+    return read(Evaluation, message, metrics=dict(sorted(message.metrics.items())))
 
 
 def gradients(message: pb.GradientFlow) -> GradientFlow:

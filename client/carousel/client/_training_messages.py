@@ -1,4 +1,7 @@
-"""Dataclasses to messages and back, field by field: they have the same names."""
+"""Dataclasses to messages and back, field by field: they have the same names.
+
+Fields that no caller gives (`init=False`) are ours alone.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ def fill(message: Message, value: Any, *, but: str = "") -> None:
     """Set every field that is not None. Raises InvalidField for what no field can hold."""
     for field in dataclasses.fields(value):
         given = getattr(value, field.name)
-        if given is not None and field.name != but:
+        if given is not None and field.init and field.name != but:
             _set(message, field.name, given)
 
 
@@ -28,7 +31,7 @@ def read(kind: type[Value], message: Message, **known: Any) -> Value:
     `known` are the fields that look otherwise than in the message.
     """
     fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
-    found = {f.name: _get(message, f.name) for f in fields if f.name not in known}
+    found = {f.name: _get(message, f.name) for f in fields if f.init and f.name not in known}
     return kind(**known, **{name: given for name, given in found.items() if given is not None})
 
 

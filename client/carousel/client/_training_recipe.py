@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
@@ -26,6 +26,7 @@ class LanguageModel:
     tokenization: Literal["characters", "bytes", "subwords"] | None = None
     vocabulary: int | None = None
     document_separator: str | None = None
+    type: Literal["language_model"] = field(default="language_model", init=False)
 
     def __post_init__(self) -> None:
         fill(pb.LanguageModelTask(), self)
@@ -47,6 +48,7 @@ class Forecast:
     group_column: str | None = None
     horizon: int | None = None
     season: int | None = None
+    type: Literal["forecast"] = field(default="forecast", init=False)
 
     def __post_init__(self) -> None:
         _listed(self, "targets", "features")
@@ -64,6 +66,7 @@ class Classify:
     sequence_column: str | None = None
     features: str | Sequence[str] = ()
     time_column: str | None = None
+    type: Literal["classify"] = field(default="classify", init=False)
 
     def __post_init__(self) -> None:
         _listed(self, "features")
@@ -82,6 +85,7 @@ class Tag:
     sequence_column: str | None = None
     features: str | Sequence[str] = ()
     time_column: str | None = None
+    type: Literal["tag"] = field(default="tag", init=False)
 
     def __post_init__(self) -> None:
         _listed(self, "features")
@@ -208,7 +212,7 @@ def _task(given: Mapping[str, Any]) -> Task:
 def _made(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
     """Raises InvalidField for what is unknown or missing."""
     fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
-    known = [field.name for field in fields]
+    known = [one.name for one in fields if one.init]
     for name in values:
         if name not in known:
             raise InvalidField(
