@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from carousel.model import Features, Linear, ModelConfig, ModelError, Network, NoHead
+from carousel.model.cells import Weights, lstm
 from carousel.model.config import Cell
 from carousel.model.gradients import GradientFlow, LayerGradients, diagnose, spectral_radius
 
@@ -112,6 +113,29 @@ def test_linear_gradient_is_the_power_of_the_matrix() -> None:
     for norm in flow.layers[0].hidden_norms:
         assert norm == pytest.approx(float(gradient.norm()), rel=1e-10)
         gradient = matrix.T @ gradient
+
+
+def test_one_step_of_the_cell_state_is_the_carousel_and_the_way_around() -> None:
+    """The formula of docs/theory.md, of a step whose hidden state came out of the cell state."""
+    n, real = 5, torch.float64
+    x, c, o = (torch.randn(1, n, dtype=real) for _ in range(3))
+    o = o.sigmoid()
+    w = Weights(*(torch.randn(4 * n, *size, dtype=real) for size in ((n,), (n,), (), ())))
+
+    def step(c: Tensor) -> Tensor:
+        return lstm(x, {"h": o * torch.tanh(c), "c": c}, w)[0]["c"]
+
+    found = torch.autograd.functional.jacobian(step, c)[0, :, 0]  # type: ignore[no-untyped-call]
+    _, gates = lstm(x, {"h": o * torch.tanh(c), "c": c}, w)
+    i, f, g = (gates[name][0] for name in ("input", "forget", "candidate"))
+    u_i, u_f, u_g, _ = w.hh.chunk(4)
+    around = (
+        torch.diag(c[0] * f * (1 - f)) @ u_f
+        + torch.diag(g * i * (1 - i)) @ u_i
+        + torch.diag(i * (1 - g**2)) @ u_g
+    )
+    shown = torch.diag(o[0] * (1 - torch.tanh(c[0]) ** 2))
+    torch.testing.assert_close(found, torch.diag(f) + around @ shown, rtol=1e-12, atol=1e-12)
 
 
 def test_small_radius_is_named_vanishing() -> None:

@@ -47,7 +47,7 @@ def _by_update(axis: Any, record: Record) -> None:
         axis.plot(updates, scores, color=colour, linestyle=line, label=run["network"])
         # A dot where it ended, so that a run cut short because it was solved is seen as one.
         axis.plot(updates[-1], scores[-1], "o", color=colour, markersize=4)
-    axis.axhline(record["baseline"], color="0.4", linestyle=":", label="without memory")
+    axis.axhline(record["baseline"], color="0.4", linestyle=":", label="guessing")
     if record["metric"] == "MSE":
         axis.set_yscale("log")
     else:

@@ -43,7 +43,7 @@ def run_task(
             points.append(asdict(point))
             say(
                 f"{name}: {network_name}: update {point.update} of {updates}, "
-                f"{task.metric} {point.score:.4g} (without memory {task.baseline:.4g}), "
+                f"{task.metric} {point.score:.4g} (guessing {task.baseline:.4g}), "
                 f"{point.seconds:.0f} s"
             )
         run = {

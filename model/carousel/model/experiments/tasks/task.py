@@ -1,4 +1,4 @@
-"""What every task offers: batches to learn from, a loss, a score, and what needs no memory."""
+"""What every task offers: batches to learn from, a loss, a score, and what guessing scores."""
 
 from typing import Protocol
 
@@ -40,7 +40,7 @@ class Task(Protocol):
 
     @property
     def baseline(self) -> float:
-        """The best score without any memory."""
+        """The best score of one who guesses; of one who reads the last step too, but in digits."""
         ...
 
     @property
