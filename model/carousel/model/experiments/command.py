@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     and one whose data are missing is passed over.
     """
     parser = argparse.ArgumentParser(
-        prog="carousel experiments", description=__doc__, epilog=f"names: {', '.join(NAMES)}"
+        prog="carousel experiments",
+        description="Run the long-range tasks of the literature; write records, tables, plots.",
+        epilog=f"names: {', '.join(NAMES)}",
     )
     parser.add_argument("names", nargs="*", metavar="name", help="all of them when there is none")
     parser.add_argument("--quick", action="store_true", help="a fiftieth of the updates")
