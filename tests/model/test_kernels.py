@@ -46,6 +46,7 @@ MODELS: list[dict[str, Any]] = [
         "head": Linear(2),
         "output_normalization": Normalization((100.0, 0.0), (5.0, 1.0)),
     },
+    {"normalization": STATISTICS, "head": Linear(4, residual=2), "layers": 2},
     {"bidirectional": True, "input": Tokens(11, 5), "learned_initial_state": True},
 ]
 FORWARD = [model for model in MODELS if not model.get("bidirectional")]

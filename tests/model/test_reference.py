@@ -168,6 +168,28 @@ def test_normalisation_is_inside_the_network(make_network: MakeNetwork) -> None:
     torch.testing.assert_close(scaled(x, rows)[0], wanted)
 
 
+def test_a_residual_adds_the_present_values_to_every_step_ahead(
+    make_network: MakeNetwork,
+) -> None:
+    inward, outward = (
+        Normalization((1.0, 2.0, 0.0), (3.0, 0.5, 1.0)),
+        Normalization((7.0,) * 4, (2.0,) * 4),
+    )
+    plain, residual = (
+        make_network(
+            input=Features(3), head=head, normalization=inward, output_normalization=outward
+        )
+        for head in (Linear(4), Linear(4, residual=2))
+    )
+    residual.load_state_dict(plain.state_dict())
+    x, rows, lengths = torch.randn(B, T, 3), plain.initial_rows(B), torch.tensor([T, 1, 2, T])[:B]
+    wanted = plain(x, rows, lengths)[0]
+    for row, length in enumerate(lengths.tolist()):
+        wanted[row, :length] += torch.cat([x[row, :length, :2]] * 2, dim=1)
+    torch.testing.assert_close(residual(x, rows, lengths)[0], wanted)
+    torch.testing.assert_close(residual.forward_fused(x, rows, lengths)[0], wanted)
+
+
 def test_new_lstm_starts_with_an_open_forget_gate() -> None:
     from carousel.model import ModelConfig
 

@@ -46,12 +46,24 @@ class NoHead:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """The output is an affine map of the hidden state, for regression and forecasts."""
+    """The output is an affine map of the hidden state, for regression and forecasts.
+
+    With `residual` k the first k input features are added to it, over and over when it is longer:
+    the network learns how far the next values are from the present ones, and may follow a series to
+    where it never was in training.
+    """
 
     size: int
+    residual: int = 0
 
     def __post_init__(self) -> None:
         integer("head.size", self.size, 1, MAX_SIZE)
+        integer("head.residual", self.residual, 0, self.size)
+        if self.residual and self.size % self.residual:
+            raise ConfigError(
+                f"head.size must be a multiple of head.residual, got {self.size} and "
+                f"{self.residual}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +154,7 @@ class ModelConfig:
             instance(name, getattr(self, name), bool)
         self._check_dropout()
         self._check_projection()
+        self._check_residual()
         self._check_normalization()
         self._check_tokenizer()
 
@@ -155,6 +168,14 @@ class ModelConfig:
         integer("projection", self.projection, 0, self.hidden_size - 1)
         if self.projection and self.cell != "lstm":
             raise ConfigError(f"projection is for the lstm cell only, got {self.cell}")
+
+    def _check_residual(self) -> None:
+        residual = self.head.residual if isinstance(self.head, Linear) else 0
+        if residual and not (isinstance(self.input, Features) and residual <= self.input_size):
+            raise ConfigError(
+                f"head.residual must be at most the number of features read, got {residual} with "
+                f"{self.input}"
+            )
 
     def _check_normalization(self) -> None:
         inward, outward = self.normalization, self.output_normalization

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from carousel.model.cells import STEPS, Gates, State, Weights, scan
-from carousel.model.config import ModelConfig, NoHead, Normalization, Tokens
+from carousel.model.config import Linear, ModelConfig, NoHead, Normalization, Tokens
 from carousel.model.errors import ConfigError
 from carousel.model.schema import StateSchema
 
@@ -122,11 +122,17 @@ class Network(nn.Module):
             return self.embedding(x)  # type: ignore[no-any-return]
         return (x - self.mean) / self.std if self.config.normalization else x
 
-    def decode(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The outputs [.., O] of the last layer's hidden states [.., P]; zero in the padding."""
+    def decode(self, hidden: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The outputs [.., O] of the last layer's hidden states [.., P]; zero in the padding.
+
+        x is what the network read, for a head with a residual.
+        """
         y = hidden if self.head is None else self.head(hidden)
         if self.config.output_normalization:
             y = y * self.output_std + self.output_mean
+        if isinstance(self.config.head, Linear) and (residual := self.config.head.residual):
+            times = self.config.head.size // residual
+            y = y + x[..., :residual].repeat(*[1] * (x.dim() - 1), times)
         return y if mask is None else torch.where(mask[..., None], y, torch.zeros_like(y))
 
     def forward(
@@ -172,7 +178,7 @@ class Network(nn.Module):
                 seen.append(gates)
             values = torch.cat(hidden, dim=2)  # [B, T, P], or [B, T, 2 P]
         stacked = {name: torch.stack([s[name] for s in after], dim=1) for name in before}
-        return self.decode(values, mask), self.schema.join(stacked), seen
+        return self.decode(values, x, mask), self.schema.join(stacked), seen
 
     def forward_fused(
         self, x: Tensor, rows: Tensor, lengths: Tensor | None = None
@@ -195,7 +201,7 @@ class Network(nn.Module):
         named = {
             s.name: v.transpose(0, 1) for s, v in zip(self.schema.tensors, tensors, strict=True)
         }
-        return self.decode(hidden, mask), self.schema.join(named)
+        return self.decode(hidden, x, mask), self.schema.join(named)
 
 
 def padding_mask(x: Tensor, lengths: Tensor) -> Tensor:

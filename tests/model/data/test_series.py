@@ -57,10 +57,7 @@ def test_statistics_are_of_the_training_part_alone(tmp_path: Path) -> None:
     assert corpus.normalization is not None
     assert corpus.normalization.mean == pytest.approx(train.mean(axis=0), rel=1e-12)
     assert corpus.normalization.std == pytest.approx(train.std(axis=0), rel=1e-12)
-    mean, std = corpus.normalization.mean[:1], corpus.normalization.std[:1]
-    assert corpus.output_normalization == Normalization(mean * 3, std * 3)
     config = corpus.model_config({"cell": "gru"})
-    assert config.head == Linear(3)
     assert (config.hidden_size, config.layers) == (64, 2)
 
     table["load"][90] = 1e6
@@ -68,6 +65,24 @@ def test_statistics_are_of_the_training_part_alone(tmp_path: Path) -> None:
     assert planted.steps[90, 0] == 1e6
     assert planted.normalization == corpus.normalization
     assert planted.digest != corpus.digest
+
+
+def test_a_series_that_wanders_is_predicted_from_where_it_is(tmp_path: Path) -> None:
+    task = ForecastTask(targets=("load",), horizon=3)
+    random = np.random.default_rng(5).normal(size=200)
+    for name, load, residual in (("walk", random.cumsum(), True), ("noise", random, False)):
+        table: dict[str, list[Any]] = {"load": load.tolist()}
+        corpus = prepare(write_csv(tmp_path, table), task, tmp_path / name)
+        train = corpus.steps[:160, 0].astype(np.float64)
+        changes = [train[ahead:] - train[:-ahead] for ahead in (1, 2, 3)]
+        wanted = Normalization((train.mean(),) * 3, (train.std(),) * 3)
+        if residual:
+            spread = math.sqrt(np.mean([change.var() for change in changes]))
+            wanted = Normalization(tuple(c.mean() for c in changes), (spread,) * 3)
+        assert corpus.output_normalization is not None
+        assert corpus.output_normalization.mean == pytest.approx(wanted.mean, rel=1e-9)
+        assert corpus.output_normalization.std == pytest.approx(wanted.std, rel=1e-9)
+        assert corpus.model_config({}).head == Linear(3, residual=1 if residual else 0)
 
 
 @pytest.mark.parametrize("time", ["time", ""])

@@ -50,7 +50,8 @@ class Corpus:
     (forecast), int32 [S] (a label a sequence) or int32 [N] (a label a step); `present` is None or
     bool [N, O]. A segment (begin, scored, end) is read from `begin`; a prediction counts in the
     loss when what it predicts (the next token, a later value, the label of a step) lies in
-    [scored, end). `vocabulary` is 0 where steps are not ids. Statistics are of the train split.
+    [scored, end). `vocabulary` is 0 where steps are not ids. Statistics are of the train split;
+    with `residual` those of the outputs are of the change from the present value to that ahead.
     """
 
     folder: Path
@@ -68,6 +69,7 @@ class Corpus:
     output_normalization: Normalization | None
     horizon: int
     season: int
+    residual: bool
     digest: str
 
     @classmethod
@@ -104,6 +106,7 @@ class Corpus:
             output_normalization=statistics["output_normalization"],
             horizon=manifest["horizon"],
             season=manifest["season"],
+            residual=manifest["residual"],
             digest=manifest["digest"],
         )
 
@@ -141,7 +144,8 @@ class Corpus:
     def _head(self) -> Head:
         if isinstance(self.task, ForecastTask):
             # [first step's targets, second step's targets, ...]
-            return Linear(self.horizon * len(self.task.targets))
+            targets = len(self.task.targets)
+            return Linear(self.horizon * targets, residual=targets if self.residual else 0)
         if isinstance(self.task, LanguageModelTask):
             return Softmax(self.vocabulary)
         if self.labels is None:
@@ -197,6 +201,7 @@ class CorpusWriter:
         output_normalization: Normalization | None = None,
         horizon: int = 1,
         season: int = 1,
+        residual: bool = False,
     ) -> Corpus:
         """Write the manifest and open the corpus."""
         for split in SPLITS:
@@ -217,6 +222,7 @@ class CorpusWriter:
             "statistics": statistics,
             "horizon": horizon,
             "season": season,
+            "residual": residual,
             "arrays": dict(sorted(self._arrays.items())),
         }
         manifest["digest"] = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()

@@ -10,7 +10,7 @@ from carousel.model.config import MAX_SIZE, Normalization
 from carousel.model.data.corpus import Array, Corpus, CorpusWriter
 from carousel.model.data.rows import Rows, read_rows
 from carousel.model.data.segments import check_filled, cut_at_shares, cut_sequences, shares
-from carousel.model.data.statistics import fill_missing, normalization_of
+from carousel.model.data.statistics import changes_of, fill_missing, normalization_of
 from carousel.model.data.tables import Table
 from carousel.model.data.tasks import ForecastTask
 from carousel.model.errors import DataError
@@ -60,14 +60,18 @@ def prepare_series(
     writer.append("starts", rows.starts)
     size = len(task.targets)
     outward = Normalization(inward.mean[:size] * task.horizon, inward.std[:size] * task.horizon)
+    change = changes_of(writer.map("steps"), segments["train"], size, task.horizon)
+    # Where the present value says more about the next ones than the mean does, start from it.
+    residual = change is not None and sum(change.std) < sum(outward.std)
     return writer.seal(
         task,
         segments,
         inputs=columns,
         normalization=inward,
-        output_normalization=outward,
+        output_normalization=change if residual else outward,
         horizon=task.horizon,
         season=task.season,
+        residual=residual,
     )
 
 

@@ -30,7 +30,7 @@ class Fused:
             after.append(layer(values, state))
             values = after[-1]["h"]  # [B, P]
         pieces = [state[name] for name in before for state in after]
-        return self.network.decode(values), torch.cat(pieces, dim=1)
+        return self.network.decode(values, x), torch.cat(pieces, dim=1)
 
     @torch.no_grad()
     def chunk(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ class Gatewise:
             after.append(CELLS[self.network.config.cell](values, state, gates))
             values = after[-1]["h"]  # [B, P]
         stacked = {name: torch.stack([s[name] for s in after], dim=1) for name in before}
-        return self.network.decode(values), self.network.schema.join(stacked)
+        return self.network.decode(values, x), self.network.schema.join(stacked)
 
     def chunk(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         forward_only(self.network)

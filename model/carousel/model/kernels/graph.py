@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from carousel.model.cells import Weights
-from carousel.model.config import Cell, ModelConfig
+from carousel.model.config import Cell, Linear, ModelConfig
 from carousel.model.network import Network
 
 State = dict[str, str]  # the values that hold one layer's state
@@ -88,7 +88,8 @@ def step_graph(network: Network) -> bytes:
             read = _first_product(graph, network, weights)
         state |= STEPS[config.cell](graph, read, state, weights)
         hidden = state["h"]
-    outputs = {"y": _decode(graph, network, hidden), "new_rows": _join_rows(graph, network, states)}
+    y = _decode(graph, network, hidden, 2)
+    outputs = {"y": y, "new_rows": _join_rows(graph, network, states)}
     return graph.model(_inputs(network, ["B"]), outputs)
 
 
@@ -160,7 +161,8 @@ def chunk_graph(network: Network) -> bytes:
         # [dirs, B, H] -> [B, dirs H], the order of a row
         state |= {n: _merge(graph, config, v, [1, 0, 2]) for n, v in after.items()}
     hidden = graph("Transpose", values, perm=[1, 0, 2])
-    outputs = {"y": _decode(graph, network, hidden), "new_rows": _join_rows(graph, network, states)}
+    y = _decode(graph, network, hidden, 3)
+    outputs = {"y": y, "new_rows": _join_rows(graph, network, states)}
     return graph.model(_inputs(network, ["B", "T"], lengths=True), outputs)
 
 
@@ -221,7 +223,8 @@ def _encode(graph: Graph, network: Network, x: str) -> str:
     return x
 
 
-def _decode(graph: Graph, network: Network, hidden: str) -> str:
+def _decode(graph: Graph, network: Network, hidden: str, dimensions: int) -> str:
+    """The outputs; x and the hidden states have so many dimensions."""
     y = hidden
     if network.head is not None:
         product = graph("MatMul", hidden, graph.constant(network.head.weight.T))
@@ -229,6 +232,10 @@ def _decode(graph: Graph, network: Network, hidden: str) -> str:
     if network.config.output_normalization:
         scaled = graph("Mul", y, graph.constant(network.output_std))
         y = graph("Add", scaled, graph.constant(network.output_mean))
+    if isinstance(head := network.config.head, Linear) and head.residual:
+        read = graph("Slice", "x", *(graph.constant(v) for v in ([0], [head.residual], [-1])))
+        tiles = [*[1] * (dimensions - 1), head.size // head.residual]
+        y = graph("Add", y, graph("Tile", read, graph.constant(tiles)))
     return y
 
 
