@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from carousel.client import Client
+from carousel.client import Client, Dataset
 from tests.client.relay import Relay
-from tests.conftest import RunningServer
+from tests.conftest import RunningServer, running
 
 Floats = npt.NDArray[np.float32]
 
@@ -51,3 +52,30 @@ def inputs() -> Floats:
 def truth(client: Client, inputs: Floats) -> Floats:
     """What `tiny` answers to `inputs`: [40, 2]."""
     return client.predict("tiny", [inputs])[0]
+
+
+@pytest.fixture(scope="session")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server that trains one job at a time, in folders of its own."""
+    folder = tmp_path_factory.mktemp("trainer")
+    with running(store=folder / "models", shipped=False) as server:
+        yield server
+
+
+@pytest.fixture
+def teacher(trainer: RunningServer) -> Iterator[Client]:
+    """A client of the server that trains."""
+    with Client(trainer.target, timeout=30) as client:
+        yield client
+
+
+READINGS = "hour,load,note\n" + "".join(
+    f"{hour},{math.sin(hour / 4) + hour % 3 / 10:.3f},{'ab'[hour % 2]}\n" for hour in range(400)
+)
+
+
+@pytest.fixture(scope="session")
+def readings(trainer: RunningServer) -> Dataset:
+    """A table of 400 hours: `load` goes up and down, `note` is text."""
+    with Client(trainer.target, timeout=30) as client:
+        return client.datasets.upload(READINGS.encode(), id="readings", format="csv")

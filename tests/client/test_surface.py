@@ -10,10 +10,6 @@ import sys
 import pytest
 
 import carousel.client as package
-from carousel.client._async_datasets import AsyncDatasets
-from carousel.client._async_jobs import AsyncJobs
-from carousel.client._datasets import Datasets
-from carousel.client._jobs import Jobs
 from carousel.client import (
     AsyncClient,
     AsyncSession,
@@ -22,6 +18,10 @@ from carousel.client import (
     Session,
     TokenStream,
 )
+from carousel.client._async_datasets import AsyncDatasets
+from carousel.client._async_jobs import AsyncJobs
+from carousel.client._datasets import Datasets
+from carousel.client._jobs import Jobs
 
 
 def public(kind: type) -> dict[str, object]:
