@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.model.training.conftest import MakeSeries
 from tests.model.training.small import events_of, learn, quick, start, wait_for, write_job
 
@@ -19,11 +22,13 @@ from carousel.model.training.job import run
 from carousel.model.training.workers import Workers
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_poisoned_window_is_skipped_and_learning_goes_on(
-    make_series: MakeSeries, tmp_path: Path
+    make_series: MakeSeries, tmp_path: Path, optimizer: str
 ) -> None:
     spoiled = make_series(spoil=slice(120, 122))
-    trainer, journal = learn(spoiled, tmp_path, max_steps=60, batch_size=1, clip_norm=0)
+    options = {"optimizer": optimizer, "learning_rate": 0.01, "batch_size": 1, "max_steps": 60}
+    trainer, journal = learn(spoiled, tmp_path, **options)
     assert trainer.back_off.skipped > 0
     assert any("not finite" in e["message"] for e in journal.of("warning"))
     assert journal[-1]["value"] == "finished"
@@ -154,16 +159,25 @@ def test_a_job_that_makes_no_sense_says_so(text_corpus: Corpus, tmp_path: Path) 
     assert "recipe has no 'widnow'" in events_of(job)[-1]["message"]
 
 
-def test_two_workers_learn_together_and_stop_when_told(text_corpus: Corpus, tmp_path: Path) -> None:
-    options = {"max_steps": 100_000, "evaluate_every": 1000, "batch_size": 6}
+def test_two_workers_learn_what_one_does_and_outlive_a_kill(
+    text_corpus: Corpus, tmp_path: Path
+) -> None:
+    options = {"max_steps": 60, "checkpoint_every": 5, "evaluate_every": 20, "batch_size": 6}
+    alone, _ = learn(text_corpus, tmp_path / "alone", **options)
     job = write_job(text_corpus, tmp_path / "job", **options)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    process = start(job, *launcher)
-    wait_for(job, lambda events: events.of("progress"))
-    (job / "stop").touch()
-    assert process.wait(60) == 0, (job / "log.txt").read_text()
+    process = start(job, *launcher, "--max-restarts", "3")
+    wait_for(job, lambda events: events.of("checkpoint")[1:])
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    assert process.wait(120) == 0, (job / "log.txt").read_text()
+
     events = events_of(job)
-    assert events[-1]["type"] == "stopped"
-    (checkpoint, *_) = sorted((job / "checkpoints").iterdir(), reverse=True)
-    assert {f"worker-{rank}.json" for rank in (0, 1)} <= {p.name for p in checkpoint.iterdir()}
-    assert int(checkpoint.name) == events[-1]["step"]
+    assert [e["type"] for e in events].count("started") == 2
+    assert events[-1]["type"] == "finished"
+    assert events[-1]["attempt"] == 2
+    newest = max(path for path in (job / "checkpoints").iterdir() if path.name.isdigit())
+    assert {"worker-0.json", "worker-1.json"} <= {path.name for path in newest.iterdir()}
+    ours = load(newest).state_dict()
+    for name, value in alone.network.state_dict().items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4)

@@ -122,11 +122,11 @@ def test_the_mean_is_that_of_the_last_third(text_corpus: Corpus) -> None:
             for parameter in network.parameters():
                 parameter.uniform_(-1, 1)
         average.update(step)
-        seen.append(network.rnn.weight_hh_l0.detach().clone())
+        seen.append(network.weights(0).hh.detach().clone())
     with average.applied():
-        inside = network.rnn.weight_hh_l0.detach().clone()
+        inside = network.weights(0).hh.detach().clone()
     torch.testing.assert_close(inside, torch.stack(seen[6:]).mean(0))
-    assert torch.equal(network.rnn.weight_hh_l0, seen[-1])
+    assert torch.equal(network.weights(0).hh, seen[-1])
 
 
 def test_schedules_rise_and_fall(text_corpus: Corpus) -> None:

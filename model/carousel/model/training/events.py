@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,9 +37,11 @@ class Events:
         self._file.flush()
 
     def close(self) -> None:
-        """Bring everything to the disk."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Bring everything to the disk, if there is room."""
+        with suppress(OSError):
+            os.fsync(self._file.fileno())
+        with suppress(OSError):
+            self._file.close()
 
 
 def silent(kind: str, step: int, **values: Any) -> None:

@@ -33,8 +33,9 @@ def run(folder: Path, workers: Workers) -> int:
         print(f"failed: {error}", flush=True)
         _fail(emit, events.step if events else 0, error)
         return 1
-    if events:
-        events.close()
+    finally:
+        if events:
+            events.close()
     return 0
 
 

@@ -17,11 +17,15 @@ PLATEAU = 2
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019) or SGD with momentum; matrices alone decay.
 
-    Biases do not: decay would pull a forget gate's bias, and so the memory, towards one half. Both
-    are fused, and skip an update on the device when their attribute `found_inf` is 1.
+    Biases do not: decay would pull a forget gate's bias, and so the memory, towards one half; nor
+    do initial states. Both are fused, and skip an update on the device when their attribute
+    `found_inf` is 1.
     """
-    matrices = [p for p in network.parameters() if p.dim() > 1]
-    others = [p for p in network.parameters() if p.dim() <= 1]
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in network.named_parameters():
+        decays = parameter.dim() > 1 and not name.startswith("initial.")
+        (matrices if decays else others).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": others, "weight_decay": 0.0},

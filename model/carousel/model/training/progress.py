@@ -37,10 +37,8 @@ class Progress:
 
     def count(self, batch: Batch) -> None:
         """Take in the sequence steps of one update."""
-        if batch.lengths is None:
-            self._read += batch.x.shape[0] * batch.x.shape[1]
-        elif batch.lengths.device.type == "cpu":
-            self._read += int(batch.lengths.sum())
+        lengths = batch.lengths
+        self._read += batch.x.shape[:2].numel() if lengths is None else int(lengths.sum())
 
     def saw(self, sums: Sums) -> None:
         """Take in what the latest updates came to."""

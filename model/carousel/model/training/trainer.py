@@ -82,7 +82,9 @@ class Trainer:
         self._begin()
         recipe = self.recipe
         while (end := self._end()) is None:
-            batch = to_device(next(self.batches), self.workers.device)
+            batch = next(self.batches)
+            self.progress.count(batch)
+            batch = to_device(batch, self.workers.device)
             self._update(batch)
             if not self._look():
                 continue
@@ -125,7 +127,6 @@ class Trainer:
         rows = rows.detach().float()
         self.rows = torch.where(rows.isfinite().all(1, keepdim=True), rows, begin.detach())
         self.tally.add(loss, norm, bad)
-        self.progress.count(batch)
 
     def _precision(self) -> torch.autocast:
         # bfloat16 products; weights, states between windows and losses stay float32.
@@ -241,6 +242,7 @@ class Trainer:
             self._save()  # so that there is something to roll back to, and a full disk is seen now
 
     def warn(self, message: str) -> None:
+        """Tell people something that they should know."""
         self.emit("warning", self.step, message=message)
 
     def _newest(self) -> int | None:
