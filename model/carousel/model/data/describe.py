@@ -148,7 +148,7 @@ class _Column:
         self._missing += missing
         if len(self._distinct) < MAX_DISTINCT and not pa.types.is_nested(column.type):
             # Of text, so that a guess that fails later changes nothing.
-            different = pc.unique(column).drop_null().to_pylist()
+            different = pc.unique(column).drop_null()[:MAX_DISTINCT].to_pylist()
             self._distinct.update(value for value in different if value == value)
 
     def result(self) -> ColumnStatistics:

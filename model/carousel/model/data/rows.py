@@ -12,7 +12,7 @@ from carousel.model.data.corpus import Array, CorpusWriter
 from carousel.model.data.tables import Table
 from carousel.model.errors import DataError
 
-CHUNK = 1 << 16
+CHUNK = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,9 +17,9 @@ from carousel.model.errors import DataError
 
 Kind = Literal["number", "time", "text", "other"]
 
-ROWS = 1 << 16
+ROWS = 1 << 14
 # Only with one thread Arrow knows the number of a wrong row.
-ONE_THREAD = pa_csv.ReadOptions(use_threads=False, block_size=1 << 22)
+ONE_THREAD = pa_csv.ReadOptions(use_threads=False, block_size=1 << 19)
 # Rows by which it is told what the columns of a CSV file are.
 SAMPLE = 1000
 
@@ -80,8 +80,8 @@ class Table:
             ) as reader:
                 yield from reader
         else:
-            # A small buffer, since a file's one row group may be all of it.
-            with pa_parquet.ParquetFile(self.path, buffer_size=1 << 20) as file:
+            # A row group may be the whole file: it must not be read ahead.
+            with pa_parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False) as file:
                 yield from file.iter_batches(batch_size=ROWS, columns=names, use_threads=False)
 
     def _check_names(self) -> None:
