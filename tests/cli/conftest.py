@@ -93,7 +93,7 @@ def writer(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server whose store these tests may change."""
-    store = tmp_path_factory.mktemp("cli-models")
+    store = tmp_path_factory.mktemp("cli") / "models"
     tiny_models(store)
     writer(store / "writer" / "1")
     with running(store=store, shipped=False) as server:

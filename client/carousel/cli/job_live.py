@@ -40,10 +40,12 @@ def show(job: Job, events: Iterator[JobEvent], *, out: Console, hint: str = HINT
     history = History()
     picture = Picture(job, history, hint=hint)
     with Live(picture, console=out, refresh_per_second=FRAMES_PER_SECOND) as live:
-        for event in events:
-            history.add(event)
-        picture.hint = ""
-        live.refresh()
+        try:
+            for event in events:
+                history.add(event)
+        finally:
+            picture.hint = ""
+            live.refresh()
 
 
 class Picture:
