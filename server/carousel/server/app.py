@@ -229,13 +229,14 @@ class Server:
 
     def _add_services(self) -> None:
         hall, settings = self.hall, self.settings
+        self.training_service = TrainingService(self.office)
         self._inference = InferenceService(hall)
         servicers = {
             "admin": AdminService(hall, instance_id=self.instance_id, drain=self.drain),
             "inference": self._inference,
             "model": ModelService(hall.store, hall.registry, settings),
             "session": SessionService(hall),
-            "training": TrainingService(self.office),
+            "training": self.training_service,
         }
         for name, servicer in servicers.items():
             add_service(self._grpc, SERVICES[name], servicer, self.metrics)

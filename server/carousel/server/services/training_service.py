@@ -46,7 +46,7 @@ class TrainingService:
         self._office = office
         self._jobs = office.jobs
         self._datasets = office.datasets
-        self._heartbeat = heartbeat
+        self.heartbeat = heartbeat  # seconds of silence in a watch
         self._diagnosing = asyncio.Semaphore(1)
 
     async def UploadDataset(self, requests: Requests, context: Context) -> dataset_pb2.Dataset:
@@ -160,10 +160,10 @@ class TrainingService:
                 return
             if self._office.closing:
                 raise ServerDraining("the server is shutting down; watch on", retry_after=1.0)
-            if clock() - silent_since >= self._heartbeat:
+            if clock() - silent_since >= self.heartbeat:
                 yield pb.WatchJobResponse()
                 silent_since = clock()
-            await wait(bell, min(LOOK_SECONDS, self._heartbeat))
+            await wait(bell, min(LOOK_SECONDS, self.heartbeat))
 
     async def ListCheckpoints(
         self, request: pb.ListCheckpointsRequest, context: Context

@@ -22,13 +22,16 @@ from carousel.errors import (
     InvalidField,
     UploadDamaged,
 )
+from carousel.model.data import DataError
 from carousel.server.staging import sync, writing
+from carousel.server.training import describe
 from carousel.server.training.child import Object, run_child
 from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.database import Database
 from carousel.server.training.records import READY, UNFINISHED, UPLOADING, DatasetRecord, JobRecord
 
 DESCRIBE_SECONDS = 3600.0
+SMALL_BYTES = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,15 @@ class Datasets:
         return record
 
     def describe(self, file: Path, kind: str) -> Object:
-        """Rows and columns, read by a process of its own. Raises DatasetInvalid."""
+        """Rows and columns, read by a process of its own. Raises DatasetInvalid.
+
+        Plain files that are small can do no harm, and need not wait for a process.
+        """
+        if kind in ("text", "csv") and file.stat().st_size <= SMALL_BYTES:
+            try:
+                return describe.read(file, kind)
+            except DataError as error:
+                raise DatasetInvalid(str(error)) from None
         return run_child(
             "describe", str(file), kind, threads=self._threads, seconds=DESCRIBE_SECONDS
         )

@@ -10,10 +10,11 @@ from carousel.model.data import describe
 from carousel.server.training.child import Object, answer
 
 
-def main(file: str, kind: str) -> Object:
-    found = describe(Path(file), kind)
+def read(file: Path, kind: str) -> Object:
+    """Rows and columns of a file. Raises DataError."""
+    found = describe(file, kind)
     return {"rows": found.rows, "columns": [asdict(column) for column in found.columns]}
 
 
 if __name__ == "__main__":
-    answer(lambda: main(*sys.argv[1:]))
+    answer(lambda: read(Path(sys.argv[1]), sys.argv[2]))

@@ -177,7 +177,7 @@ class Run:
             if job.state != state:
                 job.fruitless = 0
                 change_state(session, job, state)
-            elif job.fruitless:
+            elif state == RUNNING or job.fruitless:
                 died = {"message": "the job's process died and is started again"}
                 events.append(session, job, "warning", died)
             job.fruitless += 1
@@ -231,6 +231,8 @@ class Run:
         if self._order == "lose":
             raise LeaseLost
         await asyncio.to_thread(signal_all, self._folder.path, signal.SIGKILL)
+        if self._process is not None and self._process.child is not None:
+            await asyncio.to_thread(self._process.child.wait)
         self._process = None
 
     async def _obey(self) -> None:

@@ -1,0 +1,143 @@
+"""Jobs with real processes: to their end, cancelled, killed, refused, promoted."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from carousel.server.training.process import signal_all
+from carousel.v1 import training_pb2
+from carousel.v1 import training_service_pb2 as pb
+from tests.conftest import RunningServer
+from tests.server.contract import Wire
+from tests.server.training.wire import Training, recipe, states
+
+
+def folder_of(server: RunningServer, job: str) -> Path:
+    """Where a job's process works."""
+    return server.server.office.folder.job(server.server.office.jobs.get(job).number)
+
+
+def test_a_job_becomes_a_version_and_old_sessions_live_on(
+    training: Training, trainer_channel: grpc.Channel
+) -> None:
+    promotion = training_pb2.Promotion(model="models/fox", alias="stable")
+    training.create("first", promotion=promotion)
+    events = list(training.watch("first"))
+    assert states(events) == ["queued", "preparing", "running", "succeeded"]
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert {event.WhichOneof("event") for event in events} >= {
+        "progress", "evaluation", "gradients", "checkpoint",
+    }  # fmt: skip
+    first = training.get("first")
+    assert first.version == "models/fox/versions/1"
+    assert first.evaluation.split == "test"
+    assert first.progress.step == first.checkpoint_step == 20
+    assert first.parameters > 0
+    assert first.attempts == 1
+
+    wire = Wire(trainer_channel)
+    old = wire.create("models/fox")
+    training.create("second", promotion=promotion)
+    assert training.finish("second").version == "models/fox/versions/2"
+    new = wire.create("models/fox")
+    assert (old.model_version, new.model_version) == (
+        "models/fox/versions/1",
+        "models/fox/versions/2",
+    )
+    assert wire.outputs([old.handle], [0], np.array([1])).shape == (1, 28)
+    assert wire.outputs([new.handle], [0], np.array([1])).shape == (1, 28)
+
+
+def test_checkpoints_can_be_promoted_and_looked_at(training: Training) -> None:
+    training.create("kept", recipe=recipe(keep_checkpoints=1, patience=0))
+    training.finish("kept")
+    listed = training.stub.ListCheckpoints(pb.ListCheckpointsRequest(parent="jobs/kept"))
+    assert listed.checkpoints[-1].step == 20
+    best = "jobs/kept/checkpoints/best"
+    made = training.stub.PromoteCheckpoint(
+        pb.PromoteCheckpointRequest(name=best, model="models/kept", alias="try")
+    )
+    assert made.version == "models/kept/versions/1"
+    flow = training.stub.DiagnoseGradients(
+        pb.DiagnoseGradientsRequest(name=best, window=16), timeout=60
+    ).gradients
+    assert len(flow.layers[0].hidden_norms) == 16
+    assert flow.verdict
+
+
+def test_a_margin_keeps_what_is_no_better_from_being_promoted(training: Training) -> None:
+    promotion = training_pb2.Promotion(model="models/gate", alias="stable")
+    training.create("open", promotion=promotion)
+    training.finish("open")
+    promotion.margin = 0.99
+    training.create("shut", promotion=promotion)
+    shut = training.finish("shut")
+    assert shut.state == training_pb2.JOB_STATE_SUCCEEDED
+    assert not shut.version
+    assert "not promoted: its test loss" in shut.state_message
+
+
+def test_bad_data_is_refused_with_row_and_column(training: Training) -> None:
+    rows = [f"{day},{day % 7}" for day in range(400)]
+    rows[299] = "299,many"
+    training.upload("day,load\n" + "\n".join(rows) + "\n", name="bad.csv", id="bad")
+    training.create(
+        "bad", dataset="bad", recipe=recipe(forecast=training_pb2.ForecastTask(targets=["load"]))
+    )
+    job = training.finish("bad")
+    assert job.state == training_pb2.JOB_STATE_FAILED
+    assert "row 300" in job.state_message
+    assert "'load'" in job.state_message
+
+
+def test_a_cancelled_job_keeps_a_checkpoint_and_goes_on_from_it(training: Training) -> None:
+    training.create("long", recipe=recipe(max_steps=1_000_000, evaluate_every=100))
+    training.until("long", "progress")
+    assert training.cancel("long").state == training_pb2.JOB_STATE_CANCELLING
+    cancelled = training.finish("long")
+    assert cancelled.state == training_pb2.JOB_STATE_CANCELLED
+    there = cancelled.checkpoint_step
+    assert there > 0
+    training.resume("long", max_steps=there + 5)
+    seen = training.get("long").progress.step
+    resumed = training.finish("long")
+    assert resumed.state == training_pb2.JOB_STATE_SUCCEEDED
+    assert resumed.progress.step == there + 5 > seen - 5
+    assert resumed.attempts == 2
+
+
+def test_a_killed_process_is_started_again_and_goes_on(
+    training: Training, trainer: RunningServer
+) -> None:
+    training.create("killed", recipe=recipe(max_steps=2000, evaluate_every=1000))
+    checkpoint = training.until("killed", "checkpoint")
+    assert signal_all(folder_of(trainer, "killed"), signal.SIGKILL) == 1
+    events = list(training.watch("killed", after=checkpoint.sequence))
+    assert states(events) == ["succeeded"]
+    assert [e.sequence for e in events] == list(
+        range(checkpoint.sequence + 1, checkpoint.sequence + 1 + len(events))
+    )
+    assert any("started again" in event.warning for event in events)
+    assert training.get("killed").attempts == 2
+    assert training.get("killed").progress.step == 2000
+
+
+def test_several_workers_share_a_job(training: Training) -> None:
+    training.create("pair", workers=2, recipe=recipe(batch_size=4))
+    assert training.finish("pair").state == training_pb2.JOB_STATE_SUCCEEDED
+
+
+def test_a_watch_shows_signs_of_life(training: Training, trainer: RunningServer) -> None:
+    trainer.server.training_service.heartbeat = 0.05
+    try:
+        training.create("quiet", recipe=recipe(max_steps=1_000_000, evaluate_every=100_000))
+        responses = training.stub.WatchJob(pb.WatchJobRequest(name="jobs/quiet"), timeout=60)
+        assert any(not response.HasField("event") for response in responses)
+    finally:
+        trainer.server.training_service.heartbeat = 10.0
+        training.cancel("quiet")
+        training.finish("quiet")
