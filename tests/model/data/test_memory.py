@@ -13,8 +13,9 @@ import pyarrow.csv as pa_csv  # type: ignore[import-untyped]
 import pyarrow.parquet as pa_parquet  # type: ignore[import-untyped]
 import pytest
 
-ROWS, COLUMNS = 600_000, 12
-BOUND = 40e6
+ROWS, COLUMNS = 700_000, 12
+# The most that may be held at once, besides keys; far more than the files' pieces.
+BOUND = {"csv": 38e6, "parquet": 52e6, "text": 16e6}
 # In a process of its own: its peak is of this file alone. Maps of files are not counted, since the
 # system takes them back when it wants.
 PREPARE = """
@@ -26,8 +27,7 @@ text = LanguageModelTask(document_separator="\\n\\n")
 task = text if format == "text" else ForecastTask(targets=("c0",), time_column=time)
 tracemalloc.start()
 corpus = prepare(path, task, folder, format=format)
-if format != "csv":
-    describe(path, format)
+describe(path, format)
 peak = tracemalloc.get_traced_memory()[1] + pa.default_memory_pool().max_memory()
 print(json.dumps([len(corpus.steps), peak]))
 """
@@ -43,31 +43,31 @@ def peak_of(path: Path, format: str, time: str = "") -> tuple[int, int]:
     return steps, peak
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet", "parquet, not in order"])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_table_need_not_fit_into_memory(tmp_path: Path, kind: str) -> None:
     random = np.random.default_rng(0)
-    order = random.permutation(ROWS) if "not" in kind else np.arange(ROWS)
-    count = 3 * ROWS // 10 if kind == "csv" else ROWS
+    count = ROWS // 4 if kind == "csv" else ROWS
+    order = np.arange(count) if kind == "csv" else random.permutation(count)
     values = {f"c{i}": random.random(count) for i in range(COLUMNS)}
-    table = pa.table({"time": order[:count], **values})
+    table = pa.table({"time": order, **values})
     path = tmp_path / "data"
     if kind == "csv":
         pa_csv.write_csv(table, path)
     else:
         pa_parquet.write_table(table, path, row_group_size=count, compression="none")
-    steps, peak = peak_of(path, kind[:7].strip(), "time")
+    steps, peak = peak_of(path, kind, "time")
     assert steps == count
     size = path.stat().st_size
     # What is sorted is in memory: the times and the places of the rows.
-    keys = 16 * count if "not" in kind else 0
-    assert peak < BOUND + keys < size
+    keys = 0 if kind == "csv" else 16 * count
+    assert peak < BOUND[kind] + keys < size
 
 
 def test_a_text_need_not_fit_into_memory(tmp_path: Path) -> None:
     path = tmp_path / "data"
     with path.open("w") as file:
-        for i in range(400):
+        for i in range(180):
             file.write(f"{i} " + "the quick brown fox jumps over the lazy dog\n" * 2500 + "\n")
     steps, peak = peak_of(path, "text")
     assert steps == path.stat().st_size
-    assert peak < BOUND < steps
+    assert peak < BOUND["text"] < steps

@@ -19,7 +19,7 @@ Kind = Literal["number", "time", "text", "other"]
 
 ROWS = 1 << 14
 # Only with one thread Arrow knows the number of a wrong row.
-ONE_THREAD = pa_csv.ReadOptions(use_threads=False, block_size=1 << 19)
+ONE_THREAD = pa_csv.ReadOptions(use_threads=False, block_size=1 << 18)
 # Rows by which it is told what the columns of a CSV file are.
 SAMPLE = 1000
 
