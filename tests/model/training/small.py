@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +56,7 @@ def write_job(corpus: Corpus, folder: Path, **options: Any) -> Path:
     return folder
 
 
-def start(
-    folder: Path, *launcher: str, preexec: Callable[[], None] | None = None
-) -> subprocess.Popen[bytes]:
+def start(folder: Path, *launcher: str) -> subprocess.Popen[bytes]:
     """The process of a job; `launcher` stands between python and the module."""
     command = [sys.executable, *launcher, "-m", "carousel.model.training", str(folder)]
     with (folder / "log.txt").open("ab") as log:
@@ -68,7 +65,6 @@ def start(
             stdout=log,
             stderr=log,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-            preexec_fn=preexec,
         )
 
 

@@ -102,10 +102,12 @@ def test_a_full_disk_fails_the_job_and_tears_nothing(text_corpus: Corpus, tmp_pa
     before = sorted(path.name for path in (job / "checkpoints").iterdir())
     size = max(p.stat().st_size for p in (job / "checkpoints").rglob("*.safetensors"))
     # A limit on the size of files says the same as a disk without room, to this process alone.
-    process = start(
-        job, preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2,) * 2)
-    )
-    assert process.wait(60) == 1
+    before_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before_limit[1]))
+    try:
+        assert run(job, Workers()) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before_limit)
     last = events_of(job)[-1]
     assert last["type"] == "failed"
     assert last["message"].startswith("there is no room left on the disk")
@@ -117,14 +119,12 @@ def test_a_full_disk_fails_the_job_and_tears_nothing(text_corpus: Corpus, tmp_pa
     assert trainer.step == 12
 
 
-def test_a_job_s_process_leaves_a_version_and_its_story(
-    text_corpus: Corpus, tmp_path: Path
-) -> None:
+def test_a_job_leaves_a_version_and_its_story(text_corpus: Corpus, tmp_path: Path) -> None:
     first = write_job(text_corpus, tmp_path / "first", max_steps=6)
     assert run(first, Workers()) == 0
     options = {"baseline": str(first / "result"), "margin": 0.01, "max_steps": 40}
     second = write_job(text_corpus, tmp_path / "second", **options)
-    assert start(second).wait(60) == 0
+    assert run(second, Workers()) == 0
 
     events = events_of(second)
     assert [e["type"] for e in events][:2] == ["started", "checkpoint"]

@@ -71,6 +71,11 @@ def test_the_json_form_makes_an_equal_recipe(options: dict[str, Any]) -> None:
         ({"network": {"cells": 1}}, "network has no 'cells'"),
         ({"network": {"dropout": 1.0}}, "dropout must be at least 0 and below 1, got 1.0"),
         ({"network": {"constant_bias": 1, "chrono_steps": 9}}, "exclude each other"),
+        ({"network": {"layers": 1, "dropout": 0.1}}, "dropout acts between layers"),
+        (
+            {"network": {"projection": 256}},
+            r"projection must be below hidden_size \(256\)",
+        ),
         ({"task": {"type": "sing"}}, "task.type must be one of language_model, forecast"),
         ({"seed": 2**64}, "seed must be an integer between 0 and 18446744073709551615"),
     ],

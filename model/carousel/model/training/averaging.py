@@ -39,8 +39,8 @@ class Average:
             share = 1 - min(DECAY, (1 + self.count) / (10 + self.count))
         else:
             share = 1 / self.count
-        now = [self._parameters[name].detach() for name in self.values]
-        torch._foreach_lerp_(list(self.values.values()), now, share)
+        for name, value in self.values.items():
+            value.lerp_(self._parameters[name], share)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -23,9 +23,10 @@ class Events:
     def __init__(self, path: Path) -> None:
         whole = path.read_bytes() if path.exists() else b""
         whole = whole[: whole.rfind(b"\n") + 1]
-        lines = whole.splitlines()
-        self.attempt = 1 + sum(1 for line in lines if json.loads(line)["type"] == "started")
-        self.step = 0  # of the last event
+        kinds = [json.loads(line)["type"] for line in whole.splitlines()]
+        self.attempt = 1 + kinds.count("started")
+        self.last = kinds[-1] if kinds else None
+        self.step = 0  # of the last event written here
         self._file = path.open("ab")
         self._file.truncate(len(whole))
 

@@ -2,10 +2,13 @@
 
 import errno
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from carousel.model import weights
+from carousel.model.config import Linear, ModelConfig, Tokens
 from carousel.model.data import Corpus
 from carousel.model.errors import ModelError
 from carousel.model.network import Network
@@ -17,6 +20,8 @@ from carousel.model.training.result import write_result
 from carousel.model.training.trainer import Trainer
 from carousel.model.training.workers import Workers
 
+# torchrun counts here how often it started the workers anew.
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 # What the system says when there is no room: the disk, a quota, a limit on files.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -26,12 +31,19 @@ def run(folder: Path, workers: Workers) -> int:
     if (folder / "result").exists():
         return 0
     events = Events(folder / "events.jsonl") if workers.first else None
+    if events and events.last == "failed" and os.environ.get(RESTARTS, "0") != "0":
+        # torchrun starts anew whatever failed; what failed for a reason would fail for it again.
+        events.close()
+        return 1
     emit: Emit = events.emit if events else silent
     try:
         _learn(folder, workers, emit)
     except (OSError, ModelError, TrainingError) as error:
         print(f"failed: {error}", flush=True)
-        _fail(emit, events.step if events else 0, error)
+        if events is None and isinstance(error, OSError):
+            events = Events(folder / "events.jsonl")  # the first worker knows nothing of it
+        if events:
+            _fail(events, error)
         return 1
     finally:
         if events:
@@ -85,9 +97,7 @@ def _hold_against(
         return None, True
     try:
         other = weights.load(given["baseline"])
-        reads = (other.config.input, other.config.head, other.config.tokenizer)
-        wants = trainer.network.config
-        if reads != (wants.input, wants.head, wants.tokenizer):
+        if _reads(other.config) != _reads(trainer.network.config):
             raise ModelError("it reads or answers something else than the data has")
     except ModelError as error:
         emit("warning", trainer.step, message=f"not held against the version in service: {error}")
@@ -97,11 +107,18 @@ def _hold_against(
     return loss, margin is None or test.loss < loss * (1 - margin)
 
 
-def _fail(emit: Emit, step: int, error: Exception) -> None:
+def _reads(config: ModelConfig) -> tuple[object, ...]:
+    """What a model reads and answers, however it does so."""
+    head = replace(config.head, residual=0) if isinstance(config.head, Linear) else config.head
+    size = config.input.vocabulary if isinstance(config.input, Tokens) else config.input_size
+    return config.takes_tokens, size, head, config.tokenizer
+
+
+def _fail(events: Events, error: Exception) -> None:
     message = str(error)
     if isinstance(error, OSError) and error.errno in FULL:
         message = f"there is no room left on the disk: {error}"
     try:
-        emit("failed", step, message=message)
+        events.emit("failed", events.step, message=message)
     except OSError:
         print("the failure could not be written to events.jsonl", flush=True)

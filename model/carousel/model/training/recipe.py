@@ -1,7 +1,7 @@
 """How a network learns: the recipe of the proto as a checked value, every default filled in."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from carousel.model.checks import build, finite, instance, integer, mapping
@@ -17,6 +17,7 @@ PRECISIONS = ("float32", "bfloat16")
 MAX_COUNT = 2**32 - 1  # a uint32 of the proto
 MAX_BATCH = 2**16
 MAX_WINDOW = 2**20
+DEFAULTS = {"max_steps": 2000, "batch_size": 32, "window": 96, "keep_checkpoints": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,18 @@ class NetworkShape:
         for name in ("dropout", "weight_dropout"):
             _number(name, getattr(self, name), low=0, below=1)
         instance("learned_initial_state", self.learned_initial_state, bool)
+        self._check_combinations()
         self._check_forget_bias()
+
+    def _check_combinations(self) -> None:
+        if self.dropout and self.layers == 1:
+            raise ConfigError("dropout acts between layers: it needs at least 2, got 1")
+        if self.projection and self.cell != "lstm":
+            raise ConfigError(f"projection is for the lstm cell only, got {self.cell}")
+        if self.hidden_size and self.projection >= self.hidden_size:
+            raise ConfigError(
+                f"projection must be below hidden_size ({self.hidden_size}), got {self.projection}"
+            )
 
     def _check_forget_bias(self) -> None:
         if self.chrono_steps is None:
@@ -78,16 +90,16 @@ class Recipe:
     schedule: str = "cosine"
     warmup_steps: int | None = None
     final_share: float = 0.02
-    max_steps: int = 2000
+    max_steps: int = 0
     max_epochs: int = 0
     max_seconds: float | None = None
-    batch_size: int = 32
-    window: int = 96
+    batch_size: int = 0
+    window: int = 0
     clip_norm: float = 1.0
     evaluate_every: int = 0
     patience: int = 0
     checkpoint_every: int = 0
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 0
     gradients_every: int = 0
     averaging: str = "none"
     precision: str = "float32"
@@ -102,6 +114,8 @@ class Recipe:
         _choice("schedule", self.schedule, SCHEDULES)
         _choice("averaging", self.averaging, AVERAGINGS)
         _choice("precision", self.precision, PRECISIONS)
+        for name, value in DEFAULTS.items():
+            self._default(name, value)
         integer("max_steps", self.max_steps, 1, MAX_COUNT)
         self._fill()
         for name in ("warmup_steps", "max_epochs", "patience"):
@@ -125,8 +139,7 @@ class Recipe:
             object.__setattr__(self, "warmup_steps", min(200, self.max_steps // 20))
         if not self.network.hidden_size:
             size = 256 if isinstance(self.task, LanguageModelTask) else 64
-            shape = NetworkShape(**(asdict(self.network) | {"hidden_size": size}))
-            object.__setattr__(self, "network", shape)
+            object.__setattr__(self, "network", replace(self.network, hidden_size=size))
 
     def _default(self, name: str, value: float) -> None:
         if not getattr(self, name):
