@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import grpc
@@ -52,6 +53,31 @@ def test_a_broken_upload_goes_on_where_it_broke(training: Training) -> None:
     made = training.upload(data, name="a.txt", id="broken", offset=there.received_bytes)
     assert made.state == dataset_pb2.DATASET_STATE_READY
     assert made.sha256 == hashlib.sha256(data).digest()
+
+
+def test_a_client_that_vanished_can_come_back(training: Training) -> None:
+    vanish = threading.Event()
+
+    def until_it_vanishes() -> Iterator[pb.UploadDatasetRequest]:
+        yield from islice(pieces(FOX.encode(), name="a.txt", id="vanished"), 3)
+        vanish.wait(30)
+
+    call = training.stub.UploadDataset.future(until_it_vanishes(), timeout=60)
+    listed = pb.ListDatasetsRequest(page_size=1000)
+    while "datasets/vanished" not in {d.name for d in training.stub.ListDatasets(listed).datasets}:
+        pass
+    call.cancel()
+    vanish.set()
+    while True:
+        there = training.dataset("vanished").received_bytes
+        try:
+            made = training.upload(FOX, name="a.txt", id="vanished", offset=there)
+        except grpc.RpcError as error:
+            if error_of(error).reason != "DATASET_IN_USE":  # the server has not noticed yet
+                raise
+        else:
+            break
+    assert made.state == dataset_pb2.DATASET_STATE_READY
 
 
 def test_bytes_that_are_not_the_announced_ones_are_removed(training: Training) -> None:

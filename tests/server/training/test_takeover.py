@@ -65,7 +65,7 @@ def test_a_server_that_is_drained_hands_its_job_to_the_next(start: Start) -> Non
     training.upload(FOX, name="fox.txt", id="fox")
     training.create("job", recipe=recipe(max_steps=3000, evaluate_every=1500))
     seen = training.until("job", "progress")
-    first.server.drain(30)
+    first.loop.call_soon_threadsafe(first.server.drain, 30)
     first.join()
 
     _, training = start()

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from google.protobuf import empty_pb2
 
-from carousel.errors import CarouselError, CheckpointNotFound, InvalidField, ServerDraining
+from carousel.errors import (
+    CarouselError,
+    CheckpointNotFound,
+    DatasetInvalid,
+    InvalidField,
+    ServerDraining,
+)
 from carousel.server import names
 from carousel.server.request_ids import MAX_LENGTH
 from carousel.server.rpc import Context
@@ -203,14 +209,19 @@ class TrainingService:
         job, checkpoint, folder = await self._checkpoint(request.name)
         arguments = str(self._office.folder.job(job.number)), str(folder), str(request.window)
         async with self._diagnosing:
-            flow = await asyncio.to_thread(
-                lambda: run_child(
-                    "diagnose",
-                    *arguments,
-                    threads=self._office.threads,
-                    seconds=DIAGNOSE_SECONDS,
+            try:
+                flow = await asyncio.to_thread(
+                    lambda: run_child(
+                        "diagnose",
+                        *arguments,
+                        threads=self._office.threads,
+                        seconds=DIAGNOSE_SECONDS,
+                    )
                 )
-            )
+            except DatasetInvalid as error:
+                raise InvalidField(
+                    f"the gradients can't be looked at: {error.message}", field="window"
+                ) from error
         flow["step"] = checkpoint["step"]
         return pb.DiagnoseGradientsResponse(gradients=encode_flow(flow))
 

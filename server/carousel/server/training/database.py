@@ -8,8 +8,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
@@ -89,6 +87,9 @@ class Database:
 
     def _migrate(self, engine: Engine) -> None:
         """Apply what is missing; a second server that starts at the same time waits."""
+        from alembic import command  # it takes a moment to import, and is needed once
+        from alembic.config import Config
+
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         with self._alone(engine), engine.begin() as connection:

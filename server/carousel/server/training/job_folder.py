@@ -62,8 +62,12 @@ class JobFolder:
     def forget_to_stop(self) -> None:
         (self.path / "stop").unlink(missing_ok=True)
 
-    def forget_result(self) -> None:
-        shutil.rmtree(self.result, ignore_errors=True)
+    def forget_other_recipe(self, job: JobRecord) -> None:
+        """Remove a result that is of another recipe: the job was resumed for more steps."""
+        with contextlib.suppress(FileNotFoundError):
+            given = json.loads((self.path / "job.json").read_text())
+            if given["recipe"] != job.recipe:
+                shutil.rmtree(self.result, ignore_errors=True)
 
     def take_error(self) -> str:
         """What is wrong with the data, once; empty: nothing."""

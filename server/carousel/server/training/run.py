@@ -97,6 +97,7 @@ class Run:
             log.exception("jobs/%s failed", self.job.id)
             fault = error.message if isinstance(error, CarouselError) else f"a fault: {error!r}"
             with contextlib.suppress(Ended, LeaseLost, CarouselError):
+                await self._clear_up()
                 await self._end(FAILED, fault)
         finally:
             self._metrics.remove()
@@ -135,6 +136,7 @@ class Run:
     def _settle(self) -> None:
         """Find the process of an earlier server, or end what is left of it."""
         self._folder.make()
+        self._folder.forget_other_recipe(self.job)
         self._process = Process.find(self.job.pid, self.job.pid_start)
         if self._process is None:
             signal_all(self._folder.path, signal.SIGKILL)
@@ -146,6 +148,7 @@ class Run:
     async def _prepare(self) -> None:
         if self._process is None:
             source = await asyncio.to_thread(self._shop.folder.source, self.job)
+            await asyncio.to_thread(self._shop.folder.check_room, source.stat().st_size)
             command = preparing_command(source, self.job.format, self._folder.path)
             self._process = await self._start(command, PREPARING)
         while self._process.alive and not self._order:  # noqa: ASYNC110 (a process rings no bell)
