@@ -1,6 +1,7 @@
 """Tokenizers: text to ids and back; each is a frozen value in the model's config."""
 
 import codecs
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,9 +16,11 @@ class Decoder(Protocol):
 
     def feed(self, token: int) -> str:
         """The text that is complete with this id; raises TokenizerError for an id out of range."""
+        ...
 
     def rest(self) -> str:
         """What still waited: U+FFFD for a character that never became whole, or nothing."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +134,6 @@ class Subwords:
     @classmethod
     def learn(cls, texts: Iterable[str], vocabulary: int) -> "Subwords":
         """At most `vocabulary` tokens, the merges that shorten the texts most."""
-        import json
-
         from tokenizers.trainers import BpeTrainer
 
         trainer = BpeTrainer(

@@ -20,9 +20,9 @@ def write_csv(
     return path
 
 
-def write_parquet(folder: Path, columns: Mapping[str, object], **options: object) -> Path:
+def write_parquet(folder: Path, columns: Mapping[str, object]) -> Path:
     path = folder / "data.parquet"
-    pa_parquet.write_table(pa.table(dict(columns)), path, **options)
+    pa_parquet.write_table(pa.table(dict(columns)), path)
     return path
 
 

@@ -115,6 +115,7 @@ def test_a_column_of_letters_is_read_as_tokens(tmp_path: Path) -> None:
     columns = {"id": table["id"], "letter": letters, "kind": table["kind"]}
     task = TagTask(label_column="kind", sequence_column="id")
     corpus = prepare(write_parquet(tmp_path, columns), task, tmp_path / "corpus")
+    assert corpus.tokenizer is not None
     assert corpus.tokenizer == Characters("abé")
     assert corpus.tokenizer.decode(corpus.steps.tolist()) == "".join(letters)
     assert corpus.model_config({"embedding_size": 5}).input == Tokens(3, 5)

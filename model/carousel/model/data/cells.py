@@ -145,9 +145,9 @@ def plain(column: Any) -> Any:
     if pa.types.is_large_string(column.type):
         column = column.cast(pa.string())
     if pa.types.is_string(column.type):
-        column = pc.utf8_trim_whitespace(column)
-        missing = pc.is_in(column, pa.array(MISSING))
-        column = pc.if_else(missing, pa.scalar(None, pa.string()), column)
+        column = pc.call_function("utf8_trim_whitespace", [column])
+        missing = pc.call_function("is_in", [column], pc.SetLookupOptions(pa.array(MISSING)))
+        column = pc.call_function("if_else", [missing, pa.scalar(None, pa.string()), column])
     return column
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from carousel.model.data.archive import Archive
 from carousel.model.data.cells import TIMES, plain
@@ -148,7 +147,7 @@ class _Column:
         self._missing += missing
         if len(self._distinct) < MAX_DISTINCT and not pa.types.is_nested(column.type):
             # Of text, so that a guess that fails later changes nothing.
-            different = pc.unique(column).drop_null()[:MAX_DISTINCT].to_pylist()
+            different = column.unique().drop_null()[:MAX_DISTINCT].to_pylist()
             self._distinct.update(value for value in different if value == value)
 
     def result(self) -> ColumnStatistics:
