@@ -43,16 +43,18 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     train: Annotated[
-        float,
-        typer.Option(parser=seconds, metavar="DURATION", help="How long a model is trained."),
-    ] = TRAIN_SECONDS,
+        float | None,
+        typer.Option(
+            parser=seconds, metavar="DURATION", help="How long a model is trained; unset: a minute."
+        ),
+    ] = None,
 ) -> None:
     """See it work: a server, a model that learns, two clients, a fork, a forecast, the metrics."""
     stage = Stage()
     begin = time.monotonic()
     try:
         with stop_on_signals(), connection.reporting(as_json=False):
-            _play(stage, train)
+            _play(stage, train or TRAIN_SECONDS)
     except CannotStart as error:
         exits.leave(exits.CANNOT_START, str(error))
     stage.say(f"That was all, in {time.monotonic() - begin:.0f} seconds.")
