@@ -111,8 +111,7 @@ def test_a_full_disk_fails_the_job_and_tears_nothing(text_corpus: Corpus, tmp_pa
     last = events_of(job)[-1]
     assert last["type"] == "failed"
     assert last["message"].startswith("there is no room left on the disk")
-    whole = sorted(p.name for p in (job / "checkpoints").iterdir() if p.name.isdigit())
-    assert whole == before
+    assert sorted(path.name for path in (job / "checkpoints").iterdir()) == before
     # With room again it goes on from there.
     trainer, journal = learn(text_corpus, job, max_steps=12)
     assert journal.of("started")[0]["resumed_from"] == 8

@@ -16,6 +16,7 @@ from carousel.model.training import Trainer, make_network
 from carousel.model.training.averaging import Average
 from carousel.model.training.optimizer import Schedule
 from carousel.model.training.weight_dropping import dropping
+from carousel.model.training.workers import Workers
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_others(
@@ -193,3 +194,23 @@ def test_a_forget_gate_begins_as_the_recipe_says(text_corpus: Corpus) -> None:
 
 def test_a_trainer_needs_no_listener(text_corpus: Corpus, tmp_path: Path) -> None:
     assert Trainer(quick(text_corpus, max_steps=2), text_corpus, tmp_path).run() == "finished"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_gpu_learns_what_a_cpu_does_and_goes_on(
+    text_corpus: Corpus, tmp_path: Path, optimizer: str
+) -> None:
+    options = {"optimizer": optimizer, "learning_rate": 0.01, "max_steps": 20}
+    recipe = quick(text_corpus, **options)
+    cpu, _ = learn(text_corpus, tmp_path / "cpu", **options)
+    workers = Workers(device=torch.device("cuda"))
+    gpu = Trainer(recipe, text_corpus, tmp_path / "gpu", workers=workers)
+    assert gpu.run() == "finished"
+    assert gpu.best == pytest.approx(cpu.best, rel=1e-2)
+    longer = quick(text_corpus, **options | {"max_steps": 24})
+    assert Trainer(longer, text_corpus, gpu.folder, workers=workers).run() == "finished"
+    for name, value in cpu.network.state_dict().items():
+        ours = gpu.network.state_dict()[name].cpu()
+        torch.testing.assert_close(ours, value, rtol=0.02, atol=0.01)

@@ -47,11 +47,15 @@ class Snapshot:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir()
         workers.wait()
-        self._save_part(draft)
-        if workers.first:
-            self._save_shared(draft)
-        workers.wait()
-        size = trainer.checkpoints.seal(step, best=best) if workers.first else 0
+        try:
+            self._save_part(draft)
+            if workers.first:
+                self._save_shared(draft)
+            workers.wait()
+            size = trainer.checkpoints.seal(step, best=best) if workers.first else 0
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)  # leaves room to say that there was none
+            raise
         workers.wait()
         return size
 
