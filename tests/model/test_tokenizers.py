@@ -19,10 +19,12 @@ from carousel.model import (
     Tokenizer,
     TokenizerError,
     Tokens,
+    Words,
 )
 
 LEARNED = Subwords.learn(["the theme of the thesis\n", "naïve — 東京\n"] * 20, 300)
-ALL: list[Tokenizer] = [Characters("ab\n"), Bytes(), LEARNED]
+ALL: list[Tokenizer] = [Characters("ab\n"), Bytes(), LEARNED, Words(("ab", "c"))]
+NAMES = ["characters", "bytes", "subwords", "words"]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
@@ -55,7 +57,7 @@ def test_subwords_are_shorter_than_bytes() -> None:
     assert len(LEARNED.encode(text)) < len(text) / 2
 
 
-@pytest.mark.parametrize("tokenizer", ALL, ids=["characters", "bytes", "subwords"])
+@pytest.mark.parametrize("tokenizer", ALL, ids=NAMES)
 def test_a_config_carries_its_tokenizer_through_json(tokenizer: Tokenizer) -> None:
     size = len(tokenizer)
     config = ModelConfig(
@@ -72,7 +74,7 @@ def test_a_config_carries_its_tokenizer_through_json(tokenizer: Tokenizer) -> No
     assert again.tokenizer.encode("ab\n") == tokenizer.encode("ab\n")
 
 
-@pytest.mark.parametrize("tokenizer", ALL, ids=["characters", "bytes", "subwords"])
+@pytest.mark.parametrize("tokenizer", ALL, ids=NAMES)
 def test_ids_out_of_range_are_refused(tokenizer: Tokenizer) -> None:
     for wrong in (-1, len(tokenizer)):
         with pytest.raises(TokenizerError, match=f"between 0 and {len(tokenizer) - 1}"):
@@ -93,3 +95,18 @@ def test_half_a_character_is_refused(tokenizer: Tokenizer) -> None:
 def test_impossible_merges_are_refused(merges: Any) -> None:
     with pytest.raises(ConfigError, match="merge"):
         Subwords(merges)
+
+
+def test_words_have_blanks_between_and_one_id_for_what_is_not_known() -> None:
+    tokenizer = Words(("ab", "c"))
+    ids = tokenizer.encode(" c  ab\nxyz c")
+    assert ids == [2, 1, 0, 2]
+    assert tokenizer.decode(ids) == "c ab \ufffd c"
+    decoder = tokenizer.decoder()
+    assert "".join(decoder.feed(i) for i in ids) + decoder.rest() == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("words", ["ab", ["ab"], ("a b",), ("",), ("ab", "ab"), (1,)], ids=str)
+def test_impossible_words_are_refused(words: Any) -> None:
+    with pytest.raises(ConfigError, match="words must"):
+        Words(words)

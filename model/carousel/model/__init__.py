@@ -24,7 +24,7 @@ from carousel.model.ladder import Rung, climb
 from carousel.model.network import Network, Trace
 from carousel.model.sampling import SamplingOptions, sample
 from carousel.model.schema import StateSchema, TensorSpec
-from carousel.model.tokenizer import Bytes, Characters, Subwords, Tokenizer
+from carousel.model.tokenizer import Bytes, Characters, Subwords, Tokenizer, Words
 from carousel.model.weights import digest, load, load_config, save
 from carousel.model.zoo import shipped
 
@@ -55,6 +55,7 @@ __all__ = [
     "Tokens",
     "Trace",
     "WeightsError",
+    "Words",
     "climb",
     "digest",
     "load",

@@ -147,23 +147,59 @@ class Subwords:
         return cls(tuple(m if isinstance(m, str) else " ".join(m) for m in found))
 
 
-Tokenizer = Characters | Bytes | Subwords
-# The name of each in a config's JSON and in a task.
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What stands between blanks: `words[i]` has id i + 1, and id 0 is every other word."""
+
+    words: tuple[str, ...]
+    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        fine = isinstance(self.words, tuple) and all(isinstance(w, str) for w in self.words)
+        if not fine or not all(word.split() == [word] for word in self.words):
+            raise ConfigError(f"words must be strings without blanks, got {self.words!r:.80}")
+        ids = {word: i for i, word in enumerate(self.words, 1)}
+        if len(ids) != len(self.words):
+            raise ConfigError(f"words must not repeat, got {self.words!r:.80}")
+        object.__setattr__(self, "_ids", ids)
+
+    def __len__(self) -> int:
+        return len(self.words) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of the words, 0 for unknown ones."""
+        return [self._ids.get(word, 0) for word in text.split()]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The words with blanks between, U+FFFD for id 0; TokenizerError: out of range."""
+        return " ".join(("\ufffd", *self.words)[_checked(i, len(self))] for i in ids)
+
+    def decoder(self) -> Decoder:
+        """Decodes one id at a time."""
+        return _Whole(self)
+
+
+Tokenizer = Characters | Bytes | Subwords | Words
+# The name of each in a config's JSON.
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     "characters": Characters,
     "bytes": Bytes,
     "subwords": Subwords,
+    "words": Words,
 }
 
 
 class _Whole:
-    """Every id is whole characters by itself."""
+    """Every id is whole characters by itself; words have a blank between."""
 
-    def __init__(self, tokenizer: Characters) -> None:
+    def __init__(self, tokenizer: "Characters | Words") -> None:
         self._tokenizer = tokenizer
+        self._between = ""
 
     def feed(self, token: int) -> str:
-        return self._tokenizer.decode([token])
+        text = self._between + self._tokenizer.decode([token])
+        self._between = " " if isinstance(self._tokenizer, Words) else ""
+        return text
 
     def rest(self) -> str:
         return ""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.model.data.files import write_csv, write_parquet
 
-from carousel.model import Characters, Classifier, ConfigError, Tokens
+from carousel.model import Characters, Classifier, ConfigError, Tokens, Words
 from carousel.model.data import ClassifyTask, Corpus, DataError, TagTask, prepare
 from carousel.model.data import archive as archive_module
 
@@ -121,6 +121,25 @@ def test_a_column_of_letters_is_read_as_tokens(tmp_path: Path) -> None:
     assert corpus.model_config({"embedding_size": 5}).input == Tokens(3, 5)
 
 
+def test_a_column_of_words_is_read_as_tokens_and_rare_words_are_one(tmp_path: Path) -> None:
+    table = sequences()
+    words = [("north", "south")[i % 2] for i in range(300)]
+    columns = {"id": table["id"], "word": words, "kind": table["kind"]}
+    task = TagTask(label_column="kind", sequence_column="id", features=("word",))
+    plain = prepare(write_csv(tmp_path, columns), task, tmp_path / "a")
+    train, test = plain.segments["train"], plain.segments["test"]
+    words[train[0, 0]] = "once"
+    words[train[1, 0]] = words[train[2, 0]] = "twice"
+    words[test[0, 0]] = words[test[0, 0] + 1] = "later"
+    corpus = prepare(write_csv(tmp_path, columns), task, tmp_path / "b")
+    assert corpus.tokenizer == Words(("north", "south", "twice"))
+    assert corpus.vocabulary == 4
+    assert corpus.steps.tolist() == [
+        {"north": 1, "south": 2, "twice": 3}.get(word, 0) for word in words
+    ]
+    assert corpus.tokenizer.encode("south later  north") == [2, 0, 1]
+
+
 def test_statistics_know_nothing_of_held_out_sequences(tmp_path: Path) -> None:
     table = sequences()
     corpus = prepare(write_csv(tmp_path, table), CLASSIFY, tmp_path / "a")
@@ -194,11 +213,11 @@ WITH_TIME = ClassifyTask(
             "there is no column 'name'",
         ),
         (
-            sequences(),
+            edited("id", 9, "a b"),
             TagTask(label_column="kind", features=("id",)),
             None,
             "id",
-            "tokens when every cell is one character, got 's0'",
+            "a token must have no blanks in it, got 'a b'",
         ),
     ],
 )

@@ -17,11 +17,11 @@ from carousel.model.data.segments import (
     split_sequences,
     whole_sequences,
 )
-from carousel.model.data.statistics import fill_missing, normalization_of
+from carousel.model.data.statistics import fill_missing, normalization_of, scored_rows
 from carousel.model.data.tables import Table
 from carousel.model.data.tasks import ClassifyTask, TagTask
 from carousel.model.errors import ConfigError, DataError
-from carousel.model.tokenizer import Characters
+from carousel.model.tokenizer import Characters, Words
 
 
 def prepare_labelled(
@@ -61,7 +61,9 @@ def prepare_labelled(
         normalization = normalization_of(writer.map("steps"), segments["train"], columns)
         if rows.missing.any():
             fill_missing(writer, rows.starts, normalization.mean, 0)
-    tokenizer = _tokens(writer, rows.values["token"], text) if text else None
+    tokenizer = None
+    if text:
+        tokenizer = _tokens(writer, rows.values["token"], segments["train"], text)
     if isinstance(task, ClassifyTask):
         writer.append("targets", targets)
         writer.drop("label")
@@ -183,17 +185,29 @@ def _label_of_each(steps: Array, rows: Rows, labels: tuple[str, ...], task: Clas
     return label
 
 
-def _tokens(writer: CorpusWriter, values: tuple[str, ...], column: str) -> Characters:
-    """Turn the codes of a column of text into the ids of a tokenizer."""
-    long = next((value for value in values if len(value) > 1), None)
-    if long is not None:
-        raise DataError(
-            f"text is read as tokens when every cell is one character, got {long!r:.80}",
-            column=column,
-        )
-    tokenizer = Characters("".join(sorted(values)))
-    dtype = np.min_scalar_type(len(tokenizer) - 1)
-    _recode(writer, "token", np.array(tokenizer.encode("".join(values)), dtype))
+def _tokens(
+    writer: CorpusWriter, values: tuple[str, ...], train: Array, column: str
+) -> Characters | Words:
+    """Turn the codes of a column of text into the ids of a tokenizer.
+
+    Words that stand in the training part less than twice are one and the same, so that something is
+    learned about a word that is not known.
+    """
+    blank = next((value for value in values if value.split() != [value]), None)
+    if blank is not None:
+        raise DataError(f"a token must have no blanks in it, got {blank!r:.80}", column=column)
+    tokenizer: Characters | Words
+    if max(map(len, values)) == 1:
+        tokenizer = Characters("".join(sorted(values)))
+        ids = tokenizer.encode("".join(values))
+    else:
+        codes, seen = writer.map("token"), np.zeros(len(values), np.int64)
+        for i in range(0, len(codes), CHUNK):
+            here = codes[i : i + CHUNK][scored_rows(train, i, i + CHUNK, len(codes))]
+            seen += np.bincount(here, minlength=len(values))
+        tokenizer = Words(tuple(sorted(np.array(values, object)[seen > 1].tolist())))
+        ids = tokenizer.encode(" ".join(values))
+    _recode(writer, "token", np.array(ids, np.min_scalar_type(len(tokenizer) - 1)))
     writer.rename("token", "steps")
     return tokenizer
 

@@ -22,10 +22,8 @@ def normalization_of(steps: Array, train: Array, names: Sequence[str]) -> Normal
     count, mean, squares = np.zeros(size), np.zeros(size), np.zeros(size)
     low, high = np.full(size, np.inf), np.full(size, -np.inf)
     for i in range(0, len(steps), CHUNK):
-        rows = np.arange(i, min(i + CHUNK, len(steps)))
-        segment = np.searchsorted(train[:, 1], rows, "right") - 1
-        inside = (segment >= 0) & (rows < train[segment, 2])
-        values = steps[i : i + CHUNK][inside].astype(np.float64)
+        values = steps[i : i + CHUNK][scored_rows(train, i, i + CHUNK, len(steps))]
+        values = values.astype(np.float64)
         here = ~np.isnan(values)
         n = here.sum(axis=0)
         # Sums of chunks are merged as in Chan, Golub & LeVeque (1983).
@@ -76,6 +74,14 @@ def changes_of(steps: Array, train: Array, targets: int, horizon: int) -> Normal
     if not (spread > 0).all():
         return None
     return Normalization(tuple(means.ravel().tolist()), tuple(np.tile(spread, horizon).tolist()))
+
+
+def scored_rows(segments: Array, begin: int, end: int, count: int) -> Array:
+    """Which of the rows begin to end, at most `count`, lie in a segment: bool."""
+    rows = np.arange(begin, min(end, count))
+    segment = np.searchsorted(segments[:, 1], rows, "right") - 1
+    inside: Array = (segment >= 0) & (rows < segments[segment, 2])
+    return inside
 
 
 def fill_missing(writer: CorpusWriter, starts: Array, means: Sequence[float], targets: int) -> None:

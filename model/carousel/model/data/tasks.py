@@ -7,7 +7,9 @@ from typing import Any
 from carousel.model.checks import alternative, integer, tagged
 from carousel.model.config import MAX_SIZE, MAX_VOCABULARY
 from carousel.model.errors import ConfigError
-from carousel.model.tokenizer import BYTES, TOKENIZERS
+from carousel.model.tokenizer import BYTES
+
+TOKENIZATIONS = ("characters", "bytes", "subwords")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +21,10 @@ class LanguageModelTask:
     document_separator: str = ""
 
     def __post_init__(self) -> None:
-        if self.tokenization not in TOKENIZERS:
+        if self.tokenization not in TOKENIZATIONS:
             raise ConfigError(
-                f"tokenization must be one of {', '.join(TOKENIZERS)}, got {self.tokenization!r}"
+                f"tokenization must be one of {', '.join(TOKENIZATIONS)}, "
+                f"got {self.tokenization!r:.80}"
             )
         integer("vocabulary", self.vocabulary, BYTES + 1, MAX_VOCABULARY)
         _text("document_separator", self.document_separator)

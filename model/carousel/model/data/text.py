@@ -114,10 +114,12 @@ def encode(tokenizer: Tokenizer, text: str, dtype: Any) -> Array:
     """The ids of a text [N], faster than one character at a time."""
     if isinstance(tokenizer, Bytes):
         return np.frombuffer(text.encode(), np.uint8)
-    if isinstance(tokenizer, Subwords):
-        return np.array([i for line in LINES.findall(text) for i in tokenizer.encode(line)], dtype)
-    known, points = (np.frombuffer(t.encode("utf-32-le"), "<u4") for t in (tokenizer.symbols, text))
-    return np.searchsorted(known, points).astype(dtype)
+    if isinstance(tokenizer, Characters):
+        known, points = (
+            np.frombuffer(t.encode("utf-32-le"), "<u4") for t in (tokenizer.symbols, text)
+        )
+        return np.searchsorted(known, points).astype(dtype)
+    return np.array([i for line in LINES.findall(text) for i in tokenizer.encode(line)], dtype)
 
 
 def _survey(path: Path, piece: int) -> tuple[str, int]:
