@@ -132,6 +132,7 @@ def test_a_column_of_words_is_read_as_tokens_and_rare_words_are_one(tmp_path: Pa
     words[train[1, 0]] = words[train[2, 0]] = "twice"
     words[test[0, 0]] = words[test[0, 0] + 1] = "later"
     corpus = prepare(write_csv(tmp_path, columns), task, tmp_path / "b")
+    assert corpus.tokenizer is not None
     assert corpus.tokenizer == Words(("north", "south", "twice"))
     assert corpus.vocabulary == 4
     assert corpus.steps.tolist() == [
@@ -201,7 +202,7 @@ WITH_TIME = ClassifyTask(
         (
             {**sequences(), "kind": ["cat"] * 150 + ["dog"] * 140 + ["emu"] * 10},
             TagTask(label_column="kind", features=("x",)),
-            None,
+            291,
             "kind",
             "label 'emu' is in the test part, but never in the training part",
         ),

@@ -148,7 +148,7 @@ def prepare_archive(
     writer = CorpusWriter(folder)
     vocabulary, missing = _write_steps(archive, writer)
     segments = split_labelled(starts, codes, edges, seed)
-    check_labels(segments, starts, codes, labels, column="y")
+    check_labels(segments, starts, codes, labels, column="y", row=lambda place: place + 1)
     normalization = None
     inputs: tuple[str, ...] = ("x",)
     if not vocabulary:

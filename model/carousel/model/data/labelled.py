@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def prepare_labelled(
         targets = _label_of_each(targets, rows, labels, task)
     times = writer.map("time")[rows.starts[:-1]] if task.time_column else None
     segments = split_labelled(rows.starts, targets, edges, seed, times=times)
-    check_labels(segments, rows.starts, targets, labels, column=task.label_column)
+    check_labels(segments, rows.starts, targets, labels, column=task.label_column, row=rows.row)
     normalization = None
     if columns:
         normalization = normalization_of(writer.map("steps"), segments["train"], columns)
@@ -127,23 +128,28 @@ def check_labels(
     labels: tuple[str, ...],
     *,
     column: str,
+    row: Callable[[int], int],
 ) -> None:
-    """Raise DataError when a label that is to be told was never to be learned."""
+    """Raise DataError when a label that is to be told was never to be learned.
 
-    def inside(split: str) -> set[int]:
-        rows = segments[split]
-        if len(targets) == len(starts) - 1:
-            found = targets[np.searchsorted(starts, rows[:, 0], "right") - 1]
-            return set(np.unique(found).tolist())
-        return {int(v) for _, scored, end in rows for v in np.unique(targets[scored:end])}
-
-    known = inside("train")
-    for split in SPLITS[1:]:
-        for label in sorted(inside(split) - known):
-            raise DataError(
-                f"label {labels[label]!r} is in the {split} part, but never in the training part",
-                column=column,
-            )
+    `row` gives the number of the row that has a place within the steps.
+    """
+    whole = len(targets) == len(starts) - 1
+    known = np.zeros(len(labels), bool)
+    for split in SPLITS:
+        for begin, scored, end in segments[split].tolist():
+            first = int(np.searchsorted(starts, begin)) if whole else scored
+            here = targets[first : first + 1] if whole else targets[scored:end]
+            if split == "train":
+                known[here] = True
+            elif not known[here].all():
+                place = int(np.argmin(known[here]))
+                raise DataError(
+                    f"label {labels[here[place]]!r} is in the {split} part, "
+                    "but never in the training part",
+                    row=row(scored + place),
+                    column=column,
+                )
 
 
 def _columns(table: Table, task: ClassifyTask | TagTask) -> tuple[tuple[str, ...], str]:

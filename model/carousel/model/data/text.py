@@ -18,8 +18,8 @@ from carousel.model.errors import DataError
 from carousel.model.tokenizer import Bytes, Characters, Subwords, Tokenizer
 
 PIECE = 1 << 20
-# A line longer than this is encoded in parts.
-LONGEST_LINE = 1 << 16
+# A line longer than this is encoded in parts: the work on a word grows with its square.
+LONGEST_LINE = 1 << 12
 LINES = re.compile(rf"[^\n]{{0,{LONGEST_LINE - 1}}}\n|[^\n]{{1,{LONGEST_LINE}}}")
 # Subwords are learned from at most so many characters of the training part.
 LEARN_FROM = 1 << 26
