@@ -68,6 +68,27 @@ def test_predict_reads_csv_and_numpy_alike(inside: Command, tmp_path: Path) -> N
     assert last["first_steps"] == [3, 1]
 
 
+def test_predict_picks_columns_and_sequences_of_a_table(inside: Command, tmp_path: Path) -> None:
+    plain, table = tmp_path / "plain.csv", tmp_path / "table.csv"
+    plain.write_text("1,2,3\n4,5,6\n\n7,8,9\n")
+    table.write_text("who,c,note,a,b\nx,3,n,1,2\ny,9,n,7,8\nx,6,n,4,5\n")
+    columns = ("--column", "a", "--column", "b", "--column", "c")
+    picked = inside("predict", "tiny", table, *columns, "--sequence", "who", "--csv")
+    assert picked.out == inside("predict", "tiny", plain, "--csv").out
+    assert picked.out.count("\n") == 4
+    wrong = inside("predict", "tiny", table, "--column", "d")
+    assert wrong.code == 1
+    assert "there is no column 'd', there are who, c, note, a, b" in wrong.err
+
+
+def test_predict_reads_what_jobs_learn_from(inside: Command, tmp_path: Path) -> None:
+    x = np.arange(9, dtype=np.float32).reshape(3, 3)
+    np.savez(tmp_path / "data.npz", x=x, starts=np.array([0, 2, 3]), y=np.array([0, 1]))
+    np.savez(tmp_path / "plain.npz", one=x[:2], two=x[2:])
+    answers = [inside("predict", "tiny", tmp_path / f"{n}.npz", "--csv") for n in ("data", "plain")]
+    assert answers[0].out == answers[1].out != ""
+
+
 def test_predict_takes_text_for_tokens(inside: Command) -> None:
     done = inside("predict", "writer", "-", "--json", stdin="abc\n").json
     assert np.shape(done["outputs"][0]) == (3, 28)

@@ -187,7 +187,9 @@ def test_the_outcome_says_what_to_do_next() -> None:
     missed = replace(JOB, state=JobState.SUCCEEDED, state_message="it is worse than stable")
     assert "worse than stable" in run.outcome(missed)
     assert "carousel jobs promote abc" in run.outcome(missed)
-    assert "carousel jobs resume abc" in run.outcome(replace(JOB, state=JobState.CANCELLED))
+    stopped = replace(JOB, state=JobState.CANCELLED, checkpoint_step=7)
+    assert run.outcome(stopped) == "abc was cancelled; carousel jobs resume abc lets it go on"
+    assert run.outcome(replace(JOB, state=JobState.FAILED)) == "abc has failed"
 
 
 def test_the_figure_is_a_png_and_an_svg(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,20 +22,27 @@ if TYPE_CHECKING:
 Sequences = "list[npt.NDArray[np.generic]]"
 
 
-def read(path: Path, config: ModelConfig, columns: Sequence[str] = ()) -> list[Any]:
+def read(
+    path: Path, config: ModelConfig, columns: Sequence[str] = (), sequence: str | None = None
+) -> list[Any]:
     """The sequences of one file, each [T, D] features or [T] tokens; `-` is standard input.
 
-    .npy holds one sequence, or [N, T, D] features of N; .npz one in each array. Else it is text:
+    .npy holds one sequence, or [N, T, D] features of N; .npz a dataset with `x` and perhaps
+    `starts`, as jobs learn from, or else a sequence in each array. Everything else is text:
     for a model of tokens the text itself is the sequence, for a model of features it is CSV, a
-    step a line, with blank lines between sequences.
+    step a line, with blank lines between sequences. Of a table with a heading `columns` picks
+    what is read, and the column `sequence` says which sequence a row is of.
     """
     if path.suffix in (".npy", ".npz"):
         return _from_numpy(path, config)
     text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    if config.input_type == "tokens" and (columns or sequence):
+        blocks = _of_table(text, columns, sequence)
+        return [encode("\n".join(block), config) for block in blocks]
     if config.input_type == "tokens":
         # An editor ends a file with a newline that nobody typed.
         return [encode(text.removesuffix("\n"), config)]
-    return [features(block, config) for block in _blocks(_picked(text, columns))]
+    return [features(block, config) for block in _blocks(text, columns, sequence)]
 
 
 def _from_numpy(path: Path, config: ModelConfig) -> list[Any]:
@@ -43,30 +51,24 @@ def _from_numpy(path: Path, config: ModelConfig) -> list[Any]:
     loaded = np.load(path, allow_pickle=False)
     if path.suffix == ".npz":
         with loaded:
+            if "x" in loaded.files:
+                return _from_archive(loaded)
             return [loaded[name] for name in loaded.files]
     deep = 2 if config.input_type == "tokens" else 3
     return list(loaded) if loaded.ndim == deep else [loaded]
 
 
-def _picked(text: str, columns: Sequence[str]) -> str:
-    """Only these columns of CSV, in this order, without the heading."""
-    if not columns:
-        return text
-    lines = text.splitlines()
-    header = next(csv.reader(lines), [])
-    for column in columns:
-        if column not in header:
-            raise InputMismatch(f"there is no column {column!r}, there are {', '.join(header)}")
-    places = [header.index(column) for column in columns]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    for line in lines[1:]:  # one by one: blank lines between sequences stay
-        row = next(csv.reader([line]), [])
-        writer.writerow([row[place] if place < len(row) else "" for place in places] if row else [])
-    return out.getvalue()
+def _from_archive(arrays: Any) -> list[Any]:
+    """The sequences of a dataset: `x` [N, D] cut by `starts` [S + 1], or `x` [S, T, D]."""
+    x = arrays["x"]
+    if "starts" not in arrays.files:
+        return list(x) if x.ndim == 3 else [x]
+    return [x[begin:end] for begin, end in itertools.pairwise(arrays["starts"])]
 
 
-def _blocks(text: str) -> list[list[str]]:
+def _blocks(text: str, columns: Sequence[str], sequence: str | None) -> list[list[str]]:
+    if columns or sequence:
+        return _of_table(text, columns, sequence)
     blocks: list[list[str]] = [[]]
     for line in text.splitlines():
         if line.strip():
@@ -74,6 +76,21 @@ def _blocks(text: str) -> list[list[str]]:
         elif blocks[-1]:
             blocks.append([])
     return [block for block in blocks if block]
+
+
+def _of_table(text: str, columns: Sequence[str], sequence: str | None) -> list[list[str]]:
+    """Only these columns, all but `sequence` when there are none, a block a sequence."""
+    rows = csv.DictReader(io.StringIO(text), restval="")
+    header = rows.fieldnames or []
+    for column in (*columns, *([sequence] if sequence else [])):
+        if column not in header:
+            raise InputMismatch(f"there is no column {column!r}, there are {', '.join(header)}")
+    chosen = columns or [column for column in header if column != sequence]
+    blocks: dict[str, list[str]] = {}
+    for row in rows:
+        block = blocks.setdefault(row[sequence] if sequence else "", [])
+        block.append(",".join(row[column] for column in chosen))
+    return list(blocks.values())
 
 
 def features(lines: Iterable[str], config: ModelConfig) -> npt.NDArray[np.float32]:
@@ -94,15 +111,24 @@ def features(lines: Iterable[str], config: ModelConfig) -> npt.NDArray[np.float3
 
 
 def encode(text: str, config: ModelConfig) -> npt.NDArray[np.int64]:
-    """Text as [T] tokens, through the tokenizer in the model's config."""
+    """Text as [T] tokens, through the tokenizer in the model's config, if it is a plain one."""
     import numpy as np
 
     tokenizer = json.loads(config.json).get("tokenizer") or {}
+    kind = tokenizer.get("type", "characters")
+    if kind == "bytes":
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+    if kind == "words":  # 0 is every word that was not learned
+        known = {word: number for number, word in enumerate(tokenizer["words"], start=1)}
+        return np.asarray([known.get(word, 0) for word in text.split()], np.int64)
     symbols = tokenizer.get("symbols")
-    if not symbols:
-        raise NoTokenizer(
-            "the model has no tokenizer: give token numbers, as .npy of whole numbers"
+    if kind != "characters" or not symbols:
+        has = (
+            f"a tokenizer of {kind}, which the server alone applies"
+            if tokenizer
+            else "no tokenizer"
         )
+        raise NoTokenizer(f"the model has {has}: give token numbers, as .npy of whole numbers")
     ids = {symbol: number for number, symbol in enumerate(symbols)}
     unknown = next((c for c in text if c not in ids), None)
     if unknown is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from carousel.cli.quantities import count, size, span
 
 if TYPE_CHECKING:
-    from carousel.client import Evaluation, JobEvent, Progress
+    from carousel.client import Evaluation, JobEvent, JobState, Progress
 
 _SHOWN_METRICS = 3
 _VERBS = {"succeeded": "has", "failed": "has", "cancelled": "was"}
@@ -26,7 +26,7 @@ def _words(event: JobEvent) -> str:
     match event.what:
         case JobState() as state:
             again = f", attempt {event.attempt}" if event.attempt > 1 else ""
-            return f"the job {_VERBS.get(state, 'is')} {state}{again}"
+            return f"the job {became(state)}{again}"
         case Progress() as now:
             of = f" of {count(now.max_steps)}" if now.max_steps else ""
             return f"step {count(now.step)}{of}: {', '.join(progress(now))}"
@@ -39,6 +39,11 @@ def _words(event: JobEvent) -> str:
             return f"step {count(found.step)}, checkpoint: {size(found.size_bytes)}{best}"
         case JobWarning(message):
             return f"warning: {message}"
+
+
+def became(state: JobState) -> str:
+    """`is running`, `has failed`, `was cancelled`."""
+    return f"{_VERBS.get(state, 'is')} {state}"
 
 
 def progress(now: Progress) -> Iterator[str]:

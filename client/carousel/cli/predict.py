@@ -36,7 +36,14 @@ def predict(
     ] = False,
     column: Annotated[
         list[str] | None,
-        typer.Option(help="Column of a CSV with a heading, in the model's order; once for each."),
+        typer.Option(
+            metavar="COLUMN",
+            help="Column of a CSV with a heading, in the model's order; once for each.",
+        ),
+    ] = None,
+    sequence: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column that says which sequence a row is of."),
     ] = None,
     as_csv: Csv = False,
 ) -> Outputs:
@@ -45,11 +52,11 @@ def predict(
 
     version = client.get_version(model)
     sequences = [
-        sequence for file in files for sequence in inputs.read(file, version.config, column or ())
+        one for file in files for one in inputs.read(file, version.config, column or (), sequence)
     ]
     if last:
         rows = [row[None] for row in client.predict(version.name, sequences, outputs="last")]
-        begins = [len(sequence) - 1 for sequence in sequences]
+        begins = [len(one) - 1 for one in sequences]
     else:
         rows = client.predict(version.name, sequences)
         begins = [0] * len(rows)

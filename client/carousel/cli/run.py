@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from carousel.cli import exits, job_live, job_views
+from carousel.cli import exits, job_lines, job_live, job_views
 from carousel.cli.job_history import History
 from carousel.cli.output import console
 
@@ -100,7 +100,10 @@ def outcome(job: Job) -> str:
             f"{job.id} has ended and made no version{why}\n"
             f"carousel jobs promote {job.id} --model MODEL makes one all the same"
         )
-    return f"{job.id} is {job.state}; carousel jobs resume {job.id} lets it go on"
+    ended = f"{job.id} {job_lines.became(job.state)}"
+    if not job.checkpoint_step:
+        return ended
+    return f"{ended}; carousel jobs resume {job.id} lets it go on"
 
 
 def detached(job: Job) -> str:

@@ -136,7 +136,7 @@ def _show(made: "run.Run | Job") -> Any:
 
 def use(job: "Job", dataset: "Dataset", path: Path, model: str) -> str:
     """The command that uses the version which the job made."""
-    from carousel.client import LanguageModel, Tag
+    from carousel.client import Forecast, LanguageModel, Tag
 
     task = job.recipe.task
     if isinstance(task, LanguageModel):
@@ -144,6 +144,8 @@ def use(job: "Job", dataset: "Dataset", path: Path, model: str) -> str:
     words = ["carousel", "predict", model, str(path)]
     if path.suffix == ".csv":
         words += [word for column in _columns(job, dataset) for word in ("--column", column)]
+        group = task.group_column if isinstance(task, Forecast) else task.sequence_column
+        words += ["--sequence", group] if group else []
     if not isinstance(task, Tag):
         words.append("--last")
     return shlex.join(words)
@@ -160,8 +162,9 @@ def _columns(job: "Job", dataset: "Dataset") -> list[str]:
     if task.features:
         return [*targets, *task.features]
     other = (*targets, task.time_column, *_marks(task))
-    numbers = [column.name for column in dataset.columns if column.mean is not None]
-    return [*targets, *(column for column in numbers if column not in other)]
+    left = [column for column in dataset.columns if column.name not in other]
+    numbers = [column.name for column in left if column.mean is not None]
+    return [*targets, *(numbers or [column.name for column in left])]
 
 
 def _marks(task: Any) -> tuple[str | None, ...]:

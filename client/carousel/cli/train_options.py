@@ -27,7 +27,8 @@ def options(
         str | None,
         _option(
             _TASK,
-            help="text, forecast, classify or tag; unset: guessed from the file and the options.",
+            help="text, forecast, classify or tag. Unset: a text is text, --target makes a forecast, "
+            "--label with --sequence a label for each sequence, else for each step.",
         ),
     ] = None,
     targets: Annotated[
