@@ -27,8 +27,8 @@ def options(
         str | None,
         _option(
             _TASK,
-            help="text, forecast, classify or tag. Unset: a text is text, --target makes a forecast, "
-            "--label with --sequence a label for each sequence, else for each step.",
+            help="text, forecast, classify or tag. Unset: --target makes a forecast, --label with "
+            "--sequence a label for each sequence, alone one for each step; else it is text.",
         ),
     ] = None,
     targets: Annotated[
