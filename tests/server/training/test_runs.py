@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def test_a_cancelled_job_keeps_a_checkpoint_and_goes_on_from_it(training: Traini
 def test_a_killed_process_is_started_again_and_goes_on(
     training: Training, trainer: RunningServer
 ) -> None:
-    training.create("killed", recipe=recipe(max_steps=2000, evaluate_every=1000))
+    training.create("killed", recipe=recipe(max_steps=1000, evaluate_every=500))
     checkpoint = training.until("killed", "checkpoint")
     assert signal_all(folder_of(trainer, "killed"), signal.SIGKILL) == 1
     events = list(training.watch("killed", after=checkpoint.sequence))
@@ -123,12 +124,21 @@ def test_a_killed_process_is_started_again_and_goes_on(
     )
     assert any("started again" in event.warning for event in events)
     assert training.get("killed").attempts == 2
-    assert training.get("killed").progress.step == 2000
+    assert training.get("killed").progress.step == 1000
 
 
-def test_several_workers_share_a_job(training: Training) -> None:
-    training.create("pair", workers=2, recipe=recipe(batch_size=4))
-    assert training.finish("pair").state == training_pb2.JOB_STATE_SUCCEEDED
+def test_workers_that_lost_their_head_are_ended_and_started_again(
+    training: Training, trainer: RunningServer
+) -> None:
+    training.create(
+        "pair", workers=2, recipe=recipe(max_steps=1000, evaluate_every=500, batch_size=4)
+    )
+    checkpoint = training.until("pair", "checkpoint")
+    os.kill(trainer.server.office.jobs.get("pair").pid, signal.SIGKILL)  # torchrun alone
+    events = list(training.watch("pair", after=checkpoint.sequence))
+    assert states(events) == ["succeeded"]
+    assert training.get("pair").attempts == 2
+    assert signal_all(folder_of(trainer, "pair"), signal.SIGKILL) == 0
 
 
 def test_a_watch_shows_signs_of_life(training: Training, trainer: RunningServer) -> None:

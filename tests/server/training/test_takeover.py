@@ -63,7 +63,7 @@ def test_a_job_outlives_its_server_and_the_next_one_adopts_it(
 def test_a_server_that_is_drained_hands_its_job_to_the_next(start: Start) -> None:
     first, training = start()
     training.upload(FOX, name="fox.txt", id="fox")
-    training.create("job", recipe=recipe(max_steps=3000, evaluate_every=1500))
+    training.create("job", recipe=recipe(max_steps=2000, evaluate_every=1000))
     seen = training.until("job", "progress")
     first.loop.call_soon_threadsafe(first.server.drain, 30)
     first.join()
@@ -74,5 +74,5 @@ def test_a_server_that_is_drained_hands_its_job_to_the_next(start: Start) -> Non
     kinds = [event.WhichOneof("event") for event in events]
     assert "checkpoint" in kinds[: kinds.index("state")]  # before it was queued again
     job = training.get("job")
-    assert job.progress.step == 3000
+    assert job.progress.step == 2000
     assert job.attempts == 2

@@ -55,13 +55,14 @@ class TrainingMetrics:
             self.jobs.labels(state).set(number)
 
     def job(self, job: JobRecord) -> JobMetrics:
-        return JobMetrics(self, job.id, job.model or NO_MODEL)
+        return JobMetrics(self, job)
 
 
 class JobMetrics:
     """What one job's events add; `remove` when it lives no more."""
 
-    def __init__(self, metrics: TrainingMetrics, job: str, model: str) -> None:
+    def __init__(self, metrics: TrainingMetrics, job: JobRecord) -> None:
+        model = job.model or NO_MODEL
         self._gauges = (
             metrics.loss,
             metrics.gradient_norm,
@@ -69,9 +70,10 @@ class JobMetrics:
             metrics.horizon,
             metrics.checkpoint,
         )
-        self._job = job
+        self._job = job.id
+        self._recipe = job.recipe
         self._loss, self._norm, self._clipped, self._horizon, self._checkpoint = (
-            gauge.labels(job) for gauge in self._gauges
+            gauge.labels(job.id) for gauge in self._gauges
         )
         self._checkpoint.set(time.time())  # the age of a job without one counts from its start
         self._steps = metrics.steps.labels(model)
@@ -102,8 +104,14 @@ class JobMetrics:
         steps, seconds = event["step"] - before["step"], event["time"] - before["time"]
         self._steps.inc(steps)
         self._step_seconds.observe(max(seconds, 0.0) / steps)
-        self._tokens.inc(max(seconds, 0.0) * _number(event["steps_per_second"]))
+        self._tokens.inc(self._learned(steps, seconds, event))
         self._nonfinite.inc(max(0, event["nonfinite_steps"] - before["nonfinite_steps"]))
+
+    def _learned(self, steps: int, seconds: float, event: Object) -> float:
+        """Sequence steps in so many updates; of whole sequences, which differ, by their speed."""
+        if self._recipe["task"]["type"] in ("language_model", "forecast"):
+            return float(steps * self._recipe["batch_size"] * self._recipe["window"])
+        return max(seconds, 0.0) * _number(event["steps_per_second"])
 
     def remove(self) -> None:
         for gauge in self._gauges:

@@ -13,8 +13,8 @@ from carousel.server.training.datasets import Datasets
 from carousel.server.training.jobs import Jobs
 from carousel.server.training.leases import Leases
 from carousel.server.training.promotion import Loader, Promotion
-from carousel.server.training.run import Workshop
 from carousel.server.training.supervisor import Supervisor
+from carousel.server.training.workshop import Workshop
 
 
 class Office:

@@ -36,6 +36,12 @@ class Process:
             return self.child.poll() is None
         return _start_of(self.pid) == self.start
 
+    def signal(self, number: signal.Signals) -> None:
+        """To itself alone; harmless when it is gone."""
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
     @classmethod
     def find(cls, pid: int, start: int) -> Process | None:
         """One that an earlier server started; None when it is gone."""
@@ -100,7 +106,10 @@ def yield_to_server(pid: int) -> None:
 
 
 def signal_all(folder: Path, number: signal.Signals) -> int:
-    """Send a signal to every process of the job in this folder; returns how many there were."""
+    """Send a signal to every process of the job in this folder; returns how many there were.
+
+    One that was started this very moment may be missed: it has no environment yet.
+    """
     mark, found = f"{MARK}={folder}".encode(), 0
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():

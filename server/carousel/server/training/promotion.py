@@ -16,6 +16,7 @@ from carousel.errors import CarouselError, VersionExists
 from carousel.model import digest
 from carousel.server.names import ModelRef
 from carousel.server.store import DEFAULT_ALIAS, ModelStore
+from carousel.server.training.records import JobRecord, Object
 from carousel.server.uploads import to_end
 from carousel.server.version import StoredVersion
 
@@ -89,3 +90,13 @@ class Promotion:
                 lambda: self._store.set_alias(version.model, alias, version.number), final=True
             )
         log.info("%s was promoted", version.name, extra={"alias": alias})
+
+
+def why_not(job: JobRecord, finished: Object) -> str:
+    """Why a job's result does not become a version, for people."""
+    if not finished or job.evaluation is None:
+        return "not promoted: it could not be held against the version in service"
+    return (
+        f"not promoted: its test loss, {job.evaluation['loss']:.4g}, is not below that of the "
+        f"version in service, {finished['baseline_loss']:.4g}, by {job.margin or 0:.0%} of it"
+    )

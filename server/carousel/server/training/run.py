@@ -12,19 +12,15 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeVar
 
 from sqlalchemy.orm import Session
 
 from carousel.errors import CarouselError, Unavailable
 from carousel.server.training import events
-from carousel.server.training.bells import Bells
-from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.job_folder import JobFolder
 from carousel.server.training.jobs import change_state
-from carousel.server.training.leases import LeaseLost, Leases
-from carousel.server.training.metrics import TrainingMetrics
+from carousel.server.training.leases import LeaseLost
 from carousel.server.training.process import (
     Process,
     preparing_command,
@@ -32,18 +28,19 @@ from carousel.server.training.process import (
     start,
     training_command,
 )
-from carousel.server.training.promotion import Promotion
+from carousel.server.training.promotion import why_not
 from carousel.server.training.records import (
     CANCELLED,
     CANCELLING,
+    ENDED,
     FAILED,
     PREPARING,
     QUEUED,
     RUNNING,
     SUCCEEDED,
     JobRecord,
-    Object,
 )
+from carousel.server.training.workshop import Workshop
 from carousel.server.uploads import to_end
 
 LOOK_SECONDS = 0.25
@@ -52,19 +49,6 @@ MAX_FRUITLESS = 4  # starts in a row that brought no checkpoint
 
 T = TypeVar("T")
 log = logging.getLogger("carousel.training")
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """What every run needs of its server."""
-
-    leases: Leases
-    folder: DataFolder
-    promotion: Promotion
-    metrics: TrainingMetrics
-    bells: Bells
-    threads: int
-    grace: float
 
 
 class Ended(Exception):
@@ -109,6 +93,7 @@ class Run:
     def leave(self, grace: float) -> None:
         """The server goes: end the process, so that the next server can go on."""
         self._ask("leave", grace)
+        self._deadline = min(self._deadline, time.monotonic() + grace)
 
     def lose(self) -> None:
         """The lease is gone, and the process is somebody else's."""
@@ -120,13 +105,14 @@ class Run:
         return str(self.job.said["type"]) if self.job.said else ""
 
     def _ask(self, order: Literal["cancel", "leave"], grace: float) -> None:
-        if self._order in ("", "cancel") and self._order != order:
+        if not self._order:
             self._order = order
             self._deadline = time.monotonic() + grace
             self._folder.ask_to_stop()
 
     async def _live(self) -> None:
         await asyncio.to_thread(self._settle)
+        await self._catch_up()
         while not self._folder.corpus.exists():
             await self._prepare()
         while not self._folder.result.exists():
@@ -144,6 +130,13 @@ class Run:
             self._deadline = time.monotonic() + self._shop.grace
         if self.job.state == CANCELLING:
             self.cancel()
+
+    async def _catch_up(self) -> None:
+        """Hear what the process said while no server listened; it may have ended meanwhile."""
+        while await self._take_in():
+            pass
+        if self._process is None and self.job.state in (RUNNING, CANCELLING):
+            await self._fail_if_said()
 
     async def _prepare(self) -> None:
         if self._process is None:
@@ -163,8 +156,11 @@ class Run:
             self._process = await self._start(command, RUNNING)
         await self._follow(self._process)
         await self._clear_up()
-        if self._said == "failed":
-            await self._end(FAILED, str((self.job.said or {})["message"]))
+        await self._fail_if_said()
+
+    async def _fail_if_said(self) -> None:
+        if self.job.said is not None and self._said == "failed":
+            await self._end(FAILED, str(self.job.said["message"]))
 
     async def _start(self, command: list[str], state: str) -> Process:
         """Start a process, and keep how to find it again."""
@@ -190,7 +186,6 @@ class Run:
             job.pid, job.pid_start, job.said = process.pid, process.start, None
             return process
 
-        self._deadline = 0.0
         return await self._write(begin)
 
     async def _follow(self, process: Process) -> None:
@@ -206,8 +201,7 @@ class Run:
                 self._deadline = self._deadline or time.monotonic() + KILL_SECONDS
             if self._deadline and (late := time.monotonic() - self._deadline) > 0:
                 kill = late > KILL_SECONDS or self._order == "leave"
-                number = signal.SIGKILL if kill else signal.SIGTERM
-                await asyncio.to_thread(signal_all, self._folder.path, number)
+                await self._signal(signal.SIGKILL if kill else signal.SIGTERM)
             if not read:
                 await asyncio.sleep(LOOK_SECONDS)
 
@@ -233,10 +227,15 @@ class Run:
         """The process is gone, or has to; workers that have lost their head go too."""
         if self._order == "lose":
             raise LeaseLost
-        await asyncio.to_thread(signal_all, self._folder.path, signal.SIGKILL)
+        await self._signal(signal.SIGKILL)
         if self._process is not None and self._process.child is not None:
             await asyncio.to_thread(self._process.child.wait)
         self._process = None
+
+    async def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.signal(number)
+        await asyncio.to_thread(signal_all, self._folder.path, number)
 
     async def _obey(self) -> None:
         if self._order == "lose":
@@ -246,6 +245,7 @@ class Run:
         if self._order == "leave":
             await self._end(QUEUED)
         self._folder.forget_to_stop()
+        self._deadline = 0.0
 
     async def _promote(self) -> None:
         if not self.job.model:
@@ -253,7 +253,7 @@ class Run:
         finished = (self.job.said or {}) if self._said == "finished" else {}
         # Without it, the process was killed between its result and its last word.
         if not finished.get("passed", self.job.margin is None):
-            await self._end(SUCCEEDED, _why_not(self.job, finished))
+            await self._end(SUCCEEDED, why_not(self.job, finished))
         promotion, result = self._shop.promotion, self._folder.result
         model, alias, number = self.job.model, self.job.alias, self.job.version
         if not (number and await promotion.finish(result, model, number, alias)):
@@ -268,12 +268,15 @@ class Run:
         def end(session: Session, job: JobRecord) -> None:
             job.promoted = job.promoted or promoted
             job.owner, job.lease_until = "", 0.0
-            change_state(session, job, state, message)
+            # It may have been cancelled since it was told to leave.
+            cancelled = state == QUEUED and job.state == CANCELLING
+            change_state(session, job, CANCELLED if cancelled else state, message)
 
         await self._write(end)
-        if state != QUEUED:
-            self._shop.metrics.finished.labels(state).inc()
-        log.info("jobs/%s is %s", self.job.id, state, extra={"reason": message} if message else {})
+        if self.job.state in ENDED:
+            self._shop.metrics.finished.labels(self.job.state).inc()
+        extra = {"reason": message} if message else {}
+        log.info("jobs/%s is %s", self.job.id, self.job.state, extra=extra)
         raise Ended
 
     async def _write(self, change: Callable[[Session, JobRecord], T]) -> T:
@@ -289,13 +292,3 @@ class Run:
             self.cancel()
         self._shop.bells.ring(self.job.id)
         return result
-
-
-def _why_not(job: JobRecord, finished: Object) -> str:
-    """Why a result does not become a version, for people."""
-    if not finished or job.evaluation is None:
-        return "not promoted: it could not be held against the version in service"
-    return (
-        f"not promoted: its test loss, {job.evaluation['loss']:.4g}, is not below that of the "
-        f"version in service, {finished['baseline_loss']:.4g}, by {job.margin or 0:.0%} of it"
-    )

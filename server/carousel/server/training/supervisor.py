@@ -9,7 +9,8 @@ from carousel.errors import CarouselError
 from carousel.server.training.bells import wait
 from carousel.server.training.database import Database
 from carousel.server.training.records import CANCELLING
-from carousel.server.training.run import KILL_SECONDS, Run, Workshop
+from carousel.server.training.run import KILL_SECONDS, Run
+from carousel.server.training.workshop import Workshop
 
 HEARTBEAT_SECONDS = 2.0
 
@@ -68,6 +69,8 @@ class Supervisor:
             self._shop.metrics.count(await asyncio.to_thread(self._shop.leases.counts))
         except CarouselError as error:
             log.error("the records of training can't be had: %s", error.message)
+        except Exception:  # the next look may go well, and jobs wait for it
+            log.exception("the supervisor stumbled")
 
     async def _renew(self) -> None:
         if not self._runs:
