@@ -113,6 +113,19 @@ def test_marks_lie_over_the_curve_and_what_is_not_finite_is_left_out() -> None:
     assert plots.curve([(0.0, math.nan)], width=3, height=1) == ["   "]
 
 
+def test_a_loss_that_falls_far_is_shown_by_logarithms() -> None:
+    history = History()
+    for step in range(5):
+        history.add(event(progress(10 * step + 10, 0.1**step)))
+    picture = rendered(Picture(JOB, history))
+    assert "by logarithms" in picture
+    assert "0.0001 │" in picture
+    assert "by logarithms" not in rendered(Picture(JOB, full_history()))
+    assert plots.is_steep([(0, 1.0), (1, 0.05)])
+    assert not plots.is_steep([(0, 1.0), (1, -0.05)])
+    assert plots.logarithms([(0, 1.0), (1, 0.0)]) == [(0, 0.0)]
+
+
 def test_bars_fall_with_the_logarithm() -> None:
     assert plots.bars([1.0, 0.1, 0.01, 0.001, 0.0001, 0.0], width=9) == "█▆▅▃▁▁"
     assert plots.bars([1.0, 0.0, 0.0, 0.0], width=2) == "█▁"

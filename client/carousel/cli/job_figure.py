@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from carousel.cli import exits, job_lines, job_views
+from carousel.cli import exits, job_lines, job_views, plots
 
 if TYPE_CHECKING:
     from carousel.cli.job_history import History
@@ -56,6 +56,9 @@ def _losses(axes: Any, history: History) -> None:
         axes.plot(*points, color=ORANGE, marker="o", markersize=3, linewidth=1, label="validation")
         best = min(history.evaluations, key=lambda one: one.loss)
         axes.axvline(best.step, color=GREY, linewidth=0.8, linestyle=":", label="best")
+    everything = [*history.losses, *history.validation_losses]
+    if plots.is_steep(everything):
+        axes.set_yscale("log")
     axes.set_title("loss", fontsize=10)
 
 

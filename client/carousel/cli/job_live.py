@@ -106,15 +106,19 @@ class Picture:
         """The loss by update, with its scale at the left."""
         from rich.text import Text
 
+        points, marks = self._history.losses, self._history.validation_losses
+        (left, right), (low, high) = plots.bounds([*points, *marks])
+        steep = plots.is_steep([*points, *marks])
+        if steep:
+            points, marks = plots.logarithms(points), plots.logarithms(marks)
+        lines = plots.curve(points, width=width - _MARGIN - 1, height=height, marks=marks)
         yield Text.assemble(
             "\n" + " " * _MARGIN,
             ("━ training loss", LOSS),
             (f"  {plots.MARK} validation loss", HELD_OUT),
+            ("  by logarithms" if steep else "", "dim"),
             no_wrap=True,
         )
-        points, marks = self._history.losses, self._history.validation_losses
-        (left, right), (low, high) = plots.bounds([*points, *marks])
-        lines = plots.curve(points, width=width - _MARGIN - 1, height=height, marks=marks)
         for place, line in enumerate(lines):
             scale = {0: job_lines.number(high), height - 1: job_lines.number(low)}.get(place, "")
             text = Text(f"{scale:>{_MARGIN - 2}} │", style="dim", no_wrap=True)

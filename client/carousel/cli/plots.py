@@ -11,6 +11,7 @@ Point = tuple[float, float]
 MARK = "●"
 _BARS = "▁▂▃▄▅▆▇█"
 _BLANK = 0x2800
+_STEEP = 10.0
 # The bits of a cell's 2 x 4 dots, by row and column.
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
@@ -49,6 +50,16 @@ def bounds(points: Sequence[Point]) -> tuple[Point, Point]:
     """The smallest and largest x, and those of y."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     return (min(xs), max(xs)), (min(ys), max(ys))
+
+
+def is_steep(points: Sequence[Point]) -> bool:
+    """Whether the largest is so far above the smallest that only logarithms show both."""
+    ys = [y for _, y in points if math.isfinite(y)]
+    return bool(ys) and min(ys) > 0 and max(ys) > _STEEP * min(ys)
+
+
+def logarithms(points: Sequence[Point]) -> list[Point]:
+    return [(x, math.log(y)) for x, y in points if y > 0]
 
 
 def bars(values: Sequence[float], *, width: int, decades: float = 4.0) -> str:
