@@ -13,6 +13,7 @@ from tests.model.data.files import waves, write_csv, write_parquet
 from carousel.model import Linear, Normalization
 from carousel.model.data import DataError, ForecastTask, prepare
 from carousel.model.data import rows as rows_module
+from carousel.model.data import segments as segments_module
 from carousel.model.data import statistics as statistics_module
 from carousel.model.data import tables as tables_module
 
@@ -317,3 +318,16 @@ def test_every_column_of_numbers_is_a_feature_and_only_those(tmp_path: Path) -> 
     corpus = prepare(write_parquet(tmp_path, columns), LOAD, tmp_path / "corpus")
     assert corpus.inputs == ("load", "whole", "flag", "code")
     assert corpus.steps[:3, 2].tolist() == [1, 0, 1]
+
+
+def test_no_more_is_held_out_than_is_of_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments_module, "MOST_VALIDATION", 7)
+    monkeypatch.setattr(segments_module, "MOST_TEST", 15)
+    corpus = prepare(write_csv(tmp_path, waves(400)), LOAD, tmp_path / "corpus")
+    held_out = {split: int((s[:, 2] - s[:, 1]).sum()) for split, s in corpus.segments.items()}
+    assert held_out == {"train": 378, "validation": 7, "test": 15}
+    small = prepare(write_csv(tmp_path, waves(50)), LOAD, tmp_path / "small")
+    assert len(small.segments["test"]) == 1
+    assert small.segments["test"][0].tolist()[1:] == [45, 50]

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 
 from carousel.server.training.database import Database
 from carousel.v1 import training_pb2
+from tests.server.contract import error_of
 from tests.server.training.conftest import Start
 from tests.server.training.wire import FOX, states
 
@@ -77,3 +79,21 @@ def test_any_server_answers_for_a_job_that_one_of_them_runs(
     assert events == list(here.watch("job"))
     assert there.get("job") == here.get("job")
     assert there.get("job").state == training_pb2.JOB_STATE_SUCCEEDED
+
+
+def test_one_of_many_callers_gets_an_id(database_url: str, start: Start, tmp_path: Path) -> None:
+    """Others are told that it exists, or to try again, and find that then."""
+    _, training = start(data=tmp_path / "race", database_url=database_url, training_jobs_at_once=0)
+    training.upload(FOX, name="fox.txt", id="race")
+
+    def create(_: int) -> str:
+        while True:
+            try:
+                return training.create("raced", dataset="race").name
+            except grpc.RpcError as error:
+                if (reason := error_of(error).reason) != "UNAVAILABLE":
+                    return reason
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(create, range(8)))
+    assert sorted(made) == ["JOB_EXISTS"] * 7 + ["jobs/raced"]

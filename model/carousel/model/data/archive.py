@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 
 from carousel.model.config import MAX_SIZE, MAX_VOCABULARY
 from carousel.model.data.corpus import Array, Corpus, CorpusWriter

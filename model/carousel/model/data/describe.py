@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 
 from carousel.model.data.archive import Archive
 from carousel.model.data.cells import TIMES, plain

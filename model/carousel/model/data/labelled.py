@@ -11,6 +11,7 @@ from carousel.model.config import MAX_SIZE
 from carousel.model.data.corpus import SPLITS, Array, Corpus, CorpusWriter
 from carousel.model.data.rows import CHUNK, Rows, read_rows
 from carousel.model.data.segments import (
+    bounded,
     check_filled,
     cut_at_shares,
     cut_sequences,
@@ -104,6 +105,7 @@ def split_labelled(
 ) -> dict[str, Array]:
     """Segments of labelled sequences: `targets` int32 [S], or of steps [N]; `times` [S] or None."""
     count = len(starts) - 1
+    edges = bounded(edges, int(starts[-1]))
     if count == 1 and len(targets) > 1:
         segments = cut_sequences(starts, cut_at_shares(starts, edges))
         check_filled(segments, edges, int(starts[-1]))

@@ -16,6 +16,8 @@ Array = NDArray[Any]
 
 # Steps that a network may read before those that count, to fill its memory.
 WARM_UP = 1024
+# Steps held out at most: a job evaluates often, and more would take time without telling more.
+MOST_VALIDATION, MOST_TEST = 2**17, 2**20
 
 
 def shares(validation: float, test: float) -> tuple[float, float]:
@@ -28,6 +30,13 @@ def shares(validation: float, test: float) -> tuple[float, float]:
             f"validation_share and test_share must be at most 0.9 together, "
             f"got {validation} and {test}"
         )
+    return 1 - validation - test, 1 - test
+
+
+def bounded(edges: tuple[float, float], steps: int) -> tuple[float, float]:
+    """The same shares of a corpus of so many steps, but no more held out than is of use."""
+    validation = min(edges[1] - edges[0], MOST_VALIDATION / max(1, steps))
+    test = min(1 - edges[1], MOST_TEST / max(1, steps))
     return 1 - validation - test, 1 - test
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from carousel.model.config import MAX_SIZE, Normalization
 from carousel.model.data.corpus import Array, Corpus, CorpusWriter
 from carousel.model.data.rows import Rows, read_rows
-from carousel.model.data.segments import check_filled, cut_at_shares, cut_sequences, shares
+from carousel.model.data.segments import bounded, check_filled, cut_at_shares, cut_sequences, shares
 from carousel.model.data.statistics import changes_of, fill_missing, normalization_of
 from carousel.model.data.tables import Table
 from carousel.model.data.tasks import ForecastTask
@@ -43,6 +43,7 @@ def prepare_series(
         table, writer, columns, group=task.group_column, time=task.time_column, coded={}
     )
     _check_lengths(rows, task)
+    edges = bounded(edges, int(rows.starts[-1]))
     cuts = (
         _cut_at_moments(writer.map("time"), rows.starts, edges)
         if task.time_column

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from carousel.model.data.corpus import Array, Corpus, CorpusWriter
-from carousel.model.data.segments import check_filled, cut_sequences, shares
+from carousel.model.data.segments import bounded, check_filled, cut_sequences, shares
 from carousel.model.data.tasks import LanguageModelTask
 from carousel.model.errors import DataError
 from carousel.model.tokenizer import Bytes, Characters, Subwords, Tokenizer
@@ -45,6 +45,7 @@ def prepare_text(
     symbols, length = _survey(path, piece)
     if length < 2:
         raise DataError(f"a text must have at least 2 characters, got {length}")
+    edges = bounded(edges, length)
     cuts = [round(length * edge) for edge in edges]
     tokenizer = _tokenizer(path, task, symbols, cuts[0], piece)
     dtype = np.min_scalar_type(len(tokenizer) - 1)

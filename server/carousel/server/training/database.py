@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from carousel.errors import StoreUnwritable, Unavailable
@@ -131,6 +131,8 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _explain(error: SQLAlchemyError, embedded: bool) -> Exception:
+    if isinstance(error, IntegrityError):
+        return Unavailable("somebody else took the same id at this moment", retry_after=0.1)
     cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
     if embedded:
         return StoreUnwritable(f"the server's records can't be read or written: {cause}")
