@@ -110,7 +110,7 @@ def test_marks_lie_over_the_curve_and_what_is_not_finite_is_left_out() -> None:
     points = [(0.0, 0.0), (1.0, math.nan), (2.0, math.inf), (4.0, 0.0)]
     lines = plots.curve(points, width=5, height=3, marks=[(2.0, 1.0)])
     assert lines[0][2] == plots.MARK
-    assert plots.curve([(0.0, math.nan)], width=3, height=1) == ["   "]
+    assert plots.curve([(0.0, math.nan)], width=3, height=1) == ["⠀⠀⠀"]
 
 
 def test_a_loss_that_falls_far_is_shown_by_logarithms() -> None:
@@ -161,6 +161,13 @@ def test_the_picture_tells_everything_and_cannot_steer_the_terminal() -> None:
     ):
         assert sign in picture, sign
     assert "\x1b[2J" not in picture
+
+
+def test_a_loss_that_is_not_finite_does_not_break_the_picture() -> None:
+    history = History()
+    for step, loss in ((10, math.nan), (20, math.inf)):
+        history.add(event(progress(step, loss)))
+    assert "loss inf" in rendered(Picture(JOB, history))
 
 
 @pytest.mark.parametrize("width", [40, 60, 200])

@@ -21,13 +21,11 @@ def curve(
 ) -> list[str]:
     """The curve through `points` (x, y) in `height` lines of `width` cells; `marks` lie over it.
 
-    Points that are not finite are left out; without any the lines are blank.
+    Points that are not finite are left out; without any the lines are empty cells.
     """
     points = [p for p in points if _finite(p)]
     marks = [p for p in marks if _finite(p)]
     cells = [[_BLANK] * width for _ in range(height)]
-    if not points and not marks:
-        return [" " * width] * height
     (left, right), (low, high) = bounds([*points, *marks])
 
     def place(point: Point, wide: int, tall: int) -> tuple[int, int]:
@@ -47,8 +45,9 @@ def curve(
 
 
 def bounds(points: Sequence[Point]) -> tuple[Point, Point]:
-    """The smallest and largest x, and those of y."""
-    xs, ys = [x for x, _ in points], [y for _, y in points]
+    """The smallest and largest x, and those of y, of what is finite; 0 where nothing is."""
+    finite = [point for point in points if _finite(point)] or [(0.0, 0.0)]
+    xs, ys = [x for x, _ in finite], [y for _, y in finite]
     return (min(xs), max(xs)), (min(ys), max(ys))
 
 
