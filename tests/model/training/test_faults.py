@@ -149,6 +149,19 @@ def test_a_job_leaves_a_version_and_its_story(text_corpus: Corpus, tmp_path: Pat
     assert len(events_of(second)) == len(events)
 
 
+def test_a_result_whose_end_was_not_told_is_made_again(text_corpus: Corpus, tmp_path: Path) -> None:
+    job = write_job(text_corpus, tmp_path, max_steps=4)
+    assert run(job, Workers()) == 0
+    before = (job / "result" / "weights.safetensors").read_bytes()
+    lines = (job / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (job / "events.jsonl").write_bytes(b"".join(lines[:-1]) + lines[-1][:20])  # torn
+    assert run(job, Workers()) == 0
+    events = events_of(job)
+    assert events[-1]["type"] == "finished"
+    assert len(events.of("finished")) == 1
+    assert (job / "result" / "weights.safetensors").read_bytes() == before
+
+
 def test_a_job_that_makes_no_sense_says_so(text_corpus: Corpus, tmp_path: Path) -> None:
     job = write_job(text_corpus, tmp_path / "job")
     given = json.loads((job / "job.json").read_text())
@@ -163,7 +176,8 @@ def test_two_workers_learn_what_one_does_and_outlive_a_kill(
 ) -> None:
     options = {"max_steps": 60, "checkpoint_every": 5, "evaluate_every": 20, "batch_size": 6}
     alone, _ = learn(text_corpus, tmp_path / "alone", **options)
-    job = write_job(text_corpus, tmp_path / "job", **options)
+    version = str(alone.checkpoints.path(alone.checkpoints.best or 0))
+    job = write_job(text_corpus, tmp_path / "job", baseline=version, margin=0.5, **options)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     process = start(job, *launcher, "--max-restarts", "3")
     wait_for(job, lambda events: events.of("checkpoint")[1:])
@@ -175,6 +189,7 @@ def test_two_workers_learn_what_one_does_and_outlive_a_kill(
     assert [e["type"] for e in events].count("started") == 2
     assert events[-1]["type"] == "finished"
     assert events[-1]["attempt"] == 2
+    assert events[-1]["passed"] is False  # it is as good as its like, and not twice as good
     newest = max(path for path in (job / "checkpoints").iterdir() if path.name.isdigit())
     assert {"worker-0.json", "worker-1.json"} <= {path.name for path in newest.iterdir()}
     ours = load(newest).state_dict()

@@ -23,9 +23,7 @@ class Events:
     def __init__(self, path: Path) -> None:
         whole = path.read_bytes() if path.exists() else b""
         whole = whole[: whole.rfind(b"\n") + 1]
-        kinds = [json.loads(line)["type"] for line in whole.splitlines()]
-        self.attempt = 1 + kinds.count("started")
-        self.last = kinds[-1] if kinds else None
+        self.attempt = 1 + _kinds(whole).count("started")
         self.step = 0  # of the last event written here
         self._file = path.open("ab")
         self._file.truncate(len(whole))
@@ -43,6 +41,17 @@ class Events:
             os.fsync(self._file.fileno())
         with suppress(OSError):
             self._file.close()
+
+
+def last_kind(path: Path) -> str | None:
+    """The type of the last event in a file that may not be there."""
+    kinds = _kinds(path.read_bytes()) if path.exists() else []
+    return kinds[-1] if kinds else None
+
+
+def _kinds(content: bytes) -> list[str]:
+    whole = content[: content.rfind(b"\n") + 1]
+    return [json.loads(line)["type"] for line in whole.splitlines()]
 
 
 def silent(kind: str, step: int, **values: Any) -> None:

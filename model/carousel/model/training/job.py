@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,37 +14,41 @@ from carousel.model.data import Corpus
 from carousel.model.errors import ModelError
 from carousel.model.network import Network
 from carousel.model.training.errors import TrainingError
-from carousel.model.training.evaluate import Evaluation
-from carousel.model.training.events import Emit, Events, silent
+from carousel.model.training.evaluate import Evaluation, Evaluator
+from carousel.model.training.events import Emit, Events, last_kind, silent
 from carousel.model.training.recipe import Recipe
 from carousel.model.training.result import write_result
 from carousel.model.training.trainer import Trainer
 from carousel.model.training.workers import Workers
 
 # torchrun counts here how often it started the workers anew.
-RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+RESTARTS, MAX_RESTARTS = "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"
+# What comes of the job or the machine: to try again would change nothing.
+KNOWN = (OSError, ModelError, TrainingError)
+LONGEST = 2000  # characters of a message
 # What the system says when there is no room: the disk, a quota, a limit on files.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(folder: Path, workers: Workers) -> int:
     """Learn what the folder says; the exit status: 0 when there is a result or it was stopped."""
-    if (folder / "result").exists():
+    path = folder / "events.jsonl"
+    last, again = last_kind(path), os.environ.get(RESTARTS, "0")
+    if last == "finished" and (folder / "result").exists():
         return 0
-    events = Events(folder / "events.jsonl") if workers.first else None
-    if events and events.last == "failed" and os.environ.get(RESTARTS, "0") != "0":
-        # torchrun starts anew whatever failed; what failed for a reason would fail for it again.
-        events.close()
-        return 1
-    emit: Emit = events.emit if events else silent
+    if last == "failed" and again != "0":
+        return 1  # torchrun starts whatever failed anew; what has a reason would fail again
+    events = Events(path) if workers.first else None
     try:
-        _learn(folder, workers, emit)
-    except (OSError, ModelError, TrainingError) as error:
-        print(f"failed: {error}", flush=True)
+        _learn(folder, workers, events.emit if events else silent)
+    except Exception as error:
+        traceback.print_exc()
+        known = isinstance(error, KNOWN)
         if events is None and isinstance(error, OSError):
-            events = Events(folder / "events.jsonl")  # the first worker knows nothing of it
+            events = Events(path)  # the first worker knows nothing of it
         if events:
-            _fail(events, error)
+            final = workers.world == 1 or again == os.environ.get(MAX_RESTARTS)
+            _tell(events, error, known or final)
         return 1
     finally:
         if events:
@@ -102,7 +107,10 @@ def _hold_against(
     except ModelError as error:
         emit("warning", trainer.step, message=f"not held against the version in service: {error}")
         return None, True
-    loss = trainer.evaluate(other.to(trainer.workers.device), "test").loss
+    # The other workers are gone by now.
+    alone = Workers(device=trainer.workers.device)
+    evaluate = Evaluator(trainer.recipe, trainer.corpus, alone)
+    loss = evaluate(other.to(alone.device), "test").loss
     margin = given.get("margin")
     return loss, margin is None or test.loss < loss * (1 - margin)
 
@@ -114,11 +122,12 @@ def _reads(config: ModelConfig) -> tuple[object, ...]:
     return config.takes_tokens, size, head, config.tokenizer
 
 
-def _fail(events: Events, error: Exception) -> None:
-    message = str(error)
+def _tell(events: Events, error: Exception, final: bool) -> None:
+    """Write down why it ended; a warning when torchrun will start the workers anew."""
+    message = str(error) if isinstance(error, KNOWN) else f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.errno in FULL:
         message = f"there is no room left on the disk: {error}"
     try:
-        events.emit("failed", events.step, message=message)
+        events.emit("failed" if final else "warning", events.step, message=message[:LONGEST])
     except OSError:
         print("the failure could not be written to events.jsonl", flush=True)

@@ -43,6 +43,8 @@ def write_result(
     for file in draft.iterdir():
         sync(file)
     sync(draft)
+    if folder.exists():  # of an attempt that did not live to say so
+        shutil.rmtree(folder)
     draft.rename(folder)
     sync(folder.parent)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 CPU = torch.device("cpu")
 
@@ -31,7 +32,8 @@ class Workers:
         if world > 1:
             # NCCL refuses two processes on one device.
             shared = device.type == "cpu" or torch.cuda.device_count() < world
-            dist.init_process_group("gloo" if shared else "nccl")
+            backend = "gloo" if shared else "nccl"
+            dist.init_process_group(backend, store=_store(), rank=rank, world_size=world)
         return cls(rank, world, device)
 
     @property
@@ -83,3 +85,16 @@ class Workers:
         """End the connections."""
         if self.world > 1:
             dist.destroy_process_group()
+
+
+def _store() -> PrefixStore:
+    """Where the workers find each other: torchrun's store, with a place for each of its attempts.
+
+    Without that a worker may read where one of the last attempt was, and be refused by nobody.
+    """
+    environment = os.environ
+    address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    # torchrun keeps the store itself; whoever starts the workers otherwise leaves it to the first.
+    kept = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = TCPStore(address, port, is_master=not kept and environment["RANK"] == "0")
+    return PrefixStore(f"attempt-{environment.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
