@@ -21,7 +21,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 serve: $(VENV)/.ready ## Start the server on localhost:50051; flags in SERVE="--port 0".
 	carousel serve $(SERVE)
 
-demo: $(VENV)/.ready ## A server, two clients, streamed text, a fork, the metrics that moved.
+demo: $(VENV)/.ready ## A server, a model trained in a minute, two clients, a fork, the metrics that moved.
 	carousel demo
 
 test: $(VENV)/.ready ## Run the tests; options in TEST="-k engine".
