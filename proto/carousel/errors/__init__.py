@@ -18,7 +18,7 @@ CarouselError
 |- ResourceExhausted        full; try later
 |  |- SessionCapacity, QueueFull, MessageTooLarge
 |- Unavailable              not now; try again
-|  |- ServerDraining, ServerUnreachable
+|  |- ServerDraining, ServerUnreachable, StoreUnavailable
 |- DataLoss                 bytes are not what they were
 |  |- SnapshotDamaged, UploadDamaged, StepsLost
 |- DeadlineExceeded, Cancelled, Unimplemented, InternalError
@@ -43,6 +43,7 @@ from carousel.errors._moments import (
     SnapshotDamaged,
     StepConflict,
     StepsLost,
+    StoreUnavailable,
     Unavailable,
     Unimplemented,
     UploadDamaged,
@@ -144,6 +145,7 @@ __all__ = [
     "SnapshotMismatch",
     "StepConflict",
     "StepsLost",
+    "StoreUnavailable",
     "StoreUnwritable",
     "TensorMalformed",
     "TokenOutOfRange",

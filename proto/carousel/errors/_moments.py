@@ -70,6 +70,12 @@ class ServerUnreachable(Unavailable):
     reason = "SERVER_UNREACHABLE"
 
 
+class StoreUnavailable(Unavailable):
+    """The store of durable sessions can't be reached, is full or broken; nothing was lost."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
 class DataLoss(CarouselError):
     """Bytes are not what they were."""
 
