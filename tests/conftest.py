@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -105,12 +106,18 @@ def tiny_models(store: Path) -> None:
 @contextmanager
 def running(**changes: Any) -> Iterator[RunningServer]:
     """A server with these settings."""
-    settings = Settings.read(None, **{"port": 0, "http_port": 0, "log_level": "error", **changes})
-    server = RunningServer(settings)
-    try:
-        yield server
-    finally:
-        server.stop()
+    with tempfile.TemporaryDirectory() as data:
+        server = RunningServer(settings_of(Path(data), **changes))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def settings_of(data: Path, **changes: Any) -> Settings:
+    """Settings for a server on free ports, with a folder of data of its own."""
+    quiet = {"port": 0, "http_port": 0, "log_level": "error", "data": data}
+    return Settings.read(None, **{**quiet, **changes})
 
 
 @pytest.fixture(scope="session")
@@ -129,13 +136,16 @@ def server(model_store: Path) -> Iterator[RunningServer]:
 
 
 @pytest.fixture
-def serve(model_store: Path) -> Iterator[Callable[..., RunningServer]]:
-    """Make servers with settings of one's own; they are stopped after the test."""
+def serve(model_store: Path, tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
+    """Make servers with settings of one's own; they are stopped after the test.
+
+    They share a folder of data, one after the other or at once.
+    """
     running_now: list[RunningServer] = []
 
     def start(**changes: Any) -> RunningServer:
-        settings = {"port": 0, "http_port": 0, "log_level": "error", "store": model_store}
-        running_now.append(RunningServer(Settings.read(None, **{**settings, **changes})))
+        settings = settings_of(tmp_path / "data", **{"store": model_store, **changes})
+        running_now.append(RunningServer(settings))
         return running_now[-1]
 
     yield start

@@ -227,7 +227,7 @@ def test_attempts_are_bounded_and_the_session_lives_on(
     events: list[Event] = []
     with (
         Client(relay.target, timeout=10, on_event=events.append) as shaky,
-        shaky.session("tiny") as session,
+        shaky.session("tiny", durability="memory") as session,
     ):
         session.step(inputs[0])
         relay.refuse()
@@ -249,7 +249,7 @@ def test_a_stream_gives_up_after_some_attempts_and_opens_again(
 ) -> None:
     async def main() -> None:
         async with AsyncClient(relay.target, timeout=10) as shaky:
-            sessions = [await shaky.session("tiny") for _ in range(4)]
+            sessions = [await shaky.session("tiny", durability="memory") for _ in range(4)]
             await asyncio.gather(*(session.step(inputs[0]) for session in sessions))
             relay.refuse()
             await asyncio.to_thread(relay.cut)

@@ -68,7 +68,7 @@ def test_create_gives_what_was_asked_for(wire: Wire) -> None:
         ({"lifetime": duration_pb2.Duration()}, "INVALID_FIELD"),
         ({"lifetime": duration_pb2.Duration(seconds=2**40)}, "INVALID_FIELD"),
         ({"rewind_depth": 65}, "INVALID_FIELD"),
-        ({"durability": session_pb2.DURABILITY_SYNC}, "DURABILITY_UNSUPPORTED"),
+        ({"durability": 9}, "INVALID_FIELD"),
         (
             {"initial_state": [NamedTensor(name="h", tensor=tensors.encode(np.zeros(3)))]},
             "INVALID_FIELD",
@@ -151,8 +151,12 @@ def test_rewind_goes_back_to_every_kept_step_and_no_further(wire: Wire) -> None:
 def test_rewind_refuses_what_was_never_kept(wire: Wire) -> None:
     session = wire.create()
     wire.outputs([session.handle], [0], features(1, 3))
-    for target in ({"steps": 1}, {"steps": 2}, {"step_index": 5}):
-        request = pb.RewindSessionRequest(name=session.name, **target)
+    for request in (
+        pb.RewindSessionRequest(name=session.name, steps=1),
+        pb.RewindSessionRequest(name=session.name, steps=2),
+        pb.RewindSessionRequest(name=session.name, step_index=5),
+        pb.RewindSessionRequest(name=session.name, bookmark="never-made"),
+    ):
         assert refused(partial(wire.sessions.RewindSession, request)) == "REWIND_UNAVAILABLE"
     wire.outputs([session.handle], [1], features(1, 3))
 

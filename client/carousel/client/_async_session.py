@@ -56,6 +56,8 @@ class AsyncSession(AsyncStepping):
         try:
             if cursor.open is not None or self._generation is not None:
                 await self._ready(timeout)
+            if cursor.is_far_ahead:
+                await self._catch_up(timeout)
             item = Item(width, 1, data, ALL, False)
             seconds = self._transport.timeout if timeout is None else timeout
             future = self._coalescer.submit(ticket, item, seconds)
@@ -155,7 +157,7 @@ class AsyncSession(AsyncStepping):
         ids = _session_calls.fork_ids(count, session_ids)
         async with self._turn:
             await self._ready(timeout)
-            made = await self._transport.call(_session_calls.fork(self.name, ids), timeout)
+            made = await self._call(lambda: _session_calls.fork(self.name, ids), timeout)
         for one in made:
             self._transport.link.tell(Event("session_created", session=one.name))
         return [AsyncSession(self._transport, self._coalescer, one) for one in made]
@@ -165,38 +167,74 @@ class AsyncSession(AsyncStepping):
         *,
         steps: int | None = None,
         step_index: int | None = None,
+        bookmark: str | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Go back by `steps` (0 only ends a quarantine), or to where `step_index` was next.
+        """Go back by `steps` (0 only ends a quarantine), to where `step_index` was next, or to a
+        bookmark.
 
         Raises RewindUnavailable, which names the steps that are kept, SessionEnded, SessionFenced.
         """
-        _session_calls.check_rewind(steps, step_index)
+        _session_calls.check_rewind(steps, step_index, bookmark)
         async with self._turn:
             await self._ready(timeout)
-            call = _session_calls.rewind(self.name, self.handle, steps=steps, step_index=step_index)
-            self._renew(await self._transport.call(call, timeout))
+            made = await self._call(
+                lambda: _session_calls.rewind(
+                    self.name, self.handle, steps=steps, step_index=step_index, bookmark=bookmark
+                ),
+                timeout,
+            )
+            self._renew(made)
+
+    async def bookmark(self, name: str, *, timeout: float | None = None) -> None:
+        """Give the present state a name for `rewind`; a name that is taken moves here."""
+        async with self._turn:
+            await self._ready(timeout)
+            self._learn(
+                await self._call(
+                    lambda: _session_calls.bookmark(self.name, self.handle, name), timeout
+                )
+            )
+
+    async def remove_bookmark(self, name: str, *, timeout: float | None = None) -> None:
+        """Forget a bookmark; nothing happens when there is none."""
+        async with self._turn:
+            info = await self._call(
+                lambda: _session_calls.bookmark(self.name, self.handle, name, remove=True), timeout
+            )
+            self._learn(info)
+
+    async def migrate(self, model: str, *, timeout: float | None = None) -> None:
+        """Go on with another version that has the same state schema; state and index stay.
+
+        Raises SnapshotMismatch, ModelNotFound, ModelNotLoaded, SessionEnded, SessionFenced.
+        """
+        async with self._turn:
+            await self._ready(timeout)
+            made = await self._call(
+                lambda: _session_calls.migrate(self.name, self.handle, model), timeout
+            )
+            self._renew(made)
 
     async def reset(self, *, timeout: float | None = None) -> None:
         """Go back to the initial state and step 0; ends a quarantine."""
         async with self._turn:
             self._stop_generation()
-            call = _session_calls.reset(self.name, self.handle)
-            self._renew(await self._transport.call(call, timeout))
+            self._renew(
+                await self._call(lambda: _session_calls.reset(self.name, self.handle), timeout)
+            )
 
     async def export(self, *, timeout: float | None = None) -> Snapshot:
         """The state as a value, for `Client.import_session`. The session goes on."""
         async with self._turn:
             await self._ready(timeout)
-            return await self._transport.call(_session_calls.export(self.name), timeout)
+            return await self._call(lambda: _session_calls.export(self.name), timeout)
 
     async def touch(
         self, *, ttl: Seconds | None = None, timeout: float | None = None
     ) -> SessionInfo:
         """Count as a use; `ttl` in seconds or as a timedelta is the new idle time."""
-        return self._learn(
-            await self._transport.call(_session_calls.touch(self.name, ttl), timeout)
-        )
+        return self._learn(await self._call(lambda: _session_calls.touch(self.name, ttl), timeout))
 
     async def refresh(self, *, timeout: float | None = None) -> SessionInfo:
         """Ask the server for a new description, also after the session's end."""

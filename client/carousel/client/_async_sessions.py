@@ -38,6 +38,7 @@ class AsyncSessions:
         ttl: Seconds | None = None,
         lifetime: Seconds | None = None,
         rewind_depth: int = 0,
+        durability: str | None = None,
         initial_state: Mapping[str, npt.ArrayLike] | None = None,
         timeout: float | None = None,
     ) -> Opening:
@@ -45,7 +46,8 @@ class AsyncSessions:
 
         `session_id` is 1 to 63 of a-z, 0-9 and '-', by default random. It ends `ttl` seconds after
         its last use (default: the server's), and `lifetime` seconds after now (default: never).
-        `rewind_depth` earlier states are kept, 0 to 64. `initial_state` has the state schema's
+        `rewind_depth` earlier states are kept, 0 to 64. `durability` is memory, async or sync
+        (default: the server's). `initial_state` has the state schema's
         tensors by name, each [L, H]. Raises ModelNotFound, VersionNotFound, ModelNotLoaded,
         ModelNotStepwise, SessionExists, SessionCapacity, InvalidField, ServerDraining.
         """
@@ -56,6 +58,7 @@ class AsyncSessions:
             ttl=ttl,
             lifetime=lifetime,
             rewind_depth=rewind_depth,
+            durability=durability,
             initial_state=initial_state,
         )
         return Opening(lambda: self._make(call, chosen, timeout))
@@ -80,6 +83,7 @@ class AsyncSessions:
         ttl: Seconds | None = None,
         lifetime: Seconds | None = None,
         rewind_depth: int = 0,
+        durability: str | None = None,
         timeout: float | None = None,
     ) -> Opening:
         """Make a session that goes on from a snapshot, by default on the version it names.
@@ -94,6 +98,7 @@ class AsyncSessions:
             ttl=ttl,
             lifetime=lifetime,
             rewind_depth=rewind_depth,
+            durability=durability,
         )
         return Opening(lambda: self._make(call, chosen, timeout))
 
@@ -163,12 +168,17 @@ class AsyncSessions:
             for part in batch.parts():
                 try:
                     response = await self._transport.step(
-                        part.request, shard=part.shard, timeout=timeout
+                        part.request, shard=part.shard, timeout=timeout, patient=batch.survives
                     )
                 except CarouselError as error:
                     batch.fail(part, error)
                 else:
                     batch.take(part, response)
+            for place in batch.lost:
+                try:
+                    batch.found(place, await sessions[place]._send(batch.item(place), timeout))
+                except CarouselError as error:
+                    batch.found(place, error)
         return batch.result(return_errors=return_errors)
 
     async def _make(

@@ -5,17 +5,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from carousel.client import _session_calls
 from carousel.client._async_transport import AsyncTransport
+from carousel.client._call import Call, Result
 from carousel.client._coalescer import Coalescer
-from carousel.client._columns import fill, outcomes, update
-from carousel.client._cursor import Item, shaped
+from carousel.client._columns import fill, fill_item, outcomes, settle
+from carousel.client._cursor import Item, far_ahead, shaped
 from carousel.client._errors import is_refusal
+from carousel.client._events import Event
 from carousel.client._inputs import Floats
+from carousel.client._retry import delay
 from carousel.client._session_view import SessionView
 from carousel.client._turn import Turn
-from carousel.errors import CarouselError, MessageTooLarge
+from carousel.errors import (
+    CarouselError,
+    MessageTooLarge,
+    SessionAtRest,
+    SessionNotFound,
+    Unavailable,
+)
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_pb2
 
@@ -33,16 +43,24 @@ class AsyncStepping(SessionView):
         super().__init__(made)
         self._transport = transport
         self._coalescer = coalescer
-        self._ticket = coalescer.ticket(self._cursor)
+        self._ticket = coalescer.ticket(self._cursor, self._recover)
         self._turn = Turn()
 
     async def _ride(self, item: Item, timeout: float | None) -> Floats:
         """Send an item: with others where it is small, or else alone."""
         if item.steps > COALESCED_STEPS or len(item.data) > COALESCED_BYTES:
             return await self._send(item, timeout)
+        if self._cursor.is_far_ahead:
+            await self._catch_up(timeout)
         seconds = self._transport.timeout if timeout is None else timeout
         future = self._coalescer.submit(self._ticket, item, seconds)
         return shaped(item, await self._answer(future))
+
+    async def _catch_up(self, timeout: float | None) -> None:
+        """Wait until the server's store has taken enough, where too many inputs are kept."""
+        if self._cursor.open is None:
+            seconds = self._transport.timeout if timeout is None else timeout
+            await self._wait_for_store(self._now() + seconds)
 
     async def _answer(self, future: asyncio.Future[Floats]) -> Floats:
         try:
@@ -62,26 +80,105 @@ class AsyncStepping(SessionView):
     async def _send(self, item: Item, timeout: float | None) -> Floats:
         """Send an item; it is open from here until its outcome is known."""
         cursor = self._cursor
+        end = self._now() + (self._transport.timeout if timeout is None else timeout)
+        if cursor.is_far_ahead and cursor.open is None:
+            await self._wait_for_store(end)
         cursor.open = item
+        while True:
+            outcome = await self._try(item, end)
+            if not isinstance(outcome, SessionNotFound) or not cursor.survives:
+                break
+            await self._recover(end)
+        if isinstance(outcome, CarouselError):
+            cursor.fail(outcome)
+            raise outcome
+        return shaped(item, outcome)
+
+    async def _try(self, item: Item, end: float) -> Floats | CarouselError:
+        """One item's outcome; raises what happened to the whole call."""
+        cursor = self._cursor
         request = pb.StepRequest()
         fill(request, [cursor], [item])
         try:
-            response = await self._transport.step(request, shard=cursor.shard, timeout=timeout)
+            response = await self._transport.step(
+                request,
+                shard=cursor.shard,
+                timeout=max(end - self._now(), 0.001),
+                patient=cursor.survives,
+            )
         except MessageTooLarge:
             # Whichever way it was too large, sending it again won't help; the server knows.
-            cursor.learn(await self._transport.call(_session_calls.get(self.name), timeout))
+            cursor.learn(await self._transport.call(_session_calls.get(self.name), None))
             raise
         except CarouselError as error:
             if is_refusal(error):
                 cursor.fail(error)
             raise
         outcome = outcomes(response)[0]
-        if isinstance(outcome, CarouselError):
-            cursor.fail(outcome)
-            raise outcome
-        cursor.succeed(item)
-        update(cursor, response, 0)
-        return shaped(item, outcome)
+        if not isinstance(outcome, CarouselError):
+            settle(cursor, item, response, 0)
+        return outcome
+
+    async def _recover(self, end: float) -> None:
+        """The server that had the session is gone: attach, and send again what was not stored."""
+        cursor = self._cursor
+        made = await self._persist(_session_calls.reattach(cursor), end)
+        self._transport.link.tell(Event("session_recovered", session=self.name))
+        steps = list(cursor.replay(made.step_index))
+        cursor.reattach(made)
+        for index, item in steps:
+            request = pb.StepRequest(handles=[cursor.handle], step_indexes=[index])
+            fill_item(request, item)
+            response = await self._transport.step(
+                request,
+                shard=cursor.shard,
+                timeout=max(end - self._now(), 0.001),
+                patient=True,
+            )
+            outcome = outcomes(response)[0]
+            if isinstance(outcome, SessionNotFound):
+                return await self._recover(end)  # it was lost once more
+            if isinstance(outcome, CarouselError):
+                raise outcome
+
+    async def _persist(self, call: Call[Result], end: float) -> Result:
+        """Make a call until the server can be reached, or the time is up."""
+        attempt = 0
+        while True:
+            try:
+                return await self._transport.call(call, max(end - self._now(), 0.001))
+            except Unavailable as error:
+                attempt += 1
+                wait = delay(attempt)
+                if self._now() + wait >= end:
+                    raise
+                self._transport.link.tell(Event("retry", attempt=attempt, delay=wait, error=error))
+            await asyncio.sleep(wait)
+
+    async def _wait_for_store(self, end: float) -> None:
+        """Until the server has stored enough that no more inputs must be kept."""
+        cursor = self._cursor
+        while cursor.is_far_ahead:
+            cursor.stored((await self._persist(_session_calls.get(self.name), end)).durable_index)
+            if cursor.is_far_ahead:
+                if self._now() >= end:
+                    raise far_ahead(cursor)
+                await asyncio.sleep(0.05)
+
+    async def _call(self, call: Callable[[], Call[Result]], timeout: float | None) -> Result:
+        """A call about this session, which is brought back first where it is at rest.
+
+        `call` makes it anew: what it says of the handle may have changed.
+        """
+        try:
+            return await self._transport.call(call(), timeout)
+        except SessionAtRest:
+            end = self._now() + (self._transport.timeout if timeout is None else timeout)
+            await self._recover(end)
+            return await self._transport.call(call(), timeout)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     async def _ready(self, timeout: float | None) -> None:
         """Bring what is unfinished to its end, so that the step index is known."""
@@ -91,8 +188,11 @@ class AsyncStepping(SessionView):
                 self._generation = None
             else:
                 # A new incarnation: nothing of the cut generation can be committed after it.
-                call = _session_calls.rewind(self.name, self.handle, steps=0)
-                self._renew(await self._transport.call(call, timeout))
+                self._renew(
+                    await self._call(
+                        lambda: _session_calls.rewind(self.name, self.handle, steps=0), timeout
+                    )
+                )
         item = self._cursor.open
         if item is not None:
             try:

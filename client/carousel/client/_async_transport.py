@@ -17,6 +17,7 @@ from carousel.client._errors import Guard, is_refusal, translate
 from carousel.client._events import Event, Link
 from carousel.client._retry import ATTEMPTS, RESENT, delay
 from carousel.client._transport import SHARD_HEADER, STEP
+from carousel.errors import CarouselError
 from carousel.v1 import inference_service_pb2 as pb
 
 
@@ -24,11 +25,13 @@ class AsyncTransport:
     """Unary calls, streams and steps, with deadlines and errors of our own; of one event loop."""
 
     def __init__(self, door: Door, *, timeout: float, link: Link) -> None:
-        self._door = door
+        self._home = self._door = door
         self.timeout = timeout
         self.link = link
+        link.on_failure = self._follow
         self.guard = Guard(link)
         self._channel: grpc.aio.Channel | None = None
+        self._former: list[grpc.aio.Channel] = []
         self._methods: dict[str, Any] = {}
         self._closed = False
 
@@ -42,9 +45,17 @@ class AsyncTransport:
         return call.decode(reply)
 
     async def step(
-        self, request: pb.StepRequest, *, shard: int, timeout: float | None
+        self,
+        request: pb.StepRequest,
+        *,
+        shard: int,
+        timeout: float | None,
+        patient: bool = False,
     ) -> pb.StepResponse:
-        """Send steps until their outcome is known, or the attempts or the time are used up."""
+        """Send steps until their outcome is known, or the attempts or the time are used up.
+
+        With `patient` only the time counts: the sessions survive their server.
+        """
         method = self.method("unary_unary", STEP, pb.StepResponse)
         metadata = ((SHARD_HEADER, str(shard)),)
         clock = asyncio.get_running_loop().time
@@ -60,7 +71,8 @@ class AsyncTransport:
                 self.link.saw(ours)
                 attempt, wait = attempt + 1, delay(attempt + 1)
                 late = clock() + wait >= end
-                if attempt == ATTEMPTS or late or is_refusal(error) or error.code() not in RESENT:
+                spent = late or (attempt >= ATTEMPTS and not patient)
+                if spent or is_refusal(error) or error.code() not in RESENT:
                     raise ours from error
             else:
                 if not self.link.up:
@@ -87,8 +99,18 @@ class AsyncTransport:
 
     async def close(self) -> None:
         self._closed = True
-        if self._channel is not None:
-            await self._channel.close()
+        for channel in (*self._former, self._channel):
+            if channel is not None:
+                await channel.close()
+
+    def _follow(self, error: CarouselError) -> None:
+        """Go where a server that is going sends its callers, and back when nobody is there."""
+        door = self._door.after(error, self._home)
+        if door != self._door and not self._closed:
+            if self._channel is not None:
+                self._former.append(self._channel)  # calls of others go on in it
+            self._door, self._methods, self._channel = door, {}, None
+            self.link.tell(Event("moved", error=error))
 
     def method(self, kind: str, path: str, reply: type[Message]) -> Any:
         if self._closed:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from carousel.client._retry import SERVICE_CONFIG
+from carousel.errors import CarouselError, ServerDraining, ServerUnreachable
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 
@@ -54,6 +55,15 @@ class Door:
     target: str
     credentials: grpc.ChannelCredentials | None
     options: list[tuple[str, Any]]
+
+    def after(self, error: CarouselError, home: Door) -> Door:
+        """Where to knock after this error: at the successor that a server named when it went, and
+        at home again when that one can't be reached."""
+        if isinstance(error, ServerDraining) and error.metadata.get("successor"):
+            return replace(self, target=error.metadata["successor"])
+        if isinstance(error, ServerUnreachable):
+            return home
+        return self
 
 
 def door(target: str, tls: TLS | None, token: str | None) -> Door:

@@ -27,11 +27,16 @@ def fill(request: pb.StepRequest, cursors: Sequence[Cursor], items: Sequence[Ite
     steps = sum(lengths)
     if steps != len(items):
         request.lengths.extend(lengths)
-    if any([cursor.durable for cursor in cursors]):  # a list is faster than a generator
-        request.durable_indexes.extend([cursor.durable for cursor in cursors])
     data = b"".join([item.data for item in items])
     fill_tensor(request.inputs, items[0].width, steps, data)
     request.output_mode = items[0].mode  # type: ignore[assignment]
+
+
+def fill_item(request: pb.StepRequest, item: Item) -> None:
+    """Put the one item of a message whose handle and index are set."""
+    request.lengths.append(item.steps)
+    fill_tensor(request.inputs, item.width, item.steps, item.data)
+    request.output_mode = item.mode  # type: ignore[assignment]
 
 
 def split(items: Sequence[Item]) -> list[slice]:
@@ -74,10 +79,9 @@ def outcomes(response: pb.StepResponse) -> list[Outcome]:
     return found
 
 
-def update(cursor: Cursor, response: pb.StepResponse, place: int) -> None:
-    """What every answer says of its session besides."""
-    if response.durable_indexes:
-        cursor.durable = response.durable_indexes[place]
+def settle(cursor: Cursor, item: Item, response: pb.StepResponse, place: int) -> None:
+    """An item is done; take note of what its answer says besides."""
+    cursor.succeed(item, response.durable_indexes[place] if response.durable_indexes else 0)
     if response.HasField("expire_time"):
         cursor.expires = expiry(response)
 

@@ -10,7 +10,14 @@ from typing import Literal
 from carousel.errors import CarouselError, ServerUnreachable
 
 EventKind = Literal[
-    "connected", "disconnected", "reconnected", "retry", "session_created", "session_ended"
+    "connected",
+    "disconnected",
+    "reconnected",
+    "retry",
+    "moved",
+    "session_created",
+    "session_recovered",
+    "session_ended",
 ]
 
 _LOG = logging.getLogger("carousel.client")
@@ -23,7 +30,9 @@ class Event:
     connected: the server answered for the first time. disconnected: it can't be reached; `error`
     says why. reconnected: it answered again after that. retry: steps are sent again, under the
     same step indexes; `attempt` counts from 1, `delay` is the wait before it in seconds.
-    session_created, session_ended: `session` is its name.
+    moved: the server is going and named a successor, which is asked from now on. session_created,
+    session_ended: `session` is its name. session_recovered: the server that had the session was
+    lost; it goes on with another, and what was not stored is sent again.
     """
 
     kind: EventKind
@@ -36,12 +45,13 @@ class Event:
 class Link:
     """Whether the server answers, as far as the last call could tell."""
 
-    __slots__ = ("_on_event", "_seen", "up")
+    __slots__ = ("_on_event", "_seen", "on_failure", "up")
 
     def __init__(self, on_event: Callable[[Event], None] | None) -> None:
         self._on_event = on_event
         self._seen = False
         self.up = False
+        self.on_failure: Callable[[CarouselError], None] = lambda error: None
 
     def tell(self, event: Event) -> None:
         if self._on_event is None:
@@ -59,6 +69,7 @@ class Link:
 
     def saw(self, error: CarouselError) -> None:
         """To be called with the error of a whole call."""
+        self.on_failure(error)
         if not isinstance(error, ServerUnreachable):
             return
         was_up, self.up = self.up, False

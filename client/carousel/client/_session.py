@@ -119,7 +119,7 @@ class Session(Stepping):
         ids = _session_calls.fork_ids(count, session_ids)
         with self._lock:
             self._ready(timeout)
-            made = self._transport.call(_session_calls.fork(self.name, ids), timeout)
+            made = self._call(lambda: _session_calls.fork(self.name, ids), timeout)
         for one in made:
             self._transport.link.tell(Event("session_created", session=one.name))
         return [Session(self._transport, one) for one in made]
@@ -129,34 +129,69 @@ class Session(Stepping):
         *,
         steps: int | None = None,
         step_index: int | None = None,
+        bookmark: str | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Go back by `steps` (0 only ends a quarantine), or to where `step_index` was next.
+        """Go back by `steps` (0 only ends a quarantine), to where `step_index` was next, or to a
+        bookmark.
 
         Raises RewindUnavailable, which names the steps that are kept, SessionEnded, SessionFenced.
         """
-        _session_calls.check_rewind(steps, step_index)
+        _session_calls.check_rewind(steps, step_index, bookmark)
         with self._lock:
             self._ready(timeout)
-            call = _session_calls.rewind(self.name, self.handle, steps=steps, step_index=step_index)
-            self._renew(self._transport.call(call, timeout))
+            made = self._call(
+                lambda: _session_calls.rewind(
+                    self.name, self.handle, steps=steps, step_index=step_index, bookmark=bookmark
+                ),
+                timeout,
+            )
+            self._renew(made)
+
+    def bookmark(self, name: str, *, timeout: float | None = None) -> None:
+        """Give the present state a name for `rewind`; a name that is taken moves here."""
+        with self._lock:
+            self._ready(timeout)
+            info = self._call(
+                lambda: _session_calls.bookmark(self.name, self.handle, name), timeout
+            )
+            self._learn(info)
+
+    def remove_bookmark(self, name: str, *, timeout: float | None = None) -> None:
+        """Forget a bookmark; nothing happens when there is none."""
+        with self._lock:
+            info = self._call(
+                lambda: _session_calls.bookmark(self.name, self.handle, name, remove=True), timeout
+            )
+            self._learn(info)
+
+    def migrate(self, model: str, *, timeout: float | None = None) -> None:
+        """Go on with another version that has the same state schema; state and index stay.
+
+        Raises SnapshotMismatch, ModelNotFound, ModelNotLoaded, SessionEnded, SessionFenced.
+        """
+        with self._lock:
+            self._ready(timeout)
+            made = self._call(
+                lambda: _session_calls.migrate(self.name, self.handle, model), timeout
+            )
+            self._renew(made)
 
     def reset(self, *, timeout: float | None = None) -> None:
         """Go back to the initial state and step 0; ends a quarantine."""
         with self._lock:
             self._stop_generation()
-            call = _session_calls.reset(self.name, self.handle)
-            self._renew(self._transport.call(call, timeout))
+            self._renew(self._call(lambda: _session_calls.reset(self.name, self.handle), timeout))
 
     def export(self, *, timeout: float | None = None) -> Snapshot:
         """The state as a value, for `Client.import_session`. The session goes on."""
         with self._lock:
             self._ready(timeout)
-            return self._transport.call(_session_calls.export(self.name), timeout)
+            return self._call(lambda: _session_calls.export(self.name), timeout)
 
     def touch(self, *, ttl: Seconds | None = None, timeout: float | None = None) -> SessionInfo:
         """Count as a use; `ttl` in seconds or as a timedelta is the new idle time."""
-        return self._learn(self._transport.call(_session_calls.touch(self.name, ttl), timeout))
+        return self._learn(self._call(lambda: _session_calls.touch(self.name, ttl), timeout))
 
     def refresh(self, *, timeout: float | None = None) -> SessionInfo:
         """Ask the server for a new description, also after the session's end."""

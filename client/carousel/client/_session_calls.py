@@ -10,10 +10,12 @@ from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 
 from carousel.client._call import Call, nothing
+from carousel.client._cursor import Cursor
 from carousel.client._names import model_name, session_name
 from carousel.client._session_values import (
     SessionInfo,
     Snapshot,
+    durability_number,
     named_tensors,
     session_info,
     snapshot,
@@ -43,12 +45,14 @@ def create(
     ttl: Seconds | None,
     lifetime: Seconds | None,
     rewind_depth: int,
+    durability: str | None,
     initial_state: Mapping[str, npt.ArrayLike] | None,
 ) -> Call[Made]:
     request = pb.CreateSessionRequest(
         session_id=session_id,
         model=model_name(model),
         rewind_depth=rewind_depth,
+        durability=durability_number(durability),
         initial_state=named_tensors(initial_state or {}),
     )
     _set_times(request, ttl, lifetime)
@@ -63,12 +67,14 @@ def import_(
     ttl: Seconds | None,
     lifetime: Seconds | None,
     rewind_depth: int,
+    durability: str | None,
 ) -> Call[Made]:
     request = pb.ImportSessionRequest(
         session_id=session_id,
         model="" if model is None else model_name(model),
         snapshot=snapshot_message(value),
         rewind_depth=rewind_depth,
+        durability=durability_number(durability),
     )
     _set_times(request, ttl, lifetime)
     return _call("ImportSession", request)
@@ -76,6 +82,24 @@ def import_(
 
 def attach(name: str) -> Call[Made]:
     return _call("AttachSession", pb.AttachSessionRequest(name=session_name(name)))
+
+
+def reattach(cursor: Cursor) -> Call[Made]:
+    """Go on after the server was lost; refused where somebody else took the session over."""
+    request = pb.AttachSessionRequest(
+        name=cursor.name, handle=cursor.handle, durable_index=cursor.durable
+    )
+    return _call("AttachSession", request)
+
+
+def bookmark(name: str, handle: int, mark: str, *, remove: bool = False) -> Call[SessionInfo]:
+    request = pb.BookmarkSessionRequest(name=name, handle=handle, bookmark=mark, remove=remove)
+    return Call(_path("BookmarkSession"), request, session_pb2.Session, session_info)
+
+
+def migrate(name: str, handle: int, model: str) -> Call[Made]:
+    request = pb.MigrateSessionRequest(name=name, handle=handle, model=model_name(model))
+    return _call("MigrateSession", request)
 
 
 def get(name: str) -> Call[SessionInfo]:
@@ -122,9 +146,9 @@ def fork_ids(count: int | None, chosen: Sequence[str]) -> list[str]:
     return ids + [new_id() for _ in range(wanted - len(ids))]
 
 
-def check_rewind(steps: int | None, step_index: int | None) -> None:
-    if (steps is None) == (step_index is None):
-        raise InvalidField("give either steps or step_index", field="target")
+def check_rewind(steps: int | None, step_index: int | None, bookmark: str | None) -> None:
+    if [steps, step_index, bookmark].count(None) != 2:
+        raise InvalidField("give one of steps, step_index and bookmark", field="target")
     if (steps or 0) < 0 or (step_index or 0) < 0:
         raise InvalidField(
             f"steps and step_index must be at least 0, got {steps or step_index}", field="target"
@@ -132,13 +156,20 @@ def check_rewind(steps: int | None, step_index: int | None) -> None:
 
 
 def rewind(
-    name: str, handle: int, *, steps: int | None = None, step_index: int | None = None
+    name: str,
+    handle: int,
+    *,
+    steps: int | None = None,
+    step_index: int | None = None,
+    bookmark: str | None = None,
 ) -> Call[Made]:
     request = pb.RewindSessionRequest(name=name, handle=handle)
-    if steps is None:
-        request.step_index = step_index or 0
+    if bookmark is not None:
+        request.bookmark = bookmark
+    elif step_index is not None:
+        request.step_index = step_index
     else:
-        request.steps = steps
+        request.steps = steps or 0
     return _call("RewindSession", request)
 
 

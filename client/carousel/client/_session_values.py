@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from carousel import tensors
 from carousel.client._inputs import Floats
 from carousel.client._times import to_datetime, to_timedelta
-from carousel.errors import SnapshotDamaged, TensorMalformed
+from carousel.errors import InvalidField, SnapshotDamaged, TensorMalformed
 from carousel.v1 import session_pb2, tensor_pb2
 
 
@@ -39,13 +39,34 @@ class EndReason(StrEnum):
     ERROR = "error"
 
 
+class Durability(StrEnum):
+    """What of a session survives a crash of its server.
+
+    `memory`: nothing. `async`: all; the client sends the last moments again by itself. `sync`: an
+    answer comes when its step is in the server's store.
+    """
+
+    MEMORY = "memory"
+    ASYNC = "async"
+    SYNC = "sync"
+
+
+class SessionTier(StrEnum):
+    """Where the state of a live session lies."""
+
+    DEVICE = "device"
+    HOST = "host"
+    STORE = "store"
+
+
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
     """A session as the server described it at one moment.
 
     `step_index` is the index of its next step. `ttl` is the idle time after which it ends,
     `lifetime` the age at which it ends whatever happens (None: never). `end_reason` is None while
-    it lives. `state_bytes` is the size of its recurrent state.
+    it lives. `state_bytes` is the size of its recurrent state. `durable_index`: steps below it are
+    in the server's store. `bookmarks` are step indexes by name. `tier` is None after the end.
     """
 
     name: str
@@ -62,6 +83,9 @@ class SessionInfo:
     last_use_time: datetime
     expire_time: datetime
     state_bytes: int
+    durability: Durability
+    tier: SessionTier | None
+    bookmarks: Mapping[str, int]
 
     @property
     def id(self) -> str:
@@ -84,12 +108,38 @@ def session_info(message: session_pb2.Session) -> SessionInfo:
         last_use_time=to_datetime(message.last_use_time),
         expire_time=to_datetime(message.expire_time),
         state_bytes=message.state_bytes,
+        durability=_DURABILITIES.get(message.durability, Durability.MEMORY),
+        tier=_TIERS.get(message.tier),
+        bookmarks={mark.name: mark.step_index for mark in message.bookmarks},
     )
+
+
+def durability_number(durability: str | None) -> session_pb2.Durability.ValueType:
+    """The number of a class of durability; None: the server's default."""
+    if durability is None:
+        return session_pb2.DURABILITY_UNSPECIFIED
+    try:
+        return session_pb2.Durability.Value(f"DURABILITY_{durability.upper()}")
+    except ValueError:
+        raise InvalidField(
+            f"durability must be one of {', '.join(Durability)}, got {durability!r}",
+            field="durability",
+        ) from None
 
 
 _STATES: dict[int, SessionState] = {
     number: SessionState(name.removeprefix("SESSION_STATE_").lower())
     for name, number in session_pb2.SessionState.items()
+    if number
+}
+_DURABILITIES: dict[int, Durability] = {
+    number: Durability(name.removeprefix("DURABILITY_").lower())
+    for name, number in session_pb2.Durability.items()
+    if number
+}
+_TIERS: dict[int, SessionTier] = {
+    number: SessionTier(name.removeprefix("SESSION_TIER_").lower())
+    for name, number in session_pb2.SessionTier.items()
     if number
 }
 _END_REASONS: dict[int, EndReason] = {

@@ -32,6 +32,7 @@ class Sessions:
         ttl: Seconds | None = None,
         lifetime: Seconds | None = None,
         rewind_depth: int = 0,
+        durability: str | None = None,
         initial_state: Mapping[str, npt.ArrayLike] | None = None,
         timeout: float | None = None,
     ) -> Session:
@@ -39,7 +40,8 @@ class Sessions:
 
         `session_id` is 1 to 63 of a-z, 0-9 and '-', by default random. It ends `ttl` seconds after
         its last use (default: the server's), and `lifetime` seconds after now (default: never).
-        `rewind_depth` earlier states are kept, 0 to 64. `initial_state` has the state schema's
+        `rewind_depth` earlier states are kept, 0 to 64. `durability` is memory, async or sync
+        (default: the server's). `initial_state` has the state schema's
         tensors by name, each [L, H]. Raises ModelNotFound, VersionNotFound, ModelNotLoaded,
         ModelNotStepwise, SessionExists, SessionCapacity, InvalidField, ServerDraining.
         """
@@ -50,6 +52,7 @@ class Sessions:
             ttl=ttl,
             lifetime=lifetime,
             rewind_depth=rewind_depth,
+            durability=durability,
             initial_state=initial_state,
         )
         return self._make(call, chosen, timeout)
@@ -70,6 +73,7 @@ class Sessions:
         ttl: Seconds | None = None,
         lifetime: Seconds | None = None,
         rewind_depth: int = 0,
+        durability: str | None = None,
         timeout: float | None = None,
     ) -> Session:
         """Make a session that goes on from a snapshot, by default on the version it names.
@@ -84,6 +88,7 @@ class Sessions:
             ttl=ttl,
             lifetime=lifetime,
             rewind_depth=rewind_depth,
+            durability=durability,
         )
         return self._make(call, chosen, timeout)
 
@@ -152,11 +157,18 @@ class Sessions:
                     session._ready(timeout)
             for part in batch.parts():
                 try:
-                    response = self._transport.step(part.request, shard=part.shard, timeout=timeout)
+                    response = self._transport.step(
+                        part.request, shard=part.shard, timeout=timeout, patient=batch.survives
+                    )
                 except CarouselError as error:
                     batch.fail(part, error)
                 else:
                     batch.take(part, response)
+            for place in batch.lost:
+                try:
+                    batch.found(place, sessions[place]._send(batch.item(place), timeout))
+                except CarouselError as error:
+                    batch.found(place, error)
         finally:
             for session in held:
                 session._lock.release()

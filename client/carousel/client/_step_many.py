@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
-from carousel.client._columns import expiry, fill, outcomes, outputs_of, split, update
+from carousel.client._columns import expiry, fill, outcomes, outputs_of, settle, split
 from carousel.client._cursor import ALL, Cursor, Item
 from carousel.client._errors import is_refusal
 from carousel.client._inputs import Floats, Input, chunk_input
 from carousel.client._session_view import SessionView
 from carousel.client._step_errors import StepErrors
-from carousel.errors import CarouselError, InputMismatch, InvalidField
+from carousel.errors import CarouselError, InputMismatch, InvalidField, SessionNotFound
 from carousel.v1 import inference_service_pb2 as pb
 
 
@@ -31,6 +32,7 @@ class Batch:
 
     def __init__(self, sessions: Sequence[SessionView], xs: Input) -> None:
         self._cursors: list[Cursor] = [session._cursor for session in sessions]
+        self.survives = all(cursor.survives for cursor in self._cursors)
         if len(set(map(id, self._cursors))) != len(sessions):
             raise InvalidField("a session can take only one step at a time", field="handles")
         width, steps, data = chunk_input(xs) if sessions else (0, 0, b"")
@@ -47,6 +49,7 @@ class Batch:
         ]
         self._blocks: list[tuple[list[int], Floats]] = []  # places, and their rows
         self._errors: dict[int, CarouselError] = {}
+        self.lost: list[int] = []  # places of sessions that outlive the server that had them
 
     def parts(self) -> Iterator[Part]:
         """The messages; their items are open from here until `take` or `fail`."""
@@ -63,28 +66,38 @@ class Batch:
                 yield Part(places, shard, request)
 
     def take(self, part: Part, response: pb.StepResponse) -> None:
-        if response.errors or response.durable_indexes:
+        if response.errors:
             self._take_each(part, response)
             return
         self._blocks.append((part.places, outputs_of(response)))
         expires = expiry(response)
-        for place in part.places:
+        for place, durable in zip(part.places, response.durable_indexes or repeat(0), strict=False):
             cursor = self._cursors[place]
-            cursor.index += 1
-            cursor.open = None
+            cursor.succeed(self._items[place], durable)
             cursor.expires = expires
 
     def _take_each(self, part: Part, response: pb.StepResponse) -> None:
         found = zip(part.places, outcomes(response), strict=True)
         for number, (place, outcome) in enumerate(found):
             cursor = self._cursors[place]
-            if isinstance(outcome, CarouselError):
+            if isinstance(outcome, SessionNotFound) and cursor.survives:
+                self.lost.append(place)
+            elif isinstance(outcome, CarouselError):
                 cursor.fail(outcome)
                 self._errors[place] = outcome
             else:
-                cursor.succeed(self._items[place])
-                update(cursor, response, number)
+                settle(cursor, self._items[place], response, number)
                 self._blocks.append(([place], outcome))
+
+    def item(self, place: int) -> Item:
+        return self._items[place]
+
+    def found(self, place: int, outcome: Floats | CarouselError) -> None:
+        """What became of one that was lost."""
+        if isinstance(outcome, CarouselError):
+            self._errors[place] = outcome
+        else:
+            self._blocks.append(([place], outcome[None]))
 
     def fail(self, part: Part, error: CarouselError) -> None:
         """A whole message failed."""

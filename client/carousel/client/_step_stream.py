@@ -24,7 +24,7 @@ class StepStream:
     """Sends messages, hands every answer to `take`, and sends again what a broken stream lost.
 
     `unanswered` gives messages for all that was sent and not answered. `give_up` is called when
-    attempt after attempt brought no answer at all.
+    attempt after attempt brought no answer at all, and says whether somebody waits nevertheless.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class StepStream:
         *,
         take: Callable[[pb.StepResponse], None],
         unanswered: Callable[[], list[pb.StreamStepsRequest]],
-        give_up: Callable[[CarouselError], None],
+        give_up: Callable[[CarouselError], bool],
     ) -> None:
         self._transport = transport
         self._metadata = ((SHARD_HEADER, str(shard)),)
@@ -90,8 +90,9 @@ class StepStream:
             return False
         self._failures += 1
         if not may_go_better or self._failures >= ATTEMPTS:
-            self._give_up(error)
-            return False
+            patient = self._give_up(error)
+            if not may_go_better or not patient:
+                return False
         wait = delay(self._failures)
         event = Event("retry", attempt=self._failures, delay=wait, error=error)
         self._transport.link.tell(event)

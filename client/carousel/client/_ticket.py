@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from carousel.client._cursor import Cursor
 from carousel.client._inputs import Floats
@@ -12,10 +13,16 @@ from carousel.errors import CarouselError
 class Ticket:
     """Who waits for its open item, until when, and what nobody fetched."""
 
-    __slots__ = ("cursor", "deadline", "future", "is_fresh", "timeout", "unclaimed")
+    __slots__ = ("cursor", "deadline", "future", "is_fresh", "recover", "timeout", "unclaimed")
 
-    def __init__(self, cursor: Cursor, future: asyncio.Future[Floats]) -> None:
+    def __init__(
+        self,
+        cursor: Cursor,
+        future: asyncio.Future[Floats],
+        recover: Callable[[float], Awaitable[None]],
+    ) -> None:
         self.cursor = cursor
+        self.recover = recover  # brings the session back until this moment of the loop's clock
         self.future = future
         self.is_fresh = True  # the open item has never been sent
         self.timeout = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,25 +15,41 @@ from carousel.client._channel import Door
 from carousel.client._errors import Guard, is_refusal, translate
 from carousel.client._events import Event, Link
 from carousel.client._retry import ATTEMPTS, RESENT, delay
+from carousel.errors import CarouselError
 from carousel.v1 import inference_service_pb2 as pb
 
 STEP = "carousel.v1.InferenceService/Step"
 SHARD_HEADER = "x-carousel-shard"
 
 
+def open_channel(door: Door) -> grpc.Channel:
+    if door.credentials is None:
+        return grpc.insecure_channel(door.target, door.options)
+    return grpc.secure_channel(door.target, door.credentials, door.options)
+
+
 class Transport:
     """Unary calls, streams and steps, with deadlines and errors of our own. Safe to share."""
 
     def __init__(self, door: Door, *, timeout: float, link: Link) -> None:
-        if door.credentials is None:
-            self._channel = grpc.insecure_channel(door.target, door.options)
-        else:
-            self._channel = grpc.secure_channel(door.target, door.credentials, door.options)
+        self._home = self._door = door
+        self._channels = [open_channel(door)]
+        self._moving = threading.Lock()
         self.timeout = timeout
         self.link = link
+        link.on_failure = self._follow
         self.guard = Guard(link)
         self._methods: dict[str, Any] = {}
         self._closed = False
+
+    def _follow(self, error: CarouselError) -> None:
+        """Go where a server that is going sends its callers, and back when nobody is there."""
+        with self._moving:
+            door = self._door.after(error, self._home)
+            if door != self._door and not self._closed:
+                self._door, self._methods = door, {}
+                self._channels.append(open_channel(door))  # calls of others go on in the former
+                self.link.tell(Event("moved", error=error))
 
     def call(
         self, call: Call[Result], timeout: float | None, *, wait_for_ready: bool = False
@@ -44,9 +61,17 @@ class Transport:
         return call.decode(reply)
 
     def step(
-        self, request: pb.StepRequest, *, shard: int, timeout: float | None
+        self,
+        request: pb.StepRequest,
+        *,
+        shard: int,
+        timeout: float | None,
+        patient: bool = False,
     ) -> pb.StepResponse:
-        """Send steps until their outcome is known, or the attempts or the time are used up."""
+        """Send steps until their outcome is known, or the attempts or the time are used up.
+
+        With `patient` only the time counts: the sessions survive their server.
+        """
         method = self._method("unary_unary", STEP, pb.StepResponse)
         metadata = ((SHARD_HEADER, str(shard)),)
         end = time.monotonic() + (self.timeout if timeout is None else timeout)
@@ -61,7 +86,8 @@ class Transport:
                 self.link.saw(ours)
                 attempt, wait = attempt + 1, delay(attempt + 1)
                 late = time.monotonic() + wait >= end
-                if attempt == ATTEMPTS or late or is_refusal(error) or error.code() not in RESENT:
+                spent = late or (attempt >= ATTEMPTS and not patient)
+                if spent or is_refusal(error) or error.code() not in RESENT:
                     raise ours from error
             else:
                 if not self.link.up:
@@ -87,14 +113,16 @@ class Transport:
 
     def close(self) -> None:
         self._closed = True
-        self._channel.close()
+        for channel in self._channels:
+            channel.close()
 
     def _method(self, kind: str, path: str, reply: type[Message]) -> Any:
         if self._closed:
             raise RuntimeError("the client is closed")
-        method = self._methods.get(path)
+        methods = self._methods
+        method = methods.get(path)
         if method is None:
-            method = self._methods[path] = getattr(self._channel, kind)(
+            method = methods[path] = getattr(self._channels[-1], kind)(
                 f"/{path}",
                 request_serializer=serialize,
                 response_deserializer=reply.FromString,

@@ -10,7 +10,8 @@ CarouselError
 |- AlreadyExists            the id is taken
 |  |- SessionExists, VersionExists, DatasetExists, JobExists
 |- FailedPrecondition       not in this state
-|  |- SessionQuarantined, ModelNotLoaded, ModelNotStepwise, NoTokenizer, ModelInUse
+|  |- SessionQuarantined, SessionAtRest, ModelNotLoaded, ModelNotStepwise
+|  |- NoTokenizer, ModelInUse
 |  |- RewindUnavailable, SnapshotMismatch, DurabilityUnsupported, WeightsInvalid
 |  |- ImportRefused, StoreUnwritable, DatasetInUse, JobActive, JobNotResumable
 |- Aborted                  somebody else was faster; look again
@@ -18,7 +19,7 @@ CarouselError
 |- ResourceExhausted        full; try later
 |  |- SessionCapacity, QueueFull, MessageTooLarge
 |- Unavailable              not now; try again
-|  |- ServerDraining, ServerUnreachable, StoreUnavailable
+|  |- ServerDraining, ModelLoading, ServerUnreachable, StoreUnavailable
 |- DataLoss                 bytes are not what they were
 |  |- SnapshotDamaged, UploadDamaged, StepsLost
 |- DeadlineExceeded, Cancelled, Unimplemented, InternalError
@@ -34,6 +35,7 @@ from carousel.errors._moments import (
     DeadlineExceeded,
     InternalError,
     MessageTooLarge,
+    ModelLoading,
     QueueFull,
     ResourceExhausted,
     ServerDraining,
@@ -81,6 +83,7 @@ from carousel.errors._resources import (
     NotFound,
     NoTokenizer,
     RewindUnavailable,
+    SessionAtRest,
     SessionEnded,
     SessionExists,
     SessionNotFound,
@@ -123,6 +126,7 @@ __all__ = [
     "MessageTooLarge",
     "MixedModels",
     "ModelInUse",
+    "ModelLoading",
     "ModelNotFound",
     "ModelNotLoaded",
     "ModelNotStepwise",
@@ -135,6 +139,7 @@ __all__ = [
     "RewindUnavailable",
     "ServerDraining",
     "ServerUnreachable",
+    "SessionAtRest",
     "SessionCapacity",
     "SessionEnded",
     "SessionExists",

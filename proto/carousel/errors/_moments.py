@@ -64,6 +64,12 @@ class ServerDraining(Unavailable):
     reason = "SERVER_DRAINING"
 
 
+class ModelLoading(Unavailable):
+    """The version is on its way into service."""
+
+    reason = "MODEL_LOADING"
+
+
 class ServerUnreachable(Unavailable):
     """No connection to the server, or it broke."""
 

@@ -106,6 +106,12 @@ class SessionQuarantined(FailedPrecondition):
     reason = "SESSION_QUARANTINED"
 
 
+class SessionAtRest(FailedPrecondition):
+    """The session is in the store only; AttachSession brings it back."""
+
+    reason = "SESSION_AT_REST"
+
+
 class ModelNotLoaded(FailedPrecondition):
     """The version is in the store but does not serve."""
 

@@ -86,6 +86,7 @@ class ServerInfo(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     DEFAULT_TTL_FIELD_NUMBER: _builtins.int
     READY_VERSIONS_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version of Carousel."""
     instance_id: _builtins.str
@@ -120,6 +121,10 @@ class ServerInfo(_message.Message):
     def ready_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ready versions: `models/{model}/versions/{number}`."""
 
+    @_builtins.property
+    def store(self) -> Global___StoreStatus:
+        """The store of sessions; unset: there is none."""
+
     def __init__(
         self,
         *,
@@ -137,14 +142,51 @@ class ServerInfo(_message.Message):
         max_tokens: _builtins.int = ...,
         default_ttl: _duration_pb2.Duration | None = ...,
         ready_versions: _abc.Iterable[_builtins.str] | None = ...,
+        store: Global___StoreStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["default_ttl", b"default_ttl", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_ttl", b"default_ttl", "start_time", b"start_time", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_ttl", b"default_ttl", "device", b"device", "draining", b"draining", "instance_id", b"instance_id", "max_batch", b"max_batch", "max_chunk", b"max_chunk", "max_message_bytes", b"max_message_bytes", "max_sessions", b"max_sessions", "max_tokens", b"max_tokens", "ready_versions", b"ready_versions", "sessions", b"sessions", "shards", b"shards", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_ttl", b"default_ttl", "device", b"device", "draining", b"draining", "instance_id", b"instance_id", "max_batch", b"max_batch", "max_chunk", b"max_chunk", "max_message_bytes", b"max_message_bytes", "max_sessions", b"max_sessions", "max_tokens", b"max_tokens", "ready_versions", b"ready_versions", "sessions", b"sessions", "shards", b"shards", "start_time", b"start_time", "store", b"store", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServerInfo: _TypeAlias = ServerInfo  # noqa: Y015
+
+@_typing.final
+class StoreStatus(_message.Message):
+    """How the store of sessions is doing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    HEALTHY_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    LAG_STEPS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """`sqlite` or `valkey`."""
+    healthy: _builtins.bool
+    """Whether the last write went through. While not, sessions go on from memory (ASYNC) or wait
+    (SYNC), and nothing that would need the store is begun.
+    """
+    message: _builtins.str
+    """What went wrong last, when not healthy."""
+    lag_steps: _builtins.int
+    """Steps that are committed and not in the store yet, of all sessions together."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        healthy: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        lag_steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["healthy", b"healthy", "kind", b"kind", "lag_steps", b"lag_steps", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreStatus: _TypeAlias = StoreStatus  # noqa: Y015
 
 @_typing.final
 class GetStatisticsRequest(_message.Message):
@@ -288,6 +330,12 @@ class DrainServerRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    SUCCESSOR_FIELD_NUMBER: _builtins.int
+    successor: _builtins.str
+    """Where the server's sessions go: `host:port` of another server with the same store. Told to
+    everybody who is refused from now on (`successor` in the metadata of SERVER_DRAINING). Empty:
+    whoever listens at this server's own address next.
+    """
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """Give up on what still runs after this long. Unset: the server's default."""
@@ -296,10 +344,11 @@ class DrainServerRequest(_message.Message):
         self,
         *,
         timeout: _duration_pb2.Duration | None = ...,
+        successor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["successor", b"successor", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -108,7 +108,7 @@ class StepRequest(_message.Message):
 
     @_builtins.property
     def durable_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The durable index of each session that the caller knows. A server that has less answers
+        """The durable index of each session that the caller knows. A session that has less gets
         STEPS_LOST (DATA_LOSS). Empty: 0 each.
         """
 
@@ -163,7 +163,9 @@ class StepResponse(_message.Message):
 
     @_builtins.property
     def durable_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The durable index of each session. Empty: 0 each."""
+        """The durable index of each session: steps below it survive a crash, so the caller need not keep
+        their inputs. Empty: 0 each.
+        """
 
     @_builtins.property
     def outputs(self) -> _tensor_pb2.Tensor:

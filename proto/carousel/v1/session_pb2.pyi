@@ -105,26 +105,58 @@ class _Durability:
 class _DurabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Durability.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DURABILITY_UNSPECIFIED: _Durability.ValueType  # 0
-    """MEMORY."""
+    """The server's default: ASYNC where it has a store of sessions, otherwise MEMORY."""
     DURABILITY_MEMORY: _Durability.ValueType  # 1
-    """Nothing: the state lives in the server's memory. The only class of this release."""
+    """Nothing: the state lives in the server's memory, and ends with it."""
     DURABILITY_ASYNC: _Durability.ValueType  # 2
-    """All but the last moments; the client sends those steps again."""
+    """All but the last moments: what was committed is written behind, about every 50 ms or 32 steps.
+    A client that keeps its inputs from the durable index on sends those steps again.
+    """
     DURABILITY_SYNC: _Durability.ValueType  # 3
-    """Every answered step."""
+    """Every answered step: an answer leaves when its step is in the store."""
 
 class Durability(_Durability, metaclass=_DurabilityEnumTypeWrapper):
     """What of a session survives a crash of the server."""
 
 DURABILITY_UNSPECIFIED: Durability.ValueType  # 0
-"""MEMORY."""
+"""The server's default: ASYNC where it has a store of sessions, otherwise MEMORY."""
 DURABILITY_MEMORY: Durability.ValueType  # 1
-"""Nothing: the state lives in the server's memory. The only class of this release."""
+"""Nothing: the state lives in the server's memory, and ends with it."""
 DURABILITY_ASYNC: Durability.ValueType  # 2
-"""All but the last moments; the client sends those steps again."""
+"""All but the last moments: what was committed is written behind, about every 50 ms or 32 steps.
+A client that keeps its inputs from the durable index on sends those steps again.
+"""
 DURABILITY_SYNC: Durability.ValueType  # 3
-"""Every answered step."""
+"""Every answered step: an answer leaves when its step is in the store."""
 Global___Durability: _TypeAlias = Durability  # noqa: Y015
+
+class _SessionTier:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SessionTierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionTier.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SESSION_TIER_UNSPECIFIED: _SessionTier.ValueType  # 0
+    """Never returned."""
+    SESSION_TIER_DEVICE: _SessionTier.ValueType  # 1
+    """In the arena of its device: it can ride the next turn."""
+    SESSION_TIER_HOST: _SessionTier.ValueType  # 2
+    """Parked in the server's memory; its next step brings it back."""
+    SESSION_TIER_STORE: _SessionTier.ValueType  # 3
+    """Parked or at rest in the store; its next step, or AttachSession, brings it back."""
+
+class SessionTier(_SessionTier, metaclass=_SessionTierEnumTypeWrapper):
+    """Where the state of a live session lies."""
+
+SESSION_TIER_UNSPECIFIED: SessionTier.ValueType  # 0
+"""Never returned."""
+SESSION_TIER_DEVICE: SessionTier.ValueType  # 1
+"""In the arena of its device: it can ride the next turn."""
+SESSION_TIER_HOST: SessionTier.ValueType  # 2
+"""Parked in the server's memory; its next step brings it back."""
+SESSION_TIER_STORE: SessionTier.ValueType  # 3
+"""Parked or at rest in the store; its next step, or AttachSession, brings it back."""
+Global___SessionTier: _TypeAlias = SessionTier  # noqa: Y015
 
 @_typing.final
 class Session(_message.Message):
@@ -148,6 +180,8 @@ class Session(_message.Message):
     LAST_USE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     STATE_BYTES_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    BOOKMARKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`sessions/{id}`; the id has 1 to 63 of a-z, 0-9 and '-', and begins with a letter or digit."""
     model_version: _builtins.str
@@ -160,7 +194,7 @@ class Session(_message.Message):
     step_index: _builtins.int
     """Output only. The index of the next step; equally, the number of steps taken."""
     durable_index: _builtins.int
-    """Output only. Steps below it survive a crash. 0 for DURABILITY_MEMORY."""
+    """Output only. Steps below it are in the store and survive a crash. 0 for DURABILITY_MEMORY."""
     state: Global___SessionState.ValueType
     """Output only. Where it is in its life."""
     end_reason: Global___EndReason.ValueType
@@ -168,11 +202,13 @@ class Session(_message.Message):
     shard: _builtins.int
     """Output only. The routing shard of this session, below ServerInfo.shards."""
     durability: Global___Durability.ValueType
-    """The class of durability."""
+    """The class of durability, never UNSPECIFIED."""
     rewind_depth: _builtins.int
-    """How many earlier states RewindSession can return to. 0: none."""
+    """How many earlier states RewindSession can return to, beside bookmarks. 0: none."""
     state_bytes: _builtins.int
     """Output only. Bytes of recurrent state: one row."""
+    tier: Global___SessionTier.ValueType
+    """Output only. Where its state lies now."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """Ends after this long without a step or a touch. Unset: the server's default."""
@@ -193,6 +229,10 @@ class Session(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When it will end unless it is used before; after the end, when it ended."""
 
+    @_builtins.property
+    def bookmarks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Bookmark]:
+        """Output only. States that were given a name, in order of their names."""
+
     def __init__(
         self,
         *,
@@ -212,14 +252,42 @@ class Session(_message.Message):
         last_use_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         state_bytes: _builtins.int = ...,
+        tier: Global___SessionTier.ValueType = ...,
+        bookmarks: _abc.Iterable[Global___Bookmark] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "lifetime", b"lifetime", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "durability", b"durability", "durable_index", b"durable_index", "end_reason", b"end_reason", "expire_time", b"expire_time", "handle", b"handle", "last_use_time", b"last_use_time", "lifetime", b"lifetime", "model_version", b"model_version", "name", b"name", "rewind_depth", b"rewind_depth", "shard", b"shard", "state", b"state", "state_bytes", b"state_bytes", "step_index", b"step_index", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bookmarks", b"bookmarks", "create_time", b"create_time", "durability", b"durability", "durable_index", b"durable_index", "end_reason", b"end_reason", "expire_time", b"expire_time", "handle", b"handle", "last_use_time", b"last_use_time", "lifetime", b"lifetime", "model_version", b"model_version", "name", b"name", "rewind_depth", b"rewind_depth", "shard", b"shard", "state", b"state", "state_bytes", b"state_bytes", "step_index", b"step_index", "tier", b"tier", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class Bookmark(_message.Message):
+    """A state of a session that was given a name, for RewindSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STEP_INDEX_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """1 to 63 of a-z, 0-9 and '-', beginning with a letter or digit."""
+    step_index: _builtins.int
+    """The index of the next step at that state."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        step_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "step_index", b"step_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Bookmark: _TypeAlias = Bookmark  # noqa: Y015
 
 @_typing.final
 class Snapshot(_message.Message):

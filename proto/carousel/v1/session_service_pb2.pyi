@@ -43,7 +43,9 @@ class CreateSessionRequest(_message.Message):
     `models/{model}/versions/{number}` or `models/{model}/aliases/{alias}`.
     """
     durability: _session_pb2.Durability.ValueType
-    """MEMORY is the only class of this release; others get DURABILITY_UNSUPPORTED."""
+    """What of it survives a crash. ASYNC and SYNC need a server with a store of sessions, otherwise
+    DURABILITY_UNSUPPORTED.
+    """
     rewind_depth: _builtins.int
     """Keep this many earlier states for RewindSession, 0 to 64. Each costs one row, and such a
     session takes one step a turn.
@@ -90,18 +92,32 @@ class AttachSessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    HANDLE_FIELD_NUMBER: _builtins.int
+    DURABLE_INDEX_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`sessions/{id}`."""
+    handle: _builtins.int
+    """When set, it must be the current handle, otherwise SESSION_FENCED: for a holder who goes on
+    after its server was lost, and must not take the session from somebody else.
+    """
+    durable_index: _builtins.int
+    """The durable index that the caller knows. A session that has less gets STEPS_LOST (DATA_LOSS)
+    instead of going on from an older state. 0: none is known.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        handle: _builtins.int | None = ...,
+        durable_index: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_handle", b"_handle", "handle", b"handle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_handle", b"_handle", "durable_index", b"durable_index", "handle", b"handle", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__handle: _TypeAlias = _typing.Literal["handle"]  # noqa: Y015
+    _WhichOneofArgType__handle: _TypeAlias = _typing.Literal["_handle", b"_handle"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__handle) -> _WhichOneofReturnType__handle | None: ...
 
 Global___AttachSessionRequest: _TypeAlias = AttachSessionRequest  # noqa: Y015
 
@@ -169,7 +185,9 @@ class ListSessionsResponse(_message.Message):
     next_page_token: _builtins.str
     """Empty only at the end."""
     total_size: _builtins.int
-    """All sessions that match, over all pages, at this moment."""
+    """Sessions on this server that match, over all pages, at this moment; those at rest are not
+    counted.
+    """
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Session]:
         """In order of their ids."""
@@ -285,6 +303,7 @@ class RewindSessionRequest(_message.Message):
     HANDLE_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     STEP_INDEX_FIELD_NUMBER: _builtins.int
+    BOOKMARK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`sessions/{id}`."""
     handle: _builtins.int
@@ -293,6 +312,8 @@ class RewindSessionRequest(_message.Message):
     """Back by this many steps; 0 keeps the state and only ends a quarantine."""
     step_index: _builtins.int
     """Back to where this was the next step."""
+    bookmark: _builtins.str
+    """Back to the state of this name. Bookmarks of later steps stay."""
     def __init__(
         self,
         *,
@@ -300,14 +321,15 @@ class RewindSessionRequest(_message.Message):
         handle: _builtins.int | None = ...,
         steps: _builtins.int = ...,
         step_index: _builtins.int = ...,
+        bookmark: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_handle", b"_handle", "handle", b"handle", "step_index", b"step_index", "steps", b"steps", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_handle", b"_handle", "bookmark", b"bookmark", "handle", b"handle", "step_index", b"step_index", "steps", b"steps", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_handle", b"_handle", "handle", b"handle", "name", b"name", "step_index", b"step_index", "steps", b"steps", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_handle", b"_handle", "bookmark", b"bookmark", "handle", b"handle", "name", b"name", "step_index", b"step_index", "steps", b"steps", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__handle: _TypeAlias = _typing.Literal["handle"]  # noqa: Y015
     _WhichOneofArgType__handle: _TypeAlias = _typing.Literal["_handle", b"_handle"]  # noqa: Y015
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["steps", "step_index"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["steps", "step_index", "bookmark"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__handle) -> _WhichOneofReturnType__handle | None: ...
@@ -315,6 +337,76 @@ class RewindSessionRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
 Global___RewindSessionRequest: _TypeAlias = RewindSessionRequest  # noqa: Y015
+
+@_typing.final
+class BookmarkSessionRequest(_message.Message):
+    """Asks to give the present state a name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HANDLE_FIELD_NUMBER: _builtins.int
+    BOOKMARK_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`sessions/{id}`."""
+    handle: _builtins.int
+    """When set, it must be the current handle, otherwise SESSION_FENCED."""
+    bookmark: _builtins.str
+    """The bookmark: 1 to 63 of a-z, 0-9 and '-', beginning with a letter or digit. A session has at
+    most 64.
+    """
+    remove: _builtins.bool
+    """Forget the bookmark of this name instead; nothing happens when there is none."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        handle: _builtins.int | None = ...,
+        bookmark: _builtins.str = ...,
+        remove: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_handle", b"_handle", "handle", b"handle"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_handle", b"_handle", "bookmark", b"bookmark", "handle", b"handle", "name", b"name", "remove", b"remove"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__handle: _TypeAlias = _typing.Literal["handle"]  # noqa: Y015
+    _WhichOneofArgType__handle: _TypeAlias = _typing.Literal["_handle", b"_handle"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__handle) -> _WhichOneofReturnType__handle | None: ...
+
+Global___BookmarkSessionRequest: _TypeAlias = BookmarkSessionRequest  # noqa: Y015
+
+@_typing.final
+class MigrateSessionRequest(_message.Message):
+    """Asks to move a session to another model version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HANDLE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`sessions/{id}`."""
+    handle: _builtins.int
+    """When set, it must be the current handle, otherwise SESSION_FENCED."""
+    model: _builtins.str
+    """Where to, as in CreateSessionRequest."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        handle: _builtins.int | None = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_handle", b"_handle", "handle", b"handle"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_handle", b"_handle", "handle", b"handle", "model", b"model", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__handle: _TypeAlias = _typing.Literal["handle"]  # noqa: Y015
+    _WhichOneofArgType__handle: _TypeAlias = _typing.Literal["_handle", b"_handle"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__handle) -> _WhichOneofReturnType__handle | None: ...
+
+Global___MigrateSessionRequest: _TypeAlias = MigrateSessionRequest  # noqa: Y015
 
 @_typing.final
 class ResetSessionRequest(_message.Message):

@@ -67,6 +67,16 @@ class SessionServiceStub:
                 request_serializer=carousel_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
                 response_deserializer=carousel_dot_v1_dot_session__service__pb2.ForkSessionResponse.FromString,
                 _registered_method=True)
+        self.BookmarkSession = channel.unary_unary(
+                '/carousel.v1.SessionService/BookmarkSession',
+                request_serializer=carousel_dot_v1_dot_session__service__pb2.BookmarkSessionRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_session__pb2.Session.FromString,
+                _registered_method=True)
+        self.MigrateSession = channel.unary_unary(
+                '/carousel.v1.SessionService/MigrateSession',
+                request_serializer=carousel_dot_v1_dot_session__service__pb2.MigrateSessionRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_session__pb2.Session.FromString,
+                _registered_method=True)
         self.RewindSession = channel.unary_unary(
                 '/carousel.v1.SessionService/RewindSession',
                 request_serializer=carousel_dot_v1_dot_session__service__pb2.RewindSessionRequest.SerializeToString,
@@ -101,7 +111,8 @@ class SessionServiceServicer:
     def CreateSession(self, request, context):
         """Makes a session and gives out a row. Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
         MODEL_NOT_LOADED, MODEL_NOT_STEPWISE (a bidirectional model), SESSION_EXISTS,
-        SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, SERVER_DRAINING.
+        SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING.
+        A session of ASYNC or SYNC is in the store when this returns.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,7 +120,10 @@ class SessionServiceServicer:
 
     def AttachSession(self, request, context):
         """Takes a session over: gives a new handle and fences the old one, so that a late packet of the
-        former holder can never touch it. Errors: SESSION_NOT_FOUND, SESSION_ENDED.
+        former holder can never touch it. A session that is not here is brought back from the store,
+        verified; whichever server had it before is fenced too. Errors: SESSION_NOT_FOUND,
+        SESSION_ENDED, SESSION_FENCED (with `handle`), STEPS_LOST, SNAPSHOT_DAMAGED,
+        SNAPSHOT_MISMATCH, MODEL_NOT_LOADED, SESSION_CAPACITY, STORE_UNAVAILABLE, SERVER_DRAINING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,7 +137,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Lists live sessions in order of their ids.
+        """Lists live sessions in order of their ids, those at rest in the store too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,6 +155,26 @@ class SessionServiceServicer:
         """Copies a session n times: same state, step index, and reply memory, new ids and handles.
         All copies are made or none. Errors: SESSION_NOT_FOUND, SESSION_ENDED, SESSION_EXISTS,
         SESSION_CAPACITY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BookmarkSession(self, request, context):
+        """Gives the present state a name, so that RewindSession can return to it; a name that is taken
+        moves. Each costs one row. The handle stays. Errors: SESSION_NOT_FOUND, SESSION_ENDED,
+        SESSION_FENCED, SESSION_CAPACITY, INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MigrateSession(self, request, context):
+        """Moves a session to another version of any model with the same state schema; its state and
+        step index stay as they are. Never happens by itself. Gives a new handle. Bookmarks and kept
+        states go along. Errors: SESSION_NOT_FOUND, SESSION_ENDED, SESSION_FENCED, MODEL_NOT_FOUND,
+        VERSION_NOT_FOUND, MODEL_NOT_LOADED, SNAPSHOT_MISMATCH (another schema, other inputs or
+        outputs), SESSION_CAPACITY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -217,6 +251,16 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ForkSession,
                     request_deserializer=carousel_dot_v1_dot_session__service__pb2.ForkSessionRequest.FromString,
                     response_serializer=carousel_dot_v1_dot_session__service__pb2.ForkSessionResponse.SerializeToString,
+            ),
+            'BookmarkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.BookmarkSession,
+                    request_deserializer=carousel_dot_v1_dot_session__service__pb2.BookmarkSessionRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_session__pb2.Session.SerializeToString,
+            ),
+            'MigrateSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.MigrateSession,
+                    request_deserializer=carousel_dot_v1_dot_session__service__pb2.MigrateSessionRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_session__pb2.Session.SerializeToString,
             ),
             'RewindSession': grpc.unary_unary_rpc_method_handler(
                     servicer.RewindSession,
@@ -407,6 +451,60 @@ class SessionService:
             '/carousel.v1.SessionService/ForkSession',
             carousel_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
             carousel_dot_v1_dot_session__service__pb2.ForkSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BookmarkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carousel.v1.SessionService/BookmarkSession',
+            carousel_dot_v1_dot_session__service__pb2.BookmarkSessionRequest.SerializeToString,
+            carousel_dot_v1_dot_session__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MigrateSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carousel.v1.SessionService/MigrateSession',
+            carousel_dot_v1_dot_session__service__pb2.MigrateSessionRequest.SerializeToString,
+            carousel_dot_v1_dot_session__pb2.Session.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,16 +38,20 @@ class SessionServiceStub:
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_pb2.Session]
     """Makes a session and gives out a row. Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
     MODEL_NOT_LOADED, MODEL_NOT_STEPWISE (a bidirectional model), SESSION_EXISTS,
-    SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, SERVER_DRAINING.
+    SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING.
+    A session of ASYNC or SYNC is in the store when this returns.
     """
     AttachSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AttachSessionRequest, _session_pb2.Session]
     """Takes a session over: gives a new handle and fences the old one, so that a late packet of the
-    former holder can never touch it. Errors: SESSION_NOT_FOUND, SESSION_ENDED.
+    former holder can never touch it. A session that is not here is brought back from the store,
+    verified; whichever server had it before is fenced too. Errors: SESSION_NOT_FOUND,
+    SESSION_ENDED, SESSION_FENCED (with `handle`), STEPS_LOST, SNAPSHOT_DAMAGED,
+    SNAPSHOT_MISMATCH, MODEL_NOT_LOADED, SESSION_CAPACITY, STORE_UNAVAILABLE, SERVER_DRAINING.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_pb2.Session]
     """Describes a session, also for an hour after its end. Errors: SESSION_NOT_FOUND."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
-    """Lists live sessions in order of their ids."""
+    """Lists live sessions in order of their ids, those at rest in the store too."""
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _empty_pb2.Empty]
     """Ends a session; its row is zeroed. Steps that wait are refused with SESSION_ENDED.
     Errors: SESSION_NOT_FOUND, SESSION_ENDED.
@@ -56,6 +60,18 @@ class SessionServiceStub:
     """Copies a session n times: same state, step index, and reply memory, new ids and handles.
     All copies are made or none. Errors: SESSION_NOT_FOUND, SESSION_ENDED, SESSION_EXISTS,
     SESSION_CAPACITY.
+    """
+    BookmarkSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.BookmarkSessionRequest, _session_pb2.Session]
+    """Gives the present state a name, so that RewindSession can return to it; a name that is taken
+    moves. Each costs one row. The handle stays. Errors: SESSION_NOT_FOUND, SESSION_ENDED,
+    SESSION_FENCED, SESSION_CAPACITY, INVALID_FIELD.
+    """
+    MigrateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.MigrateSessionRequest, _session_pb2.Session]
+    """Moves a session to another version of any model with the same state schema; its state and
+    step index stay as they are. Never happens by itself. Gives a new handle. Bookmarks and kept
+    states go along. Errors: SESSION_NOT_FOUND, SESSION_ENDED, SESSION_FENCED, MODEL_NOT_FOUND,
+    VERSION_NOT_FOUND, MODEL_NOT_LOADED, SNAPSHOT_MISMATCH (another schema, other inputs or
+    outputs), SESSION_CAPACITY.
     """
     RewindSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RewindSessionRequest, _session_pb2.Session]
     """Goes back to an earlier state; ends a quarantine. Gives a new handle, so that a late packet
@@ -83,16 +99,20 @@ class SessionServiceAsyncStub(SessionServiceStub):
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Makes a session and gives out a row. Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
     MODEL_NOT_LOADED, MODEL_NOT_STEPWISE (a bidirectional model), SESSION_EXISTS,
-    SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, SERVER_DRAINING.
+    SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING.
+    A session of ASYNC or SYNC is in the store when this returns.
     """
     AttachSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AttachSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Takes a session over: gives a new handle and fences the old one, so that a late packet of the
-    former holder can never touch it. Errors: SESSION_NOT_FOUND, SESSION_ENDED.
+    former holder can never touch it. A session that is not here is brought back from the store,
+    verified; whichever server had it before is fenced too. Errors: SESSION_NOT_FOUND,
+    SESSION_ENDED, SESSION_FENCED (with `handle`), STEPS_LOST, SNAPSHOT_DAMAGED,
+    SNAPSHOT_MISMATCH, MODEL_NOT_LOADED, SESSION_CAPACITY, STORE_UNAVAILABLE, SERVER_DRAINING.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Describes a session, also for an hour after its end. Errors: SESSION_NOT_FOUND."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
-    """Lists live sessions in order of their ids."""
+    """Lists live sessions in order of their ids, those at rest in the store too."""
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Ends a session; its row is zeroed. Steps that wait are refused with SESSION_ENDED.
     Errors: SESSION_NOT_FOUND, SESSION_ENDED.
@@ -101,6 +121,18 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Copies a session n times: same state, step index, and reply memory, new ids and handles.
     All copies are made or none. Errors: SESSION_NOT_FOUND, SESSION_ENDED, SESSION_EXISTS,
     SESSION_CAPACITY.
+    """
+    BookmarkSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.BookmarkSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
+    """Gives the present state a name, so that RewindSession can return to it; a name that is taken
+    moves. Each costs one row. The handle stays. Errors: SESSION_NOT_FOUND, SESSION_ENDED,
+    SESSION_FENCED, SESSION_CAPACITY, INVALID_FIELD.
+    """
+    MigrateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.MigrateSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
+    """Moves a session to another version of any model with the same state schema; its state and
+    step index stay as they are. Never happens by itself. Gives a new handle. Bookmarks and kept
+    states go along. Errors: SESSION_NOT_FOUND, SESSION_ENDED, SESSION_FENCED, MODEL_NOT_FOUND,
+    VERSION_NOT_FOUND, MODEL_NOT_LOADED, SNAPSHOT_MISMATCH (another schema, other inputs or
+    outputs), SESSION_CAPACITY.
     """
     RewindSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RewindSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Goes back to an earlier state; ends a quarantine. Gives a new handle, so that a late packet
@@ -131,7 +163,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
         """Makes a session and gives out a row. Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
         MODEL_NOT_LOADED, MODEL_NOT_STEPWISE (a bidirectional model), SESSION_EXISTS,
-        SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, SERVER_DRAINING.
+        SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING.
+        A session of ASYNC or SYNC is in the store when this returns.
         """
 
     @_abc_1.abstractmethod
@@ -141,7 +174,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
         """Takes a session over: gives a new handle and fences the old one, so that a late packet of the
-        former holder can never touch it. Errors: SESSION_NOT_FOUND, SESSION_ENDED.
+        former holder can never touch it. A session that is not here is brought back from the store,
+        verified; whichever server had it before is fenced too. Errors: SESSION_NOT_FOUND,
+        SESSION_ENDED, SESSION_FENCED (with `handle`), STEPS_LOST, SNAPSHOT_DAMAGED,
+        SNAPSHOT_MISMATCH, MODEL_NOT_LOADED, SESSION_CAPACITY, STORE_UNAVAILABLE, SERVER_DRAINING.
         """
 
     @_abc_1.abstractmethod
@@ -158,7 +194,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListSessionsResponse, _abc.Awaitable[_session_service_pb2.ListSessionsResponse]]:
-        """Lists live sessions in order of their ids."""
+        """Lists live sessions in order of their ids, those at rest in the store too."""
 
     @_abc_1.abstractmethod
     def DeleteSession(
@@ -179,6 +215,30 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Copies a session n times: same state, step index, and reply memory, new ids and handles.
         All copies are made or none. Errors: SESSION_NOT_FOUND, SESSION_ENDED, SESSION_EXISTS,
         SESSION_CAPACITY.
+        """
+
+    @_abc_1.abstractmethod
+    def BookmarkSession(
+        self,
+        request: _session_service_pb2.BookmarkSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
+        """Gives the present state a name, so that RewindSession can return to it; a name that is taken
+        moves. Each costs one row. The handle stays. Errors: SESSION_NOT_FOUND, SESSION_ENDED,
+        SESSION_FENCED, SESSION_CAPACITY, INVALID_FIELD.
+        """
+
+    @_abc_1.abstractmethod
+    def MigrateSession(
+        self,
+        request: _session_service_pb2.MigrateSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
+        """Moves a session to another version of any model with the same state schema; its state and
+        step index stay as they are. Never happens by itself. Gives a new handle. Bookmarks and kept
+        states go along. Errors: SESSION_NOT_FOUND, SESSION_ENDED, SESSION_FENCED, MODEL_NOT_FOUND,
+        VERSION_NOT_FOUND, MODEL_NOT_LOADED, SNAPSHOT_MISMATCH (another schema, other inputs or
+        outputs), SESSION_CAPACITY.
         """
 
     @_abc_1.abstractmethod

@@ -22,6 +22,7 @@ from carousel.errors import CarouselError
 from carousel.model import KERNELS
 from carousel.model.zoo import shipped
 from carousel.server import logs
+from carousel.server.at_rest import AtRest
 from carousel.server.engine import Engine
 from carousel.server.hall import Hall
 from carousel.server.http import HttpServer
@@ -38,12 +39,12 @@ from carousel.server.services.training_service import TrainingService
 from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
+from carousel.server.stores import StateStore, open_store
 from carousel.server.training.office import Office
 from carousel.v1 import (
     admin_service_pb2,
     inference_service_pb2,
     model_service_pb2,
-    session_pb2,
     session_service_pb2,
     training_service_pb2,
 )
@@ -65,6 +66,7 @@ SERVICES = {
 SWITCH_SECONDS = 0.0005
 
 LINGER_SECONDS = 0.25
+STORE_SWEEP_SECONDS = 5.0
 END_SECONDS = 5.0  # for the end of a model's sessions; a turn that hangs must not keep us
 
 
@@ -78,8 +80,9 @@ class Server:
     `port` and `http_port` are the ports that it listens on once it is started.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
+        self._clock = clock  # seconds since the epoch: what lifetimes are measured by
         self.port = 0
         self.http_port: int | None = None
         self.instance_id = secrets.token_hex(8)
@@ -101,7 +104,13 @@ class Server:
         store = ModelStore(settings.store, shipped=shipped() if settings.shipped else None)
         sessions = Sessions(settings)
         engine = Engine(
-            asyncio.get_running_loop(), max_queue=settings.max_queue, sweep=sessions.sweep
+            asyncio.get_running_loop(),
+            max_queue=settings.max_queue,
+            metrics=self.metrics.store,
+            store=self._state_store(),
+            sweep=sessions.sweep,
+            lose=sessions.lose,
+            clock=self._clock,
         )
         sessions.attach_to(engine)
         try:
@@ -111,17 +120,22 @@ class Server:
         except ValueError as error:
             raise StartError(str(error)) from error
         LiveGauges(engine.versions, capacity=settings.max_sessions, registry=self.metrics.registry)
-        self.hall = Hall(settings, self.metrics, store, engine, sessions, registry)
+        # A store of its own: whoever asks for a session must not wait behind what is written.
+        at_rest = AtRest(self._state_store(), registry, self.metrics.store, self._clock)
+        self.hall = Hall(settings, self.metrics, store, engine, sessions, registry, at_rest)
         self.office = Office(settings, self.metrics, store, registry, instance_id=self.instance_id)
         self.metrics.build_info.info(
             {"version": version("carousel-rnn"), "device": registry.device}
         )
+        registry.starting = True
         await self._listen()
         engine.start()
         await self._load_models()
+        registry.starting = False
         gc.collect()
         gc.freeze()  # torch's hundred thousands of objects stay: no collection looks at them again
         self.office.start()
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep_store())
         self._ready = True
         await self._report("", *(s.full_name for s in SERVICES.values()))
         log.info(
@@ -136,13 +150,35 @@ class Server:
             },
         )
 
+    def _state_store(self) -> StateStore | None:
+        """A store of sessions, not opened yet. Raises StartError."""
+        address = self.settings.session_store_address
+        try:
+            return None if address is None else open_store(address)
+        except ValueError as error:
+            raise StartError(f"session_store: {error}") from error
+
+    async def _sweep_store(self) -> None:
+        """Now and then, end the sessions at rest whose time is up."""
+        slots = self.hall.engine.table.slots
+        while True:
+            await asyncio.sleep(STORE_SWEEP_SECONDS)
+            try:
+                await self.hall.at_rest.sweep(slots.__contains__)
+            except Exception:  # a bug must not end the sweeping
+                log.exception("the store of sessions could not be swept")
+
     async def wait(self) -> None:
         """Until the server has stopped."""
         await self._stopped.wait()
 
-    def drain(self, timeout: float | None = None) -> None:
-        """Begin to shut down gracefully: nothing new, what waits is finished, then stop."""
+    def drain(self, timeout: float | None = None, *, successor: str = "") -> None:
+        """Begin to shut down gracefully: nothing new, what waits is finished, then stop.
+
+        `successor` is where another server goes on with the sessions of the store.
+        """
         if self._draining is None:
+            self.hall.successor = successor
             timeout = self.settings.drain_timeout if timeout is None else timeout
             self._draining = asyncio.get_running_loop().create_task(self._drain(timeout))
 
@@ -159,8 +195,11 @@ class Server:
         if self._stopped.is_set():
             return
         self._ready = False
+        self._sweeper.cancel()
         await asyncio.gather(self._grpc.stop(grace), self.office.close(grace))
-        self.hall.engine.stop()
+        await self._store_all(min(max(grace, END_SECONDS), 60.0))
+        await asyncio.to_thread(self.hall.engine.stop)
+        await self.hall.at_rest.close()
         if self._http is not None:
             await asyncio.to_thread(self._http.stop)
         self._stopped.set()
@@ -171,6 +210,9 @@ class Server:
         self.hall.draining = True
         self._ready = False
         await self._health.enter_graceful_shutdown()
+        # What is committed is in the store before anybody is sent away: whoever goes on with a
+        # session elsewhere finds it there.
+        await self._store_all(seconds)
         self._inference.drain()
         # A call that is on the wire at the moment of the stop is cut off without a reason; for a
         # moment, callers are still told that the server is going.
@@ -178,12 +220,18 @@ class Server:
         # Calls that run are finished; jobs write a checkpoint and wait for the next server.
         jobs = self.office.close(min(seconds, self.settings.training_grace))
         await asyncio.gather(self._grpc.stop(seconds), jobs)
-        for loaded in self.hall.engine.versions:
-            ending = self.hall.engine.call(
-                self.hall.sessions.end_all, loaded, session_pb2.END_REASON_DRAINED
-            )
-            await asyncio.wait([ending], timeout=END_SECONDS)
+        await self._store_all(END_SECONDS)
+        ending = self.hall.engine.call(self.hall.sessions.end_volatile)
+        await asyncio.wait([ending], timeout=END_SECONDS)
         await self.stop()
+
+    async def _store_all(self, seconds: float) -> None:
+        """Bring every durable session into the store, as far as it takes them in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.hall.stored(self.hall.engine.behind.secure_all)
+        except (TimeoutError, CarouselError) as error:
+            log.error("not all sessions could be stored before the end: %s", error)
 
     async def _listen(self) -> None:
         settings = self.settings

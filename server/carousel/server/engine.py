@@ -18,8 +18,11 @@ from carousel.server import gatekeeper
 from carousel.server.loaded import LoadedVersion
 from carousel.server.ride import Ride, finite_rows
 from carousel.server.scheduler import Chunk, Plan
+from carousel.server.store_metrics import StoreMetrics
+from carousel.server.stores import StateStore
 from carousel.server.table import QUARANTINED, SessionTable
 from carousel.server.work import Answer, Floats, Ints, Work
+from carousel.server.write_behind import WriteBehind
 
 log = logging.getLogger("carousel.engine")
 
@@ -42,10 +45,15 @@ class Engine:
         loop: asyncio.AbstractEventLoop,
         *,
         max_queue: int,
+        metrics: StoreMetrics,
+        store: StateStore | None = None,
         sweep: Callable[[float], None] = lambda now: None,
+        lose: Callable[[int], None] = lambda slot: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.table = SessionTable()
         self.versions: list[LoadedVersion] = []  # those that can be stepped
+        self.clock = clock  # seconds since the epoch
         self._loop = loop
         self._max_queue = max_queue
         self._sweep = sweep
@@ -57,15 +65,34 @@ class Engine:
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="carousel-engine", daemon=True)
+        self.behind = WriteBehind(
+            self.table,
+            self.versions,
+            store,
+            post=self.post,
+            deliver=self._answers_append,
+            lose=lose,
+            metrics=metrics,
+        )
 
     def start(self) -> None:
         self._thread.start()
+        self.behind.start()
 
     def stop(self) -> None:
         """Finish the turn that runs, and end."""
         self._stopping = True
         self._wake.set()
         self._thread.join()
+        self.behind.stop()
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Run a function in the engine's thread, between two turns; from any thread."""
+        self._calls.append(function)
+        self._wake.set()
+
+    def _answers_append(self, answer: Answer) -> None:
+        self._answers.append(answer)
 
     def submit(self, version: LoadedVersion, work: Work) -> None:
         """Queue a work; its answers come through `work.deliver`. Only for the event loop's thread.
@@ -102,8 +129,7 @@ class Engine:
             else:
                 self._loop.call_soon_threadsafe(settle, lambda: future.set_result(result))
 
-        self._calls.append(run)
-        self._wake.set()
+        self.post(run)
         return future
 
     def retire(self, version: LoadedVersion) -> None:
@@ -118,7 +144,7 @@ class Engine:
 
     def _run(self) -> None:
         torch.set_grad_enabled(False)
-        swept = time.time()
+        swept = time.monotonic()
         while not self._stopping:
             self._wake.clear()
             try:
@@ -126,11 +152,13 @@ class Engine:
                 self._dismiss_fenced()
                 self._deliver()  # who was refused at the door must not wait for anything
                 turned = [self._safe_turn(version) for version in tuple(self.versions)]
+                self.behind.flush()
                 if not any(turned):
-                    self._wake.wait(SWEEP_SECONDS)
-                if (now := time.time()) - swept >= SWEEP_SECONDS:
+                    due = self.behind.due_in(time.monotonic())
+                    self._wake.wait(min(SWEEP_SECONDS, max(due, 0.0)))
+                if (now := time.monotonic()) - swept >= SWEEP_SECONDS:
                     swept = now
-                    self._sweep(now)
+                    self._sweep(self.clock())
             except Exception:  # without this thread nobody would ever get an answer again
                 log.exception("the engine stumbled")
             self._deliver()
@@ -184,7 +212,8 @@ class Engine:
         """One turn for the riders of a plan: gather, compute, check, commit, answer."""
         begin = time.monotonic()
         places, refused = gatekeeper.check_riders(self.table, version, plan, begin)
-        self._answers.extend(refused)
+        for answer in refused:
+            self._give(answer)
         if not len(places):
             return
         slots = plan.slots[places]
@@ -220,6 +249,7 @@ class Engine:
         self.table.state[plan.slots[places]] = QUARANTINED
         version.metrics.nonfinite.inc(len(places))
         version.metrics.quarantined.inc(len(places))
+        self.behind.touched(plan.slots[places])
         log.warning("%d sessions of %s were quarantined", len(places), version.name)
         self._answers.extend(gatekeeper.refuse_quarantined(self.table, version, plan, places))
 
@@ -229,7 +259,7 @@ class Engine:
         self._keep_for_rewind(version, ride)
         version.arena.write(ride.rows, ride.new)
         values: Floats = ride.outputs.numpy()
-        table.last_use[slots] = time.time()
+        table.last_use[slots] = self.clock()
         if plan.lengths is None:
             table.next_index[slots] += 1
             table.reply_index[slots] = plan.indexes[ride.places]
@@ -244,6 +274,8 @@ class Engine:
             lengths = plan.lengths[ride.places].tolist()
             for chunk, length, outputs in zip(chunks, lengths, values, strict=True):
                 self._commit_slice(version, chunk, outputs, length)
+        if table.durables:
+            self.behind.touched(slots)
 
     def _commit_slice(
         self, version: LoadedVersion, chunk: Chunk, outputs: Floats, length: int
@@ -258,7 +290,7 @@ class Engine:
         table.chunk_replies.put(chunk.slot, chunk.outputs[: chunk.done])
         if chunk.done == chunk.length:
             table.serving[chunk.slot] += 1
-            self._answers.append(gatekeeper.chunk_answer(table, chunk))
+            self._give(gatekeeper.chunk_answer(table, chunk))
         else:
             version.scheduler.chunks.append(chunk)
 
@@ -271,10 +303,23 @@ class Engine:
         earliest = np.minimum.reduceat(expire, bounds[some]).tolist()
         edges = bounds.tolist()
         for place, until in zip(some.tolist(), earliest, strict=True):
-            begin, end = edges[place], edges[place + 1]
-            self._answers.append(
-                Answer(plan.works[place], items[begin:end], None, outputs[begin:end], (), until)
-            )
+            part = slice(edges[place], edges[place + 1])
+            work, slots = plan.works[place], ride.slots[part]
+            self._give(Answer(work, items[part], None, outputs[part], (), until, slots))
+
+    def _give(self, answer: Answer) -> None:
+        """Let an answer go, or hold back what is not in the store yet and must be."""
+        slots = answer.slots
+        if slots is not None and self.table.durables:
+            answer.durable = self.table.durable_index[slots]
+            held = self.behind.is_held(slots) if self.table.syncs else NOTHING
+            if len(held):
+                kept, rest = answer.split(held)
+                self.behind.hold(kept, slots[held])
+                if rest is None:
+                    return
+                answer = rest
+        self._answers.append(answer)
 
     def _keep_for_rewind(self, version: LoadedVersion, ride: Ride) -> None:
         """Copy the states that these steps leave behind into the rings that want them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from carousel.errors import (
     Cancelled,
@@ -16,12 +17,15 @@ from carousel.errors import (
     SessionFenced,
     SessionQuarantined,
     StepConflict,
+    StepsLost,
 )
-from carousel.server.inputs import are_good, bad_inputs
+from carousel.server.inputs import Refusals, are_good, bad_inputs
 from carousel.server.loaded import LoadedVersion
 from carousel.server.scheduler import SESSION_QUEUE, Chunk, Plan
 from carousel.server.table import NO_REPLY, QUARANTINED, SessionTable
 from carousel.server.work import NEVER, Answer, Floats, Ints, Work
+
+Mask = npt.NDArray[np.bool_]
 
 NOTHING = np.zeros(0, np.int64)
 RETRY_SECONDS = 0.05
@@ -44,6 +48,7 @@ def admit_together(
         and good.all()
         and (table.version[slots] == version.ordinal).all()
         and _room_in_lines(table, slots)
+        and _has_known_steps(table, works, slots)
         and are_good(inputs, version)
     )
     if not fits:
@@ -72,7 +77,11 @@ def admit(
         good &= table.version[slots] == version.ordinal
         good &= table.tail[slots] - table.serving[slots] + _ranks(slots) < SESSION_QUEUE
     # One reason for each item: what is wrong with its length comes before its numbers.
-    wrong = [*bad_inputs(work.inputs, version, work.lengths), *reversed(work.refusals)]
+    wrong = [
+        *_lost_steps(table, work, slots, good),
+        *bad_inputs(work.inputs, version, work.lengths),
+        *reversed(work.refusals),
+    ]
     refused = list(dict(wrong).items())
     if refused:
         good[[item for item, _ in refused]] = True  # refused already, for what they are
@@ -91,6 +100,30 @@ def admit(
     if len(items):
         _enqueue(table, version, work, items, slots[items])
     return [_refusal(version, work, refused)] if refused else []
+
+
+def _has_known_steps(table: SessionTable, works: Sequence[Work], slots: Ints) -> bool:
+    """Whether every session has the steps that its caller knows to be durable."""
+    if not any(work.durables for work in works):
+        return True
+    known = [index for work in works for index in work.durables or [0] * len(work)]
+    return bool((table.next_index[slots].astype(np.uint64) >= np.array(known, np.uint64)).all())
+
+
+def _lost_steps(table: SessionTable, work: Work, slots: Ints, good: Mask) -> Refusals:
+    return [
+        (
+            item,
+            StepsLost(
+                f"the caller knows {known} durable steps of sessions/{table.ids[slots[item]]}, it "
+                f"has {table.next_index[slots[item]]}",
+                metadata={"durable_index": str(table.durable_index[slots[item]])},
+                field=f"durable_indexes[{item}]",
+            ),
+        )
+        for item, known in enumerate(work.durables)
+        if good[item] and known > table.next_index[slots[item]]
+    ]
 
 
 def _enqueue(
@@ -237,8 +270,9 @@ def reply_of(table: SessionTable, version: LoadedVersion, slot: int) -> Floats:
 def chunk_answer(table: SessionTable, chunk: Chunk) -> Answer:
     assert chunk.outputs is not None
     items = np.array([chunk.item])
-    expire = float(table.expire_time(np.array([chunk.slot]))[0])
-    return Answer(chunk.work, items, np.array([chunk.length]), chunk.outputs, (), expire)
+    slots = np.array([chunk.slot])
+    expire = float(table.expire_time(slots)[0])
+    return Answer(chunk.work, items, np.array([chunk.length]), chunk.outputs, (), expire, slots)
 
 
 def refuse_all(
@@ -299,8 +333,9 @@ def _turn_away(
         table.serving[slot] += 1
         version.metrics.duplicates.inc()
         reply = reply_of(table, version, slot)[:1].copy()
-        expire = float(table.expire_time(np.array([slot]))[0])
-        return Answer(work, plan.items[place : place + 1], None, reply, (), expire)
+        slots = np.array([slot])
+        expire = float(table.expire_time(slots)[0])
+        return Answer(work, plan.items[place : place + 1], None, reply, (), expire, slots)
     if int(table.state[slot]) == QUARANTINED:
         return _finish(table, version, plan, place, _quarantined(table, slot))
     if work.deadline <= now:

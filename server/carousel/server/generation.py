@@ -17,6 +17,7 @@ from carousel.server.loaded import LoadedVersion
 from carousel.server.sequences import encode_text
 from carousel.server.sessions import Terms
 from carousel.server.stop_texts import StopTexts
+from carousel.server.table import MEMORY
 from carousel.server.work import Floats, Ints
 from carousel.v1 import inference_service_pb2 as pb
 
@@ -204,7 +205,7 @@ async def _source(
     hall: Hall, request: pb.GenerateRequest, version: LoadedVersion, own: str
 ) -> Source:
     if own:
-        terms = Terms(session_id=own)
+        terms = Terms(session_id=own, durability=MEMORY)
         session = await hall.engine.call(hall.sessions.create, version, terms)
         return Source(version, session.handle, 0, terms.session_id)
     slots, good = hall.engine.table.slots_of(np.array([request.handle], np.uint64))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from carousel.errors import CarouselError, ServerDraining
+from carousel.server.at_rest import AtRest
 from carousel.server.engine import Engine
 from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import Metrics
@@ -17,6 +18,8 @@ from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
 from carousel.server.work import NEVER, Answer, Floats, Inputs, Work
+from carousel.server.write_behind import Done
+from carousel.v1 import session_pb2
 
 
 @dataclass(slots=True)
@@ -29,7 +32,9 @@ class Hall:
     engine: Engine
     sessions: Sessions
     registry: Registry
+    at_rest: AtRest
     draining: bool = False
+    successor: str = ""  # where a drained server's sessions go; empty: to its own address
 
     def version_of(self, handles: Iterable[int]) -> LoadedVersion | None:
         """The version of the first session that is live; None when none is."""
@@ -42,7 +47,47 @@ class Hall:
 
     def refuse_when_draining(self) -> None:
         if self.draining:
-            raise ServerDraining("the server is shutting down", retry_after=1.0)
+            raise self.draining_error()
+
+    def draining_error(self) -> ServerDraining:
+        where = {"successor": self.successor} if self.successor else {}
+        return ServerDraining("the server is shutting down", retry_after=1.0, metadata=where)
+
+    async def secure(self, sessions: Sequence[session_pb2.Session]) -> None:
+        """Return when durable sessions, as they are now, are in the store.
+
+        Raises StoreUnavailable, and SessionFenced when the store has another incarnation.
+        """
+        ids = [
+            one.name.removeprefix("sessions/")
+            for one in sessions
+            if one.durability != session_pb2.DURABILITY_MEMORY
+        ]
+        if ids:
+            await self.stored(lambda done: self._secure(ids, done))
+
+    def _secure(self, ids: Sequence[str], done: Done) -> None:
+        slots = self.engine.table.slots
+        self.engine.behind.secure([slots[i] for i in ids if i in slots], done)
+
+    async def stored(self, begin: Callable[[Done], None]) -> None:
+        """Call `begin` in the engine's thread, and wait until what it began is done."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def settle(error: CarouselError | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        def done(error: CarouselError | None) -> None:
+            loop.call_soon_threadsafe(settle, error)
+
+        await self.engine.call(begin, done)
+        await future
 
     async def run_steps(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
 from carousel.server.histogram import Histogram
+from carousel.server.store_metrics import StoreMetrics
 from carousel.server.training.metrics import TrainingMetrics
 
 COUNTS = tuple(float(1 << power) for power in range(15))
@@ -81,6 +82,8 @@ class Metrics:
         )
         self.forks = counter("forks", "Copies made of sessions.", *_BY_MODEL)
         self.rewinds = counter("rewinds", "Rewinds of sessions.", *_BY_MODEL)
+        self.snapshots = counter("snapshots", "Sessions written to the store.", *_BY_MODEL)
+        self.restores = counter("restores", "Sessions brought back from the store.", *_BY_MODEL)
         # Generation
         self.generated_tokens = counter("generated_tokens", "Tokens made.", *_BY_MODEL)
         self.first_token = numbers(
@@ -108,6 +111,7 @@ class Metrics:
             "device",
         )
         self.build_info = Info("carousel_build", "What runs.", registry=self.registry)
+        self.store = StoreMetrics(self.registry)
         self.training = TrainingMetrics(self.registry)
         # gRPC, under the names that public dashboards know
         method = ("grpc_type", "grpc_service", "grpc_method")
@@ -158,6 +162,8 @@ class VersionMetrics:
         self.quarantined = metrics.quarantined.labels(model)
         self.forks = metrics.forks.labels(model)
         self.rewinds = metrics.rewinds.labels(model)
+        self.snapshots = metrics.snapshots.labels(model)
+        self.restores = metrics.restores.labels(model)
         self.generated_tokens = metrics.generated_tokens.labels(model)
         self.first_token = metrics.first_token.labels(model)
         self.next_token = metrics.next_token.labels(model)

@@ -44,6 +44,12 @@ class ModelRef:
             name,
         )
 
+    def covers(self, version: str) -> bool:
+        """Whether this model, or this version, is meant by `models/x/versions/3`."""
+        return version == str(self) or (
+            self.version is None and version.startswith(f"{model_name(self.model)}/versions/")
+        )
+
     def __str__(self) -> str:
         if self.version is not None:
             return version_name(self.model, self.version)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from carousel.errors import ModelInUse, ModelNotLoaded, WeightsInvalid
+from carousel.errors import ModelInUse, ModelLoading, ModelNotLoaded, WeightsInvalid
 from carousel.model import ConfigError, Network, WeightsError, digest, load
 from carousel.server.engine import Engine
 from carousel.server.loaded import LoadedVersion
@@ -60,6 +60,7 @@ class Registry:
         self._failed: dict[tuple[str, int], str] = {}
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
         self._ordinals = 0
+        self.starting = False  # the server's first models are still on their way
 
     @property
     def versions(self) -> list[LoadedVersion]:
@@ -71,7 +72,7 @@ class Registry:
     def resolve(self, name: str, *, field: str = "model") -> LoadedVersion:
         """The loaded version that a request names.
 
-        Raises ModelNotFound, VersionNotFound, AliasNotFound or ModelNotLoaded.
+        Raises ModelNotFound, VersionNotFound, AliasNotFound, ModelLoading or ModelNotLoaded.
         """
         ref = ModelRef.parse(name, field=field)
         model, number, _ = self._store.resolve(ref)
@@ -80,6 +81,8 @@ class Registry:
             version = self._newest(model) if "stable" not in self._store.aliases(model) else None
         if version is None:
             why = self._failed.get((model, number))
+            if why is None and (self.starting or self._is_loading((model, number))):
+                raise ModelLoading(f"{version_name(model, number)} is loading", retry_after=1.0)
             raise ModelNotLoaded(
                 f"{version_name(model, number)} is in the store but does not serve"
                 + (f": {why}" if why else "; LoadModelVersion loads it")
@@ -180,11 +183,15 @@ class Registry:
         key = (model, number)
         if key in self._loaded:
             return model_pb2.VERSION_STATE_READY, ""
-        if (lock := self._locks.get(key)) is not None and lock.locked():
+        if self._is_loading(key):
             return model_pb2.VERSION_STATE_LOADING, ""
         if key in self._failed:
             return model_pb2.VERSION_STATE_FAILED, self._failed[key]
         return model_pb2.VERSION_STATE_UNLOADED, ""
+
+    def _is_loading(self, key: tuple[str, int]) -> bool:
+        lock = self._locks.get(key)
+        return lock is not None and lock.locked()
 
     def sessions(self, model: str, number: int) -> int:
         version = self._loaded.get((model, number))

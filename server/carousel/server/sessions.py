@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from carousel.errors import (
+    DurabilityUnsupported,
     InvalidField,
     ModelNotLoaded,
     ModelNotStepwise,
@@ -18,19 +18,36 @@ from carousel.errors import (
     SessionCapacity,
     SessionExists,
     SessionFenced,
+    SnapshotMismatch,
+    StepsLost,
 )
 from carousel.server.engine import Engine
 from carousel.server.gatekeeper import reply_of
 from carousel.server.loaded import LoadedVersion
+from carousel.server.records import Record
+from carousel.server.session_values import describe, describe_ended, end_reason
 from carousel.server.settings import Settings
-from carousel.server.table import ACTIVE, QUARANTINED, Ended, Ring, SessionTable
+from carousel.server.stores import Entry
+from carousel.server.table import (
+    ACTIVE,
+    ASYNC,
+    MEMORY,
+    QUARANTINED,
+    SYNC,
+    Ended,
+    Mark,
+    Ring,
+    SessionTable,
+)
 from carousel.server.work import NEVER, Floats, Ints
 from carousel.v1 import session_pb2
 
 MAX_REWIND_DEPTH = 64
 MAX_FORKS = 10_000
+MAX_BOOKMARKS = 64
 REPLY_MEMORY = 2**30  # bytes of chunks' outputs that are kept for retries
 MAX_LIFETIME = 100 * 365 * 86_400.0
+DURABILITIES = {"memory": MEMORY, "async": ASYNC, "sync": SYNC}
 
 
 @dataclass(slots=True, frozen=True)
@@ -41,6 +58,7 @@ class Terms:
     ttl: float | None = None
     lifetime: float | None = None
     rewind_depth: int = 0
+    durability: int = 0  # session_pb2.Durability; 0: the server's default
 
 
 @dataclass(slots=True, frozen=True)
@@ -101,12 +119,83 @@ class Sessions:
             self._put_reply(version, slot, reply_index, reply)
         return self.describe(slot, with_handle=True)
 
-    def attach(self, session_id: str) -> session_pb2.Session:
+    def restore(
+        self, version: LoadedVersion, record: Record, entry: Entry, handle: int | None
+    ) -> session_pb2.Session:
+        """A session from its record, as a new incarnation; the store must hear of it next.
+
+        `handle` is that of a holder who goes on.
+        """
+        if record.session_id in self.table.slots:
+            return self.attach(record.session_id, handle)
+        self._check_open(version)
+        self._check_room(version, 1)
+        rows = version.allocate(1 + record.rewind_depth + len(record.marks))
+        table = self.table
+        slot = table.insert(
+            record.session_id,
+            version=version.ordinal,
+            row=int(rows[0]),
+            ttl=record.ttl,
+            lifetime=NEVER,
+            now=self.now(),
+            durability=record.durability,
+        )
+        for name in ("state", "rewind_depth", "lifetime_end", "create_time"):
+            getattr(table, name)[slot] = getattr(record, name)
+        table.next_index[slot] = table.flushed_index[slot] = record.step_index
+        table.durable_index[slot] = record.step_index
+        table.stored_handle[slot], table.revision[slot] = entry.handle, entry.revision
+        table.former_handle[slot] = handle or 0
+        table.attach_index[slot] = record.step_index
+        self._fill(version, slot, record, rows)
+        version.sessions += 1
+        version.metrics.restores.inc()
+        return self.describe(slot, with_handle=True)
+
+    def _fill(self, version: LoadedVersion, slot: int, record: Record, rows: Ints) -> None:
+        """Put a record's states and reply where they belong; rows: own, ring, bookmarks."""
+        depth, table = record.rewind_depth, self.table
+        targets, places = [int(rows[0])], [0]
+        if depth:
+            ring = table.rings[slot] = Ring(rows[1 : 1 + depth])
+            for index, place in record.kept.items():
+                targets.append(ring.keep(index))
+                places.append(place)
+        for row, (name, (index, place)) in zip(
+            rows[1 + depth :].tolist(), record.marks.items(), strict=True
+        ):
+            table.marks.setdefault(slot, {})[name] = Mark(row, index)
+            targets.append(row)
+            places.append(place)
+        states = torch.from_numpy(record.rows[places].copy()).to(version.arena.device)
+        version.arena.write(np.array(targets), states)
+        if len(record.reply):
+            self._put_reply(version, slot, record.reply_index, record.reply.copy())
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self.engine.clock()
+
+    def attach(
+        self, session_id: str, handle: int | None = None, known: int = 0
+    ) -> session_pb2.Session:
         """A new incarnation; the former handle is fenced."""
         slot = self.table.find(session_id)
-        self.table.renew_handle(slot)
-        self.table.last_use[slot] = time.time()
-        return self.describe(slot, with_handle=True)
+        if handle is not None and not self.table.may_go_on(slot, handle):
+            raise SessionFenced(
+                f"{handle:#018x} is not the current handle of sessions/{session_id}"
+            )
+        index = int(self.table.next_index[slot])
+        if known > index:
+            raise steps_lost(session_id, known, index)
+        session = self._renewed(slot)
+        self.table.former_handle[slot], self.table.attach_index[slot] = handle or 0, index
+        return session
+
+    def _used(self, slot: int) -> None:
+        self.table.last_use[slot] = self.now()
+        self.engine.behind.touched(np.array([slot]))
 
     def get(self, session_id: str) -> session_pb2.Session:
         ended = self.table.ended(session_id)
@@ -140,7 +229,7 @@ class Sessions:
         depth = int(self.table.rewind_depth[source])
         rows = version.allocate(len(ids) * (1 + depth))
         own, rings = rows[: len(ids)], rows[len(ids) :].reshape(len(ids), depth)
-        slots = self.table.insert_copies(source, names, own, time.time())
+        slots = self.table.insert_copies(source, names, own, self.now())
         version.arena.copy(int(self.table.row[source]), own)
         version.replies[own] = version.replies[self.table.row[source]]
         chunk = self.table.chunk_replies.get(source)
@@ -152,7 +241,14 @@ class Sessions:
         version.sessions += len(ids)
         version.metrics.created.inc(len(ids))
         version.metrics.forks.inc(len(ids))
+        self._take_over_ends(slots)
         return self._describe_copies(slots)
+
+    def _take_over_ends(self, slots: Ints) -> None:
+        """What the store still has of ended sessions of these ids gives way to the new ones."""
+        for slot in slots.tolist():
+            former = self.engine.behind.former_of(self.table.ids[slot])
+            self.table.stored_handle[slot] = former
 
     def _describe_copies(self, slots: Ints) -> list[session_pb2.Session]:
         """Of sessions that differ in their names and handles only."""
@@ -166,24 +262,72 @@ class Sessions:
         return sessions
 
     def rewind(
-        self, session_id: str, handle: int | None, steps: int | None, step_index: int | None
+        self,
+        session_id: str,
+        handle: int | None,
+        *,
+        steps: int | None = None,
+        step_index: int | None = None,
+        bookmark: str | None = None,
     ) -> session_pb2.Session:
-        """Back to a kept state; ends a quarantine; a new incarnation."""
+        """Back to a kept state or a bookmark; ends a quarantine; a new incarnation."""
         slot = self._find(session_id, handle)
-        table = self.table
-        now = int(table.next_index[slot])
-        target = now - (steps or 0) if step_index is None else step_index
-        if target != now:
-            self._write_back(slot, target)
-            table.next_index[slot] = target
-            table.forget_reply(slot)
-        table.state[slot] = ACTIVE
-        table.renew_handle(slot)
-        table.last_use[slot] = time.time()
+        now = int(self.table.next_index[slot])
+        if bookmark is not None:
+            mark = self.table.marks.get(slot, {}).get(bookmark)
+            if mark is None:
+                raise RewindUnavailable(f"sessions/{session_id} has no bookmark {bookmark!r}")
+            self._write_back(slot, mark.row, mark.step_index)
+        else:
+            target = now - (steps or 0) if step_index is None else step_index
+            if target != now:
+                self._write_back(slot, self._kept_row(slot, target), target)
+        self.table.state[slot] = ACTIVE
         self.version_of(slot).metrics.rewinds.inc()
+        return self._renewed(slot)
+
+    def _write_back(self, slot: int, row: int, step_index: int) -> None:
+        arena = self.version_of(slot).arena
+        arena.write(self.table.row[slot : slot + 1], arena.read(np.array([row])))
+        self._moved(slot, step_index)
+
+    def _moved(self, slot: int, step_index: int) -> None:
+        """The session stands elsewhere: no reply is kept, and the store knows nothing of it."""
+        table = self.table
+        table.next_index[slot] = step_index
+        for column in (table.durable_index, table.flushed_index):
+            column[slot] = min(int(column[slot]), step_index)
+        table.forget_reply(slot)
+
+    def _renewed(self, slot: int) -> session_pb2.Session:
+        self.table.renew_handle(slot)
+        self.table.former_handle[slot] = 0
+        self._used(slot)
         return self.describe(slot, with_handle=True)
 
-    def _write_back(self, slot: int, target: int) -> None:
+    def bookmark(
+        self, session_id: str, handle: int | None, name: str, *, remove: bool
+    ) -> session_pb2.Session:
+        """Give the present state a name, or forget one."""
+        slot = self._find(session_id, handle)
+        version, marks = self.version_of(slot), self.table.marks.setdefault(slot, {})
+        former = marks.pop(name, None)
+        if former is not None:
+            version.arena.release(np.array([former.row]))
+        if not remove:
+            if len(marks) >= MAX_BOOKMARKS:
+                raise InvalidField(
+                    f"a session has at most {MAX_BOOKMARKS} bookmarks", field="bookmark"
+                )
+            row = version.allocate(1)
+            version.arena.copy(int(self.table.row[slot]), row)
+            marks[name] = Mark(int(row[0]), int(self.table.next_index[slot]))
+        if not marks:
+            del self.table.marks[slot]
+        self._used(slot)
+        return self.describe(slot)
+
+    def _kept_row(self, slot: int, target: int) -> int:
         ring = self.table.rings.get(slot)
         now = int(self.table.next_index[slot])
         row = ring.find(target) if ring is not None and 0 <= target < now else None
@@ -194,8 +338,7 @@ class Sessions:
                 f"sessions/{self.table.ids[slot]} can go back to {span}, got {target}",
                 metadata={"kept_steps": ",".join(map(str, [*kept, now]))},
             )
-        arena = self.version_of(slot).arena
-        arena.write(self.table.row[slot : slot + 1], arena.read(np.array([row])))
+        return row
 
     def reset(self, session_id: str, handle: int | None) -> session_pb2.Session:
         """Back to the initial state and step 0; ends a quarantine; a new incarnation."""
@@ -203,14 +346,44 @@ class Sessions:
         version = self.version_of(slot)
         initial = version.network.initial_rows(1).to(version.arena.device, torch.float32)
         version.arena.write(self.table.row[slot : slot + 1], initial)
-        self.table.next_index[slot] = 0
+        self._moved(slot, 0)
         self.table.state[slot] = ACTIVE
-        self.table.forget_reply(slot)
         if slot in self.table.rings:
             self.table.rings[slot].indexes[:] = -1
-        self.table.renew_handle(slot)
-        self.table.last_use[slot] = time.time()
-        return self.describe(slot, with_handle=True)
+        return self._renewed(slot)
+
+    def migrate(
+        self, session_id: str, handle: int | None, target: LoadedVersion
+    ) -> session_pb2.Session:
+        """To another version with the same state schema; a new incarnation."""
+        slot = self._find(session_id, handle)
+        table, source = self.table, self.version_of(slot)
+        self._check_open(target)
+        check_alike(source, target)
+        ring, marks = table.rings.get(slot), table.marks.get(slot, {})
+        old = np.array(self._rows_of(slot))
+        new = target.allocate(len(old))
+        target.arena.write(new, source.arena.read(old).to(target.arena.device))
+        target.replies[new[0]] = source.replies[old[0]]
+        table.row[slot], table.version[slot] = new[0], target.ordinal
+        if ring is not None:
+            ring.rows = new[1 : 1 + len(ring.rows)]
+        moved = new[len(old) - len(marks) :].tolist()
+        for row, name in zip(moved, tuple(marks), strict=True):
+            marks[name] = Mark(row, marks[name].step_index)
+        source.arena.release(old)
+        source.sessions -= 1
+        target.sessions += 1
+        return self._renewed(slot)
+
+    def _rows_of(self, slot: int) -> list[int]:
+        """All rows of a session: its own, kept states, bookmarks."""
+        ring = self.table.rings.get(slot)
+        return [
+            int(self.table.row[slot]),
+            *([] if ring is None else ring.rows.tolist()),
+            *(mark.row for mark in self.table.marks.get(slot, {}).values()),
+        ]
 
     def export(self, session_id: str) -> Exported:
         slot = self.table.find(session_id)
@@ -228,7 +401,7 @@ class Sessions:
         slot = self.table.find(session_id)
         if ttl is not None:
             self.table.ttl[slot] = self._ttl(ttl)
-        self.table.last_use[slot] = time.time()
+        self._used(slot)
         return self.describe(slot)
 
     def sweep(self, now: float) -> None:
@@ -260,68 +433,80 @@ class Sessions:
         ).tolist():
             self.end(slot, reason)
 
+    def end_volatile(self) -> None:
+        """End the sessions that live in memory only: the server goes."""
+        for slot in np.flatnonzero(
+            (self.table.durability == MEMORY) & (self.table.state != 0)
+        ).tolist():
+            self.end(slot, session_pb2.END_REASON_DRAINED)
+
     def end(
         self, slot: int, reason: session_pb2.EndReason.ValueType, now: float | None = None
     ) -> None:
         """End a session: its row is zeroed, its handle remembered as over."""
         table = self.table
-        now = time.time() if now is None else now
+        now = self.now() if now is None else now
         version = self.version_of(slot)
-        short = session_pb2.EndReason.Name(reason).removeprefix("END_REASON_")
         steps, age = int(table.next_index[slot]), now - float(table.create_time[slot])
-        rows: Ints = table.row[slot : slot + 1].copy()
-        ring = table.rings.get(slot)
-        if ring is not None:
-            rows = np.concatenate([rows, ring.rows])
         ended = Ended(
             session_id=table.ids[slot],
             version_name=version.name,
             reason=reason,
-            reason_name=short,
+            reason_name=end_reason(reason),
             step_index=steps,
             create_time=float(table.create_time[slot]),
             end_time=now,
+            durability=int(table.durability[slot]),
         )
-        table.remove(slot, ended)
-        version.arena.release(rows)
-        version.sessions -= 1
-        version.metrics.ended[short.lower()].inc()
+        self.engine.behind.ended(slot, ended)
+        self._vacate(slot, version, ended)
+        version.metrics.ended[ended.reason_name.lower()].inc()
         version.metrics.session_steps.observe(steps)
         version.metrics.session_lifetime.observe(age)
 
-    def describe(self, slot: int, *, with_handle: bool = False) -> session_pb2.Session:
-        table, version = self.table, self.version_of(slot)
-        quarantined = table.state[slot] == QUARANTINED
-        session = session_pb2.Session(
-            name=f"sessions/{table.ids[slot]}",
-            model_version=version.name,
-            handle=int(table.handle[slot]) if with_handle else 0,
-            step_index=int(table.next_index[slot]),
-            state=session_pb2.SESSION_STATE_QUARANTINED
-            if quarantined
-            else session_pb2.SESSION_STATE_ACTIVE,
-            durability=session_pb2.DURABILITY_MEMORY,
-            rewind_depth=int(table.rewind_depth[slot]),
-            state_bytes=version.arena.row_bytes,
-        )
-        session.ttl.FromNanoseconds(int(table.ttl[slot] * 1e9))
-        lifetime = float(table.lifetime_end[slot] - table.create_time[slot])
-        if lifetime != NEVER:
-            session.lifetime.FromNanoseconds(int(lifetime * 1e9))
-        session.create_time.FromNanoseconds(int(table.create_time[slot] * 1e9))
-        session.last_use_time.FromNanoseconds(int(table.last_use[slot] * 1e9))
-        expire = float(table.expire_time(np.array([slot]))[0])
-        session.expire_time.FromNanoseconds(int(expire * 1e9))
-        return session
+    def lose(self, slot: int) -> None:
+        """Let go of a session that another server has taken over."""
+        self._vacate(slot, self.version_of(slot), None)
 
-    def _insert(self, version: LoadedVersion, terms: Terms) -> int:
-        """A slot, a row and a ring for a new session; nothing is taken when any is refused."""
+    def _vacate(self, slot: int, version: LoadedVersion, ended: Ended | None) -> None:
+        rows = np.array(self._rows_of(slot))
+        self.table.remove(slot, ended)
+        version.arena.release(rows)
+        version.sessions -= 1
+
+    def describe(self, slot: int, *, with_handle: bool = False) -> session_pb2.Session:
+        return describe(self.table, self.version_of(slot), slot, with_handle=with_handle)
+
+    def _check_open(self, version: LoadedVersion) -> None:
         if not version.stepwise:
             raise ModelNotStepwise(
                 f"{version.name} is bidirectional and needs whole sequences: use Predict"
             )
         if version.retired:
             raise ModelNotLoaded(f"{version.name} was taken out of service")
+
+    def _durability(self, wanted: int) -> int:
+        """The class that a session gets. Raises DurabilityUnsupported, StoreUnavailable."""
+        store = self.engine.behind.store
+        default = ASYNC if store is not None else MEMORY
+        if self._settings.default_durability is not None and store is not None:
+            default = DURABILITIES[self._settings.default_durability]
+        durability = wanted or default
+        if durability not in DURABILITIES.values():
+            raise InvalidField(
+                f"durability must be MEMORY, ASYNC or SYNC, got {wanted}", field="durability"
+            )
+        if durability != MEMORY:
+            if store is None:
+                raise DurabilityUnsupported(
+                    "this server has no store of sessions: durability must be MEMORY"
+                )
+            self.engine.behind.refuse_when_troubled()
+        return durability
+
+    def _insert(self, version: LoadedVersion, terms: Terms) -> int:
+        """A slot, a row and a ring for a new session; nothing is taken when any is refused."""
+        self._check_open(version)
         session_id = terms.session_id or secrets.token_hex(16)
         if session_id in self.table.slots:
             raise SessionExists(f"sessions/{session_id} is live", field="session_id")
@@ -331,6 +516,7 @@ class Sessions:
                 field="rewind_depth",
             )
         ttl, lifetime = self._ttl(terms.ttl), self._lifetime(terms.lifetime)
+        durability = self._durability(terms.durability)
         self._check_room(version, 1)
         rows = version.allocate(1 + terms.rewind_depth)
         slot = self.table.insert(
@@ -339,8 +525,10 @@ class Sessions:
             row=int(rows[0]),
             ttl=ttl,
             lifetime=lifetime,
-            now=time.time(),
+            now=self.now(),
+            durability=durability,
         )
+        self._take_over_ends(np.array([slot]))
         if terms.rewind_depth:
             self.table.rewind_depth[slot] = terms.rewind_depth
             self.table.rings[slot] = Ring(rows[1:])
@@ -394,15 +582,24 @@ class Sessions:
         return lifetime
 
 
-def describe_ended(ended: Ended) -> session_pb2.Session:
-    session = session_pb2.Session(
-        name=f"sessions/{ended.session_id}",
-        model_version=ended.version_name,
-        step_index=ended.step_index,
-        state=session_pb2.SESSION_STATE_ENDED,
-        end_reason=ended.reason,  # type: ignore[arg-type]
-        durability=session_pb2.DURABILITY_MEMORY,
+def steps_lost(session_id: str, known: int, found: int) -> StepsLost:
+    return StepsLost(
+        f"the caller knows {known} durable steps of sessions/{session_id}, there are {found}",
+        metadata={"durable_index": str(found)},
+        field="durable_index",
     )
-    session.create_time.FromNanoseconds(int(ended.create_time * 1e9))
-    session.expire_time.FromNanoseconds(int(ended.end_time * 1e9))
-    return session
+
+
+def check_alike(source: LoadedVersion, target: LoadedVersion) -> None:
+    """Raises SnapshotMismatch unless a session can go on from one version to the other."""
+    for what, one, other in (
+        ("state schema", source.schema, target.schema),
+        ("input", source.input_shape, target.input_shape),
+        ("vocabulary", source.vocabulary, target.vocabulary),
+        ("output size", source.config.output_size, target.config.output_size),
+    ):
+        if one != other:
+            raise SnapshotMismatch(
+                f"{target.name} has another {what} than {source.name}: {other}, not {one}",
+                field="model",
+            )

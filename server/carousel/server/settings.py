@@ -135,6 +135,17 @@ class Settings(BaseSettings):
     load: Models = Field(
         (), description="Models to load at start; empty: `stable`, or else the newest, of each."
     )
+    session_store: SecretStr | None = Field(
+        None,
+        description="Where durable sessions lie: a file, or valkey://HOST:PORT, which servers may "
+        "share; unset: `sessions.db` in the folder of data.",
+    )
+    durable: bool = Field(
+        True, description="Keep sessions in the store; else all live in memory only."
+    )
+    default_durability: Literal["memory", "async", "sync"] | None = Field(
+        None, description="What a session gets that asks for nothing; unset: async."
+    )
     device: Annotated[str, AfterValidator(_device)] = Field(
         "auto",
         description="Where models run: auto, cpu, cuda or cuda:N; auto: cuda if there is one.",
@@ -218,6 +229,15 @@ class Settings(BaseSettings):
     @property
     def data_folder(self) -> Path:
         return self.store.absolute().parent / "data" if self.data is None else self.data
+
+    @property
+    def session_store_address(self) -> str | None:
+        """Of the store of sessions; None: there is none."""
+        if not self.durable:
+            return None
+        if self.session_store is None:
+            return str(self.data_folder / "sessions.db")
+        return self.session_store.get_secret_value()
 
     @classmethod
     def read(cls, config_file: Path | None = None, **flags: Any) -> Settings:

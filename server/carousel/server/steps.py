@@ -11,7 +11,6 @@ from carousel.errors import (
     CarouselError,
     ChunkTooLong,
     InvalidField,
-    StepsLost,
 )
 from carousel.server.inputs import Refusals, read_inputs, read_one
 from carousel.server.loaded import LoadedVersion
@@ -69,8 +68,6 @@ def decode(
     else:
         steps = len(handles) if lengths is None else int(lengths.sum())
         inputs = read_inputs(request.inputs, version, steps)
-    if request.durable_indexes and any(request.durable_indexes):
-        refusals += _lost(request.durable_indexes)
     return Work(
         handles,
         list(request.step_indexes),
@@ -81,6 +78,7 @@ def decode(
         arrived=time.monotonic(),
         mode=request.output_mode,
         refusals=refusals,
+        durables=list(request.durable_indexes),
     )
 
 
@@ -95,22 +93,6 @@ def _bad_lengths(lengths: Ints, max_chunk: int) -> Refusals:
             ),
         )
         for item in wrong
-    ]
-
-
-def _lost(known: Sequence[int]) -> Refusals:
-    """Sessions live in memory only: whoever knows of durable steps had another server."""
-    return [
-        (
-            item,
-            StepsLost(
-                f"the caller knows {index} durable steps, this server has 0",
-                metadata={"durable_index": "0"},
-                field=f"durable_indexes[{item}]",
-            ),
-        )
-        for item, index in enumerate(known)
-        if index
     ]
 
 
@@ -141,6 +123,8 @@ def _encode_whole(answer: Answer) -> pb.StepResponse:
     )
     if answer.lengths is not None:
         response.lengths.extend(answer.lengths.tolist())
+    if answer.durable is not None and answer.durable.any():
+        response.durable_indexes.extend(answer.durable.tolist())
     _set_time(response, answer.expire_time)
     return response
 
@@ -154,6 +138,7 @@ class _Columns:
         self.indexes: list[int] = []
         self.outputs: list[Floats] = []  # one entry for each item
         self.errors: list[CarouselError | None] = []
+        self.durable: list[int] = []
         self.width = 0
         self.expire_time = NEVER
 
@@ -161,6 +146,7 @@ class _Columns:
         self.width = answer.outputs.shape[1]
         self.expire_time = min(self.expire_time, answer.expire_time)
         begin = 0
+        durable = [0] * len(answer.items) if answer.durable is None else answer.durable.tolist()
         for place, item in enumerate(answer.items.tolist()):
             length = 1 if answer.lengths is None else int(answer.lengths[place])
             rows = answer.outputs[begin : begin + length]
@@ -169,16 +155,19 @@ class _Columns:
             elif answer.work.mode == pb.OUTPUT_MODE_NONE:
                 rows = rows[:0]
             begin += length
-            self._put(answer.work, item, rows, None)
+            self._put(answer.work, item, rows, None, durable[place])
         for item, error in answer.errors:
-            self._put(answer.work, item, answer.outputs[:0], error)
+            self._put(answer.work, item, answer.outputs[:0], error, 0)
 
-    def _put(self, work: Work, item: int, rows: Floats, error: CarouselError | None) -> None:
+    def _put(
+        self, work: Work, item: int, rows: Floats, error: CarouselError | None, durable: int
+    ) -> None:
         self.items.append(item)
         self.handles.append(work.handles[item])
         self.indexes.append(work.step_indexes[item])
         self.outputs.append(rows)
         self.errors.append(error)
+        self.durable.append(durable)
 
     def message(self, *, in_order: bool) -> pb.StepResponse:
         order = list(range(len(self.items)))
@@ -196,6 +185,8 @@ class _Columns:
                 data=b"".join([self.outputs[place].tobytes() for place in order]),
             ),
         )
+        if any(self.durable):
+            response.durable_indexes.extend([self.durable[place] for place in order])
         for number, place in enumerate(order):
             error = self.errors[place]
             if error is not None:

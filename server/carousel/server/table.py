@@ -26,6 +26,9 @@ REMEMBERED_SECONDS = 3600.0
 REMEMBERED_ENDS = 100_000
 
 NO_REPLY = -1
+NO_ROW = -1  # of a session that is parked
+
+MEMORY, ASYNC, SYNC = 1, 2, 3  # session_pb2.Durability
 
 
 @dataclass(slots=True, frozen=True)
@@ -39,6 +42,7 @@ class Ended:
     step_index: int
     create_time: float
     end_time: float
+    durability: int = MEMORY
 
     def error(self) -> SessionEnded:
         return SessionEnded(
@@ -46,6 +50,14 @@ class Ended:
             f"{self.step_index} steps",
             metadata={"end_reason": self.reason_name, "step_index": str(self.step_index)},
         )
+
+
+@dataclass(slots=True, frozen=True)
+class Mark:
+    """A state that was given a name: a row of the arena and the step index it was taken at."""
+
+    row: int
+    step_index: int
 
 
 class Ring:
@@ -63,6 +75,11 @@ class Ring:
         self.indexes[place] = step_index
         return int(self.rows[place])
 
+    def kept(self, before: int) -> dict[int, int]:
+        """Step indexes below `before` whose states are kept, and their rows, in order."""
+        pairs = zip(self.indexes.tolist(), self.rows.tolist(), strict=True)
+        return {index: row for index, row in sorted(pairs) if 0 <= index < before}
+
     def find(self, step_index: int) -> int | None:
         """The row with the state before this step, if it is still kept."""
         place = step_index % len(self.rows)
@@ -75,6 +92,12 @@ class SessionTable:
     Times are seconds since the epoch. `tail` and `serving` keep the items of a session in order,
     as in a bakery: an item draws `tail` when it arrives and rides when `serving` reaches it. A line
     belongs to one incarnation: with the handle it ends, and `fences` counts such ends.
+
+    Of a session that is durable, `durable_index` says which steps are in the store,
+    `flushed_index` which are there or on their way, `stored_handle` whose they are, and `revision`
+    counts the writes. `birth` tells a session from the next one in its slot. `former_handle` is
+    whose holder attached at `attach_index`: until the next step they may do so again, since the
+    answer may have been lost.
     """
 
     def __init__(self) -> None:
@@ -87,6 +110,14 @@ class SessionTable:
         self.tail: Ints = np.zeros(0, np.int64)
         self.serving: Ints = np.zeros(0, np.int64)
         self.rewind_depth: npt.NDArray[np.int32] = np.zeros(0, np.int32)
+        self.durability: npt.NDArray[np.int8] = np.zeros(0, np.int8)
+        self.durable_index: Ints = np.zeros(0, np.int64)
+        self.flushed_index: Ints = np.zeros(0, np.int64)
+        self.stored_handle: Handles = np.zeros(0, np.uint64)
+        self.revision: Ints = np.zeros(0, np.int64)
+        self.birth: Ints = np.zeros(0, np.int64)
+        self.former_handle: Handles = np.zeros(0, np.uint64)
+        self.attach_index: Ints = np.zeros(0, np.int64)
         self.ttl: npt.NDArray[np.float64] = np.zeros(0)
         self.lifetime_end: npt.NDArray[np.float64] = np.zeros(0)
         self.create_time: npt.NDArray[np.float64] = np.zeros(0)
@@ -94,17 +125,31 @@ class SessionTable:
         self.ids: list[str] = []
         self.slots: dict[str, int] = {}
         self.rings: dict[int, Ring] = {}
+        self.marks: dict[int, dict[str, Mark]] = {}  # bookmarks by slot and name
+        self.parked: OrderedDict[int, bytes | None] = OrderedDict()  # records; None: in the store
+        self.durables = 0  # sessions that are not of MEMORY
+        self.syncs = 0  # sessions of SYNC
         self.chunk_replies = ChunkReplies()
         self.fences = 0
         self._free: list[int] = []
         self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._former: OrderedDict[int, str] = OrderedDict()  # handle -> session id
+        self._elsewhere: OrderedDict[str, None] = OrderedDict()  # ids that another server took over
+        self._births = 0
 
     def __len__(self) -> int:
         return len(self.slots)
 
     def insert(
-        self, session_id: str, *, version: int, row: int, ttl: float, lifetime: float, now: float
+        self,
+        session_id: str,
+        *,
+        version: int,
+        row: int,
+        ttl: float,
+        lifetime: float,
+        now: float,
+        durability: int = MEMORY,
     ) -> int:
         """A new session in a free slot, with a handle; its id must not be taken."""
         if not self._free:
@@ -120,10 +165,22 @@ class SessionTable:
         self.ttl[slot] = ttl
         self.lifetime_end[slot] = now + lifetime
         self.create_time[slot] = self.last_use[slot] = now
+        self.durability[slot] = durability
+        self._enter(slot, session_id)
+        return slot
+
+    def _enter(self, slot: int, session_id: str) -> None:
+        """Give a filled slot its id; nothing of it is in the store yet."""
+        self._births += 1
+        self.birth[slot] = self._births
+        self.durable_index[slot] = self.flushed_index[slot] = 0
+        self.stored_handle[slot] = self.revision[slot] = self.former_handle[slot] = 0
+        self.durables += int(self.durability[slot] != MEMORY)
+        self.syncs += int(self.durability[slot] == SYNC)
         self.ids[slot] = session_id
         self.slots[session_id] = slot
         self._ended.pop(session_id, None)
-        return slot
+        self._elsewhere.pop(session_id, None)
 
     def insert_copies(self, source: int, ids: Sequence[str], rows: Ints, now: float) -> Ints:
         """New sessions at the very point where `source` is, with handles and rows of their own."""
@@ -142,26 +199,39 @@ class SessionTable:
             self.rewind_depth,
             self.ttl,
             self.lifetime_end,
+            self.durability,
         ):
             column[slots] = column[source]
         self.row[slots] = rows
         self.create_time[slots] = self.last_use[slots] = now
         for session_id, slot in zip(ids, slots.tolist(), strict=True):
-            self.ids[slot] = session_id
-            self.slots[session_id] = slot
-            self._ended.pop(session_id, None)
+            self._enter(slot, session_id)
         return slots
 
-    def remove(self, slot: int, ended: Ended) -> None:
-        """Free the slot and remember how the session ended. The row is the caller's."""
+    def remove(self, slot: int, ended: Ended | None) -> None:
+        """Free the slot and remember how the session ended; None: it lives on another server.
+
+        The rows are the caller's.
+        """
         self._end_line(slot)
-        del self.slots[self.ids[slot]]
+        session_id = self.ids[slot]
+        del self.slots[session_id]
+        self.durables -= int(self.durability[slot] != MEMORY)
+        self.syncs -= int(self.durability[slot] == SYNC)
         self.handle[slot] = 0
         self.state[slot] = FREE
+        self.birth[slot] = 0
         self.ids[slot] = ""
         self.chunk_replies.forget(slot)
         self.rings.pop(slot, None)
+        self.marks.pop(slot, None)
+        self.parked.pop(slot, None)
         self._free.append(slot)
+        if ended is None:
+            self._elsewhere[session_id] = None
+            if len(self._elsewhere) > REMEMBERED_ENDS:
+                self._elsewhere.popitem(last=False)
+            return
         self._ended[ended.session_id] = ended
         self._ended.move_to_end(ended.session_id)
         if len(self._ended) > REMEMBERED_ENDS:
@@ -173,6 +243,14 @@ class SessionTable:
         handle = self._new_handle(slot)
         self.handle[slot] = handle
         return handle
+
+    def may_go_on(self, slot: int, handle: int) -> bool:
+        """Whether this is the current handle, or that of a holder whose attaching was not answered
+        as far as anybody knows."""
+        if int(self.handle[slot]) == handle:
+            return True
+        unused = self.next_index[slot] == self.attach_index[slot]
+        return bool(unused) and int(self.former_handle[slot]) == handle
 
     def forget_reply(self, slot: int) -> None:
         self.reply_index[slot] = NO_REPLY
@@ -211,7 +289,7 @@ class SessionTable:
         session_id = self._former.get(handle)
         if session_id is None:
             return SessionNotFound(f"no session has the handle {handle:#018x}")
-        if session_id in self.slots:
+        if session_id in self.slots or session_id in self._elsewhere:
             return SessionFenced(
                 f"the handle {handle:#018x} is of a former incarnation of sessions/{session_id}: "
                 "it was attached, rewound, reset or made anew since"

@@ -23,7 +23,8 @@ class Answer:
     """What one turn finished of one work: some items' outputs, or their errors.
 
     `items` are places in the work; `outputs` holds their rows one after the other,
-    `lengths` rows each (None: one each). Items of `errors` have no rows.
+    `lengths` rows each (None: one each). Items of `errors` have no rows. `slots` are the items'
+    sessions and `durable` their durable indexes, where they are known.
     """
 
     work: Work
@@ -32,15 +33,36 @@ class Answer:
     outputs: Floats  # [rows, O]
     errors: tuple[tuple[int, CarouselError], ...] = ()
     expire_time: float = NEVER
+    slots: Ints | None = None
+    durable: Ints | None = None
+
+    def failed(self, error: CarouselError) -> Answer:
+        """The same items, with an error in place of their outputs."""
+        errors = tuple((item, error) for item in self.items.tolist())
+        return Answer(self.work, self.items[:0], None, self.outputs[:0], errors)
+
+    def split(self, chosen: Ints) -> tuple[Answer, Answer | None]:
+        """The items at these places, and an answer with the rest, if any."""
+        if len(chosen) == len(self.items):
+            return self, None
+        assert self.lengths is None, "a chunk is answered alone"
+        rest = np.delete(np.arange(len(self.items)), chosen)
+        return self._part(chosen), self._part(rest)
+
+    def _part(self, places: Ints) -> Answer:
+        slots = None if self.slots is None else self.slots[places]
+        durable = None if self.durable is None else self.durable[places]
+        outputs, items = self.outputs[places], self.items[places]
+        return Answer(self.work, items, None, outputs, (), self.expire_time, slots, durable)
 
 
 class Work:
     """Items for sessions of one model version: item i is handles[i], step_indexes[i], lengths[i].
 
     `inputs` is [steps, D] float32 or [steps] int64, all items one after the other; `lengths`
-    None means one step each. `refusals` are items that must not run and why. `mode` is an
-    OutputMode. `deadline` is on the clock of time.monotonic. `deliver` is called in the event
-    loop with every Answer.
+    None means one step each. `refusals` are items that must not run and why. `durables` are the
+    durable indexes that the caller knows, none or one each. `mode` is an OutputMode. `deadline` is
+    on the clock of time.monotonic. `deliver` is called in the event loop with every Answer.
     """
 
     __slots__ = (
@@ -48,6 +70,7 @@ class Work:
         "cancelled",
         "deadline",
         "deliver",
+        "durables",
         "handles",
         "inputs",
         "lengths",
@@ -69,6 +92,7 @@ class Work:
         arrived: float = 0.0,
         mode: int = 0,
         refusals: Sequence[tuple[int, CarouselError]] = (),
+        durables: Sequence[int] = (),
     ) -> None:
         self.handles = handles
         self.step_indexes = step_indexes
@@ -80,6 +104,7 @@ class Work:
         self.arrived = arrived
         self.mode = mode
         self.refusals = refusals
+        self.durables = durables
         self.cancelled = False
 
     def __len__(self) -> int:

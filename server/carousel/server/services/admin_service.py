@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from importlib.metadata import version
+from typing import Protocol
 
 from carousel.server.hall import Hall
 from carousel.server.rpc import Context
@@ -18,12 +18,16 @@ TYPES = {
 }
 
 
+class Drain(Protocol):
+    """Begins to drain."""
+
+    def __call__(self, timeout: float | None, *, successor: str) -> None: ...
+
+
 class AdminService:
     """Describes the server, reads its metrics, drains it."""
 
-    def __init__(
-        self, hall: Hall, *, instance_id: str, drain: Callable[[float | None], None]
-    ) -> None:
+    def __init__(self, hall: Hall, *, instance_id: str, drain: Drain) -> None:
         self._hall = hall
         self._instance_id = instance_id
         self._drain = drain
@@ -47,6 +51,13 @@ class AdminService:
             max_tokens=settings.max_tokens,
             ready_versions=sorted(version.name for version in registry.versions),
         )
+        behind = self._hall.engine.behind
+        if behind.store is not None:
+            trouble = behind.trouble
+            info.store.kind = behind.store.kind
+            info.store.healthy = trouble is None
+            info.store.message = "" if trouble is None else trouble.message
+            info.store.lag_steps = behind.lag_steps
         info.start_time.FromNanoseconds(self._start_time)
         info.default_ttl.FromNanoseconds(int(settings.default_ttl * 1e9))
         return info
@@ -69,5 +80,5 @@ class AdminService:
         self, request: pb.DrainServerRequest, context: Context
     ) -> pb.DrainServerResponse:
         timeout = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else None
-        self._drain(timeout)
+        self._drain(timeout, successor=request.successor)
         return pb.DrainServerResponse()

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from carousel.errors import CarouselError, MessageTooLarge, ServerDraining
+from carousel.errors import CarouselError, MessageTooLarge
 from carousel.server import generation, sequences, steps
 from carousel.server.hall import Hall
 from carousel.server.loaded import LoadedVersion
@@ -155,7 +155,7 @@ class InferenceService:
                 yield message
                 stream.sent()
             if stream.drained:
-                raise ServerDraining("the server is shutting down", retry_after=1.0)
+                raise self._hall.draining_error()
             await reader
         finally:
             self._streams.discard(stream)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 from google.protobuf import duration_pb2, empty_pb2
 from google.protobuf.message import Message
 
-from carousel.errors import DurabilityUnsupported, InvalidField
+from carousel.errors import InvalidField, SessionExists, SessionFenced, SessionNotFound
 from carousel.server import names, snapshots
 from carousel.server.hall import Hall
 from carousel.server.rpc import Context
+from carousel.server.session_values import describe_ended, describe_record
 from carousel.server.sessions import MAX_FORKS, Terms
+from carousel.server.table import Ended
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 
@@ -43,11 +47,23 @@ class SessionService:
     async def _all_made(
         self, making: asyncio.Future[list[session_pb2.Session]]
     ) -> list[session_pb2.Session]:
+        """New sessions, once those that are durable are in the store; all of them or none."""
         try:
-            return await asyncio.shield(making)
+            made = await asyncio.shield(making)
         except asyncio.CancelledError:
             making.add_done_callback(self._unmake)
             raise
+        try:
+            await self._hall.secure(made)
+        except SessionFenced:
+            self._unmake(making)
+            raise SessionExists(
+                "a session of this id is in the store", field="session_id"
+            ) from None
+        except BaseException:
+            self._unmake(making)
+            raise
+        return made
 
     def _unmake(self, making: asyncio.Future[list[session_pb2.Session]]) -> None:
         if not making.cancelled() and making.exception() is None:
@@ -56,12 +72,52 @@ class SessionService:
     async def AttachSession(
         self, request: pb.AttachSessionRequest, context: Context
     ) -> session_pb2.Session:
-        return await self._call(self._sessions.attach, names.session_id(request.name))
+        self._hall.refuse_when_draining()
+        session_id = names.session_id(request.name)
+        handle, known = _handle(request), request.durable_index
+        self._hall.engine.behind.refuse_when_troubled()
+        try:
+            session = await self._call(self._sessions.attach, session_id, handle, known)
+            await self._hall.secure([session])
+        except (SessionNotFound, SessionFenced) as error:
+            if session_id in self._hall.engine.table.slots:
+                raise error
+            session = await self._brought_back(session_id, handle, known)
+        return session
+
+    async def _brought_back(
+        self, session_id: str, handle: int | None, known: int
+    ) -> session_pb2.Session:
+        """A session out of the store, which knows of its new handle when this returns."""
+        found = await self._hall.at_rest.to_restore(session_id, handle, known)
+        session = await self._call(self._sessions.restore, *found, handle)
+        await self._hall.secure([session])
+        return session
 
     async def GetSession(
         self, request: pb.GetSessionRequest, context: Context
     ) -> session_pb2.Session:
-        return await self._call(self._sessions.get, names.session_id(request.name))
+        session_id = names.session_id(request.name)
+        try:
+            return await self._call(self._sessions.get, session_id)
+        except SessionNotFound:
+            found = await self._hall.at_rest.find(session_id)
+            if found is None:
+                raise
+        return describe_ended(found) if isinstance(found, Ended) else describe_record(found)
+
+    async def _here(
+        self, function: Callable[..., session_pb2.Session], name: str, *args: Any, **kwargs: Any
+    ) -> session_pb2.Session:
+        """Change a session that is here; return when a durable one is in the store."""
+        session_id = names.session_id(name)
+        self._hall.engine.behind.refuse_when_troubled()
+        try:
+            session = await self._call(function, session_id, *args, **kwargs)
+        except SessionNotFound as error:
+            raise await self._hall.at_rest.refuse(session_id, error) from None
+        await self._hall.secure([session])
+        return session
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
@@ -69,30 +125,46 @@ class SessionService:
         last = names.page_key(request.page_token) if request.page_token else ""
         size = names.page_size(request.page_size)
         ref = names.ModelRef.parse(request.model, field="model") if request.model else None
-        return await self._call(self._list, ref, last, size)
+        here, total = await self._call(self._list, ref, last, size)
+        ids = self._hall.engine.table.slots
+        resting = await self._hall.at_rest.page(
+            last,
+            size + 1,
+            until=here[-1].name.removeprefix("sessions/") if len(here) > size else None,
+            wanted=lambda record: (
+                record.session_id not in ids and (ref is None or ref.covers(record.model_version))
+            ),
+        )
+        sessions = sorted([*here, *map(describe_record, resting)], key=lambda one: one.name)
+        response = pb.ListSessionsResponse(sessions=sessions[:size], total_size=total)
+        if len(sessions) > size:
+            last = sessions[size - 1].name.removeprefix("sessions/")
+            response.next_page_token = names.page_token(last)
+        return response
 
-    def _list(self, ref: names.ModelRef | None, last: str, size: int) -> pb.ListSessionsResponse:
+    def _list(
+        self, ref: names.ModelRef | None, last: str, size: int
+    ) -> tuple[list[session_pb2.Session], int]:
+        """The first sessions here behind `last`, one more than a page, and how many match."""
         table = self._hall.engine.table
         wanted = {
-            v.ordinal
-            for v in self._hall.engine.versions
-            if ref is None or (v.model == ref.model and ref.version in (None, v.version))
+            v.ordinal for v in self._hall.engine.versions if ref is None or ref.covers(v.name)
         }
         matching = [i for i, slot in table.slots.items() if int(table.version[slot]) in wanted]
         page = heapq.nsmallest(size + 1, (i for i in matching if i > last))
-        response = pb.ListSessionsResponse(
-            sessions=[self._sessions.describe(table.slots[i]) for i in page[:size]],
-            total_size=len(matching),
-        )
-        if len(page) > size:
-            response.next_page_token = names.page_token(page[size - 1])
-        return response
+        return [self._sessions.describe(table.slots[i]) for i in page], len(matching)
 
     async def DeleteSession(
         self, request: pb.DeleteSessionRequest, context: Context
     ) -> empty_pb2.Empty:
-        session_id = names.session_id(request.name)
-        await self._call(self._sessions.delete, session_id, _handle(request))
+        session_id, handle = names.session_id(request.name), _handle(request)
+        try:
+            await self._call(self._sessions.delete, session_id, handle)
+        except SessionNotFound:
+            await self._hall.at_rest.end(session_id, handle)
+        else:
+            behind = self._hall.engine.behind
+            await self._hall.stored(lambda done: behind.secure_end(session_id, done))
         return empty_pb2.Empty()
 
     async def ForkSession(
@@ -109,7 +181,11 @@ class SessionService:
             )
         ids += [""] * (count - len(ids))
         session_id = names.session_id(request.name)
-        sessions = await self._all_made(self._call(self._sessions.fork, session_id, ids))
+        self._hall.engine.behind.refuse_when_troubled()
+        try:
+            sessions = await self._all_made(self._call(self._sessions.fork, session_id, ids))
+        except SessionNotFound as error:
+            raise await self._hall.at_rest.refuse(session_id, error) from None
         return pb.ForkSessionResponse(sessions=sessions)
 
     async def RewindSession(
@@ -117,25 +193,41 @@ class SessionService:
     ) -> session_pb2.Session:
         target = request.WhichOneof("target")
         if target is None:
-            raise InvalidField("steps or step_index must be set", field="target")
-        return await self._call(
+            raise InvalidField("steps, step_index or bookmark must be set", field="target")
+        return await self._here(
             self._sessions.rewind,
-            names.session_id(request.name),
+            request.name,
             _handle(request),
-            request.steps if target == "steps" else None,
-            request.step_index if target == "step_index" else None,
+            **{target: getattr(request, target)},
         )
+
+    async def BookmarkSession(
+        self, request: pb.BookmarkSessionRequest, context: Context
+    ) -> session_pb2.Session:
+        bookmark = names.check_id(request.bookmark, field="bookmark")
+        return await self._here(
+            self._sessions.bookmark, request.name, _handle(request), bookmark, remove=request.remove
+        )
+
+    async def MigrateSession(
+        self, request: pb.MigrateSessionRequest, context: Context
+    ) -> session_pb2.Session:
+        version = self._hall.registry.resolve(request.model)
+        return await self._here(self._sessions.migrate, request.name, _handle(request), version)
 
     async def ResetSession(
         self, request: pb.ResetSessionRequest, context: Context
     ) -> session_pb2.Session:
-        session_id = names.session_id(request.name)
-        return await self._call(self._sessions.reset, session_id, _handle(request))
+        return await self._here(self._sessions.reset, request.name, _handle(request))
 
     async def ExportSession(
         self, request: pb.ExportSessionRequest, context: Context
     ) -> pb.ExportSessionResponse:
-        exported = await self._call(self._sessions.export, names.session_id(request.name))
+        session_id = names.session_id(request.name)
+        try:
+            exported = await self._call(self._sessions.export, session_id)
+        except SessionNotFound as error:
+            raise await self._hall.at_rest.refuse(session_id, error) from None
         return pb.ExportSessionResponse(snapshot=snapshots.make(exported))
 
     async def ImportSession(
@@ -161,8 +253,7 @@ class SessionService:
     async def TouchSession(
         self, request: pb.TouchSessionRequest, context: Context
     ) -> session_pb2.Session:
-        ttl = _seconds(request, "ttl")
-        return await self._call(self._sessions.touch, names.session_id(request.name), ttl)
+        return await self._here(self._sessions.touch, request.name, _seconds(request, "ttl"))
 
 
 async def _listed(making: asyncio.Future[session_pb2.Session]) -> list[session_pb2.Session]:
@@ -170,14 +261,6 @@ async def _listed(making: asyncio.Future[session_pb2.Session]) -> list[session_p
 
 
 def _terms(request: pb.CreateSessionRequest | pb.ImportSessionRequest) -> Terms:
-    if request.durability not in (
-        session_pb2.DURABILITY_UNSPECIFIED,
-        session_pb2.DURABILITY_MEMORY,
-    ):
-        raise DurabilityUnsupported(
-            "this server keeps sessions in memory only; durability must be MEMORY, "
-            f"got {request.durability}"
-        )
     if request.session_id:
         names.check_id(request.session_id, field="session_id")
     return Terms(
@@ -185,6 +268,7 @@ def _terms(request: pb.CreateSessionRequest | pb.ImportSessionRequest) -> Terms:
         ttl=_seconds(request, "ttl"),
         lifetime=_seconds(request, "lifetime"),
         rewind_depth=request.rewind_depth,
+        durability=request.durability,
     )
 
 
@@ -195,7 +279,13 @@ def _seconds(request: Message, field: str) -> float | None:
     return duration.seconds + duration.nanos / 1e9
 
 
-def _handle(
-    request: pb.DeleteSessionRequest | pb.RewindSessionRequest | pb.ResetSessionRequest,
-) -> int | None:
+class _Held(Protocol):
+    """A request that may name the handle that the caller holds."""
+
+    handle: int
+
+    def HasField(self, field_name: Literal["handle"], /) -> bool: ...
+
+
+def _handle(request: _Held) -> int | None:
     return request.handle if request.HasField("handle") else None

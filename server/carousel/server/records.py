@@ -1,0 +1,204 @@
+"""Records: a session as bytes for the store, verified when it comes back.
+
+header | rows [n, width] float32 | reply [steps, outputs] float32 | tail, JSON | checksum
+
+The first row is the present state; kept states and bookmarks follow. The checksum is BLAKE2b over
+the session's id and everything before it, so that a torn, altered or misplaced record is refused.
+Little-endian throughout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from carousel.errors import SnapshotDamaged
+from carousel.server.loaded import LoadedVersion
+from carousel.server.table import Ended
+from carousel.server.work import Floats, Ints
+
+LIVE, OVER = b"CRS1", b"CRX1"
+CHECKSUM_BYTES = 16
+# hashlib gives up the interpreter's lock for more; winning it back from a busy engine, once a
+# record, would take far longer than the hashing.
+HASHED_AT_ONCE = 2047
+
+HEADER = np.dtype(
+    [
+        ("magic", "S4"),
+        ("tail", "<u4"),  # bytes
+        ("digest", "V32"),  # of the model version
+        ("durability", "u1"),
+        ("state", "u1"),
+        ("rewind_depth", "<u2"),
+        ("rows", "<u4"),
+        ("width", "<u4"),
+        ("reply_steps", "<u4"),
+        ("outputs", "<u4"),
+        ("step_index", "<i8"),
+        ("reply_index", "<i8"),
+        ("ttl", "<f8"),
+        ("lifetime_end", "<f8"),
+        ("create_time", "<f8"),
+        ("last_use", "<f8"),
+        ("former_handle", "<u8"),
+        ("attach_index", "<i8"),
+    ]
+)
+
+
+@dataclass(slots=True)
+class Record:
+    """One live session as a value.
+
+    `rows` [n, width]: the present state, then those of `kept` and of `marks`, by the places that
+    they give. `kept` maps step indexes and `marks` names to places in `rows`.
+    """
+
+    session_id: str
+    model_version: str
+    digest: bytes
+    durability: int
+    state: int
+    rewind_depth: int
+    step_index: int
+    reply_index: int
+    reply: Floats  # [steps, outputs]
+    rows: Floats  # [n, width]
+    ttl: float
+    lifetime_end: float
+    create_time: float
+    last_use: float
+    former_handle: int
+    attach_index: int
+    kept: dict[int, int] = field(default_factory=dict)
+    marks: dict[str, tuple[int, int]] = field(default_factory=dict)  # step index, place
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def may_go_on(self, handle: int, current: int) -> bool:
+        """As SessionTable.may_go_on."""
+        unused = self.step_index == self.attach_index
+        return handle == current or (unused and handle == self.former_handle)
+
+    @property
+    def expire_time(self) -> float:
+        return min(self.last_use + self.ttl, self.lifetime_end)
+
+
+@dataclass(slots=True)
+class Columns:
+    """Sessions of one model version at one moment, as the engine copies them between two turns."""
+
+    version: LoadedVersion
+    ids: list[str]
+    header: npt.NDArray[np.void]  # [n] of HEADER, but for magic and tail
+    rows: list[Floats]  # [k, width] each
+    replies: list[Floats]  # [steps, outputs] each
+    tails: list[bytes]
+    births: Ints
+    slots: Ints
+    formers: list[int]
+    handles: list[int]
+    revisions: list[int]
+    expire_times: list[float]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def encode(columns: Columns) -> list[bytes]:
+    """One record for each session."""
+    header = columns.header
+    header["magic"] = LIVE
+    header["tail"] = [len(tail) for tail in columns.tails]
+    header["rows"] = [len(rows) for rows in columns.rows]
+    header["reply_steps"] = [len(reply) for reply in columns.replies]
+    parts = zip(columns.ids, header, columns.rows, columns.replies, columns.tails, strict=True)
+    return [
+        _sealed(session_id, b"".join((head.tobytes(), rows.tobytes(), reply.tobytes(), tail)))
+        for session_id, head, rows, reply, tail in parts
+    ]
+
+
+def encode_ended(ended: Ended) -> bytes:
+    """What is remembered of a session that is over."""
+    return _sealed(ended.session_id, OVER + json.dumps(asdict(ended)).encode())
+
+
+def decode(session_id: str, data: bytes) -> Record | Ended:
+    """What a record says. Raises SnapshotDamaged for anything that `encode` did not write."""
+    body = _opened(session_id, data)
+    if body[:4] == OVER:
+        return Ended(**json.loads(body[4:]))
+    try:
+        return _read(session_id, body)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise SnapshotDamaged(
+            f"the record of sessions/{session_id} can't be read: {error}"
+        ) from error
+
+
+def tail(model_version: str, **more: object) -> bytes:
+    """The tail of a record; what is empty is left out."""
+    return json.dumps({"model": model_version, **{k: v for k, v in more.items() if v}}).encode()
+
+
+def _read(session_id: str, body: bytes) -> Record:
+    head = np.frombuffer(body, HEADER, 1)[0]
+    if head["magic"] != LIVE:
+        raise ValueError(f"it begins with {bytes(body[:4])!r}")
+    width, outputs = int(head["width"]), int(head["outputs"])
+    at = HEADER.itemsize
+    rows = np.frombuffer(body, "<f4", int(head["rows"]) * width, at).reshape(-1, width)
+    at += rows.nbytes
+    reply = np.frombuffer(body, "<f4", int(head["reply_steps"]) * outputs, at)
+    at += reply.nbytes
+    said = json.loads(body[at : at + int(head["tail"])])
+    return Record(
+        session_id=session_id,
+        model_version=said.pop("model"),
+        digest=head["digest"].tobytes(),
+        durability=int(head["durability"]),
+        state=int(head["state"]),
+        rewind_depth=int(head["rewind_depth"]),
+        step_index=int(head["step_index"]),
+        reply_index=int(head["reply_index"]),
+        reply=reply.reshape(-1, outputs),
+        rows=rows,
+        ttl=float(head["ttl"]),
+        lifetime_end=float(head["lifetime_end"]),
+        create_time=float(head["create_time"]),
+        last_use=float(head["last_use"]),
+        former_handle=int(head["former_handle"]),
+        attach_index=int(head["attach_index"]),
+        kept={int(index): place for index, place in said.pop("kept", {}).items()},
+        marks={name: tuple(mark) for name, mark in said.pop("marks", {}).items()},
+        more=said,
+    )
+
+
+def _checksum(session_id: str, body: bytes) -> bytes:
+    digest = hashlib.blake2b(session_id.encode(), digest_size=CHECKSUM_BYTES)
+    view = memoryview(body)
+    for begin in range(0, len(body), HASHED_AT_ONCE):
+        digest.update(view[begin : begin + HASHED_AT_ONCE])
+    return digest.digest()
+
+
+def _sealed(session_id: str, body: bytes) -> bytes:
+    return body + _checksum(session_id, body)
+
+
+def _opened(session_id: str, data: bytes) -> bytes:
+    body = data[:-CHECKSUM_BYTES]
+    if len(data) < 4 + CHECKSUM_BYTES or _checksum(session_id, body) != data[-CHECKSUM_BYTES:]:
+        raise SnapshotDamaged(
+            f"the record of sessions/{session_id} does not hold its checksum; it is torn, altered "
+            "or another session's"
+        )
+    return body

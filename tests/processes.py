@@ -1,0 +1,97 @@
+"""The real server as a process that tests may kill, pause and start again at the same address."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+
+class ServerProcess:
+    """`carousel serve` on a free port, which it keeps over restarts; flags by their names."""
+
+    def __init__(self, folder: Path, *, store: Path, **flags: object) -> None:
+        self._folder = folder
+        self._flags = {"store": store, "data": folder / "data", "http_port": "off", **flags}
+        self._port = 0
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def target(self) -> str:
+        return f"localhost:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def launch(self) -> None:
+        """Start it, without waiting until it listens."""
+        command = [sys.executable, "-m", "carousel.cli", "serve", "--json", "--no-shipped"]
+        command += ["--port", str(self._port), "--log-level", "warning"]
+        for name, value in self._flags.items():
+            flag = "--" + name.replace("_", "-")
+            command += [flag] if value is True else [flag, str(value)]
+        with (self._folder / "server.log").open("a") as log:
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            )
+
+    def wait_ready(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, (self._folder / "server.log").read_text()
+        self._port = int(json.loads(line)["target"].rsplit(":", 1)[1])
+
+    def start(self) -> None:
+        self.launch()
+        self.wait_ready()
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(30)
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+            self.process = None
+
+    def terminate(self) -> int:
+        """Ask it to drain; its exit status."""
+        assert self.process is not None
+        self.process.terminate()
+        status = self.process.wait(60)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.process = None
+        return status
+
+    def restart(self) -> None:
+        """Kill it and start another one in its place."""
+        self.kill()
+        self.start()
+
+
+def until(condition: object, seconds: float = 20.0) -> None:
+    """Wait until something outside of this process has come true."""
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.01)
