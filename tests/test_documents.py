@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from carousel.errors import CATALOGUE
 from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
+from carousel.server.table import SessionTable
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,7 +26,7 @@ def test_every_metric_is_documented_with_its_labels() -> None:
     documented = set(re.findall(r"^\| `(\w+)` \|", text, re.M))
     metrics = Metrics()
     registry: CollectorRegistry = metrics.registry
-    LiveGauges([], capacity=0, registry=registry)
+    LiveGauges([], SessionTable(), capacity=0, registry=registry)
     assert documented == {family.name for family in registry.collect()}
 
 

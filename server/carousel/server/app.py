@@ -119,9 +119,17 @@ class Server:
             )
         except ValueError as error:
             raise StartError(str(error)) from error
-        LiveGauges(engine.versions, capacity=settings.max_sessions, registry=self.metrics.registry)
+        LiveGauges(
+            engine.versions,
+            engine.table,
+            capacity=settings.max_sessions,
+            registry=self.metrics.registry,
+        )
         # A store of its own: whoever asks for a session must not wait behind what is written.
         at_rest = AtRest(self._state_store(), registry, self.metrics.store, self._clock)
+        sessions.fetch = lambda ids, found: at_rest.fetch(
+            ids, lambda entries: engine.post(lambda: found(entries))
+        )
         self.hall = Hall(settings, self.metrics, store, engine, sessions, registry, at_rest)
         self.office = Office(settings, self.metrics, store, registry, instance_id=self.instance_id)
         self.metrics.build_info.info(

@@ -38,6 +38,11 @@ class Arena:
         return self.capacity - self._free_count
 
     @property
+    def room(self) -> int:
+        """Rows that can still be given out."""
+        return self.limit - self.used
+
+    @property
     def row_bytes(self) -> int:
         return self.width * self._rows.element_size()
 

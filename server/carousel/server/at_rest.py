@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -64,6 +64,24 @@ class AtRest:
         if self._store is not None:
             await self._run(lambda store: store.close())
         self._thread.shutdown(wait=False)
+
+    def fetch(
+        self, ids: Sequence[str], found: Callable[[dict[str, Entry] | CarouselError], None]
+    ) -> None:
+        """Read entries and hand them to `found`, in the thread of the store; for any thread."""
+        store = self._store
+        assert store is not None
+
+        def read() -> None:
+            try:
+                found(store.read(ids))
+            except CarouselError as error:
+                found(error)
+            except Exception as error:  # a bug must not leave anybody waiting
+                log.exception("sessions could not be read")
+                found(StoreUnavailable(f"a fault of the server: {type(error).__name__}"))
+
+        self._thread.submit(read)
 
     async def entry(self, session_id: str) -> Entry | None:
         if self._store is None:

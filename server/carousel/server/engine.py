@@ -8,21 +8,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import torch
 
-from carousel.errors import InternalError
+from carousel.errors import CarouselError, InternalError
 from carousel.server import gatekeeper
 from carousel.server.loaded import LoadedVersion
 from carousel.server.ride import Ride, finite_rows
 from carousel.server.scheduler import Chunk, Plan
 from carousel.server.store_metrics import StoreMetrics
 from carousel.server.stores import StateStore
-from carousel.server.table import QUARANTINED, SessionTable
+from carousel.server.table import NO_ROW, QUARANTINED, SessionTable
 from carousel.server.work import Answer, Floats, Ints, Work
-from carousel.server.write_behind import WriteBehind
+from carousel.server.write_behind import Done, WriteBehind
 
 log = logging.getLogger("carousel.engine")
 
@@ -31,6 +31,18 @@ T = TypeVar("T")
 
 SWEEP_SECONDS = 0.5
 NOTHING = np.zeros(0, np.int64)
+
+
+class Residents(Protocol):
+    """Brings parked sessions back into the arena."""
+
+    def recall(
+        self, slots: list[int], *, pinned: set[int]
+    ) -> tuple[list[int], dict[int, CarouselError]]:
+        """Those in memory, at once; gives those that the store has, and what failed by slot."""
+
+    def want(self, slots: list[int], done: Done) -> None:
+        """All of them; calls `done` when the last one is here, or with what failed."""
 
 
 class Engine:
@@ -61,6 +73,9 @@ class Engine:
         self._inbox: deque[tuple[LoadedVersion, Work]] = deque()
         self._calls: deque[Callable[[], None]] = deque()
         self._answers: list[Answer] = []
+        self.residence: Residents | None = None
+        self._away: list[tuple[LoadedVersion, Work]] = []  # wait for parked sessions
+        self._away_slots: set[int] = set()
         self._fences = 0  # of the table, when the queues were last looked through
         self._wake = threading.Event()
         self._stopping = False
@@ -140,7 +155,11 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Items that have not been answered."""
-        return len(self._inbox) + sum(len(version.scheduler) for version in self.versions)
+        return (
+            len(self._inbox)
+            + len(self._away)
+            + sum(len(version.scheduler) for version in self.versions)
+        )
 
     def _run(self) -> None:
         torch.set_grad_enabled(False)
@@ -172,6 +191,10 @@ class Engine:
             works = [work]
             while self._inbox and self._inbox[0][0] is version:
                 works.append(self._inbox.popleft()[1])
+            if self.table.parked or self._away:
+                works = [one for one in works if self._is_here(version, one)]
+                if not works:
+                    continue
             limit = self._max_queue
             try:
                 if gatekeeper.admit_together(self.table, version, works, max_queue=limit):
@@ -184,6 +207,48 @@ class Engine:
                 log.exception("works for %s could not be queued", version.name)
                 error = InternalError("the steps could not be queued; nothing of them ran")
                 self._answers += [gatekeeper.fail_work(version, work, error) for work in works]
+
+    def _is_here(self, version: LoadedVersion, work: Work) -> bool:
+        """Whether all sessions of a work are in the arena; else it waits until they are.
+
+        Whatever comes for one of its sessions later waits behind it.
+        """
+        assert self.residence is not None
+        slots, good = self.table.slots_of(np.array(work.handles, np.uint64))
+        good[[item for item, _ in work.refusals]] = False
+        mine = set(slots[good].tolist())
+        failed: dict[int, CarouselError] = {}
+        absent = [slot for slot in mine if self.table.row[slot] == NO_ROW]
+        if absent and not mine & self._away_slots:
+            absent, failed = self.residence.recall(absent, pinned=mine)
+        self._refuse_absent(work, failed)
+        if not absent and not mine & self._away_slots:
+            return True
+        self._away.append((version, work))
+        self._away_slots |= mine
+        if absent:
+            self.residence.want(absent, lambda error: self._returned(work, absent, error))
+        return False
+
+    def _refuse_absent(self, work: Work, failed: dict[int, CarouselError]) -> None:
+        """Items of sessions that can't come back are refused; the others of the work ride."""
+        if failed:
+            slots, good = self.table.slots_of(np.array(work.handles, np.uint64))
+            refused = [
+                (item, failed[slot])
+                for item, slot in enumerate(slots.tolist())
+                if good[item] and slot in failed
+            ]
+            work.refusals = [*work.refusals, *refused]
+
+    def _returned(self, work: Work, slots: list[int], error: CarouselError | None) -> None:
+        """Sessions that a work waits for are here, or can't come: all who wait try again."""
+        if error is not None:
+            gone = [slot for slot in slots if self.table.row[slot] == NO_ROW]
+            self._refuse_absent(work, dict.fromkeys(gone, error))
+        away, self._away = self._away, []
+        self._away_slots.clear()
+        self._inbox.extendleft(reversed(away))
 
     def _dismiss_fenced(self) -> None:
         """Answer those whose session ended or went to another handle while they waited."""

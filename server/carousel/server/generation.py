@@ -229,6 +229,9 @@ async def _first_logits(hall: Hall, source: Source, prompt: Ints, deadline: floa
         outputs = await hall.run_steps(version, source.handle, source.index, prompt, deadline)
         last: Floats = outputs[-1]
         return last
+    slot = hall.engine.table.slot_of(source.handle)
+    if slot is not None:
+        await hall.resident(hall.engine.table.ids[slot])
     reply = await hall.engine.call(_last_output, hall, source)
     if not len(reply):
         raise InvalidField(
@@ -252,4 +255,4 @@ def _last_output(hall: Hall, source: Source) -> Floats:
             f"the next step of sessions/{table.ids[slot]} is {expected}, got {source.index}",
             metadata={"expected_step": str(expected)},
         )
-    return reply_of(table, source.version, slot).copy()
+    return reply_of(table, source.version, hall.sessions.at(slot)).copy()

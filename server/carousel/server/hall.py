@@ -53,6 +53,11 @@ class Hall:
         where = {"successor": self.successor} if self.successor else {}
         return ServerDraining("the server is shutting down", retry_after=1.0, metadata=where)
 
+    async def resident(self, session_id: str) -> None:
+        """Return when a session's state is in the arena, if it is here at all."""
+        if self.engine.table.parked:
+            await self.stored(lambda done: self.sessions.resident(session_id, done))
+
     async def secure(self, sessions: Sequence[session_pb2.Session]) -> None:
         """Return when durable sessions, as they are now, are in the store.
 

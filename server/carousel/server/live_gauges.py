@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from carousel.server.loaded import LoadedVersion
+from carousel.server.table import FREE, NO_ROW, SessionTable
 
 _BY_VERSION = ("model", "version")
 
@@ -17,9 +18,15 @@ class LiveGauges(Collector):
     """What is there right now: sessions, their bytes, and what waits or runs."""
 
     def __init__(
-        self, versions: Sequence[LoadedVersion], *, capacity: int, registry: CollectorRegistry
+        self,
+        versions: Sequence[LoadedVersion],
+        table: SessionTable,
+        *,
+        capacity: int,
+        registry: CollectorRegistry,
     ) -> None:
         self._versions = versions
+        self._table = table
         self._capacity = capacity
         registry.register(self)
 
@@ -35,6 +42,7 @@ class LiveGauges(Collector):
             capacity.add_metric(labels, self._capacity)
         yield sessions
         yield capacity
+        by_ordinal = {v.ordinal: v.model for v in versions}
         waiting = Counter({v.model: 0 for v in versions})
         running, held = waiting.copy(), waiting.copy()
         for version in versions:
@@ -46,9 +54,27 @@ class LiveGauges(Collector):
         state = GaugeMetricFamily(
             "carousel_session_state_bytes", "Bytes of recurrent state.", labels=("model", "tier")
         )
+        hosted = Counter[str]()
+        for slot, record in list(self._table.parked.items()):
+            if record is not None:
+                hosted[str(by_ordinal.get(int(self._table.version[slot])))] += len(record)
         for model, count in held.items():
             state.add_metric((model, "device"), count)
+            state.add_metric((model, "host"), hosted[model])
         yield state
+        yield self._parked()
+
+    def _parked(self) -> GaugeMetricFamily:
+        """Sessions whose state is not on the device, by version."""
+        family = GaugeMetricFamily(
+            "carousel_sessions_parked", "Live sessions off the device.", labels=_BY_VERSION
+        )
+        table = self._table
+        ordinals = table.version[(table.row == NO_ROW) & (table.state != FREE)]
+        for version in tuple(self._versions):
+            count = int((ordinals == version.ordinal).sum())
+            family.add_metric((version.model, str(version.version)), count)
+        return family
 
 
 def _by_model(name: str, text: str, values: Counter[str]) -> GaugeMetricFamily:

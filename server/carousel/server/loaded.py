@@ -54,7 +54,8 @@ class LoadedVersion:
     def _make_room(self, settings: Settings) -> None:
         """What sessions need: rows, replies and queues."""
         self.schema = StateSchema.of(self.config)
-        self.arena = Arena(self.schema.width, limit=settings.max_sessions, device=self.device)
+        limit = settings.device_rows or settings.max_sessions
+        self.arena = Arena(self.schema.width, limit=limit, device=self.device)
         self.scheduler = Scheduler(
             self.input_shape,
             self.input_dtype,

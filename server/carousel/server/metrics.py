@@ -84,6 +84,8 @@ class Metrics:
         self.rewinds = counter("rewinds", "Rewinds of sessions.", *_BY_MODEL)
         self.snapshots = counter("snapshots", "Sessions written to the store.", *_BY_MODEL)
         self.restores = counter("restores", "Sessions brought back from the store.", *_BY_MODEL)
+        self.parks = counter("session_parks", "Sessions moved off the device.", *_BY_MODEL)
+        self.unparks = counter("session_unparks", "Sessions moved back to it.", *_BY_MODEL)
         # Generation
         self.generated_tokens = counter("generated_tokens", "Tokens made.", *_BY_MODEL)
         self.first_token = numbers(
@@ -164,6 +166,8 @@ class VersionMetrics:
         self.rewinds = metrics.rewinds.labels(model)
         self.snapshots = metrics.snapshots.labels(model)
         self.restores = metrics.restores.labels(model)
+        self.parks = metrics.parks.labels(model)
+        self.unparks = metrics.unparks.labels(model)
         self.generated_tokens = metrics.generated_tokens.labels(model)
         self.first_token = metrics.first_token.labels(model)
         self.next_token = metrics.next_token.labels(model)

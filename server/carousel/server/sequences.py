@@ -68,6 +68,7 @@ class Sequences:
             row = version.network.initial_rows(1)[0]
         else:
             session_id = names.session_id(request.session, field="session")
+            await self._hall.resident(session_id)
             exported = await self._hall.engine.call(self._hall.sessions.export, session_id)
             version, row = exported.version, exported.row
         if not version.stepwise:

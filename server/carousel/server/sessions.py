@@ -12,32 +12,25 @@ import torch
 from carousel.errors import (
     DurabilityUnsupported,
     InvalidField,
-    ModelNotLoaded,
-    ModelNotStepwise,
-    RewindUnavailable,
     SessionCapacity,
     SessionExists,
     SessionFenced,
-    SnapshotMismatch,
     StepsLost,
 )
-from carousel.server.engine import Engine
 from carousel.server.gatekeeper import reply_of
 from carousel.server.loaded import LoadedVersion
+from carousel.server.moves import Moves, check_open
 from carousel.server.records import Record
-from carousel.server.session_values import describe, describe_ended, end_reason
-from carousel.server.settings import Settings
+from carousel.server.session_values import describe_ended, end_reason
 from carousel.server.stores import Entry
 from carousel.server.table import (
-    ACTIVE,
     ASYNC,
     MEMORY,
+    NO_ROW,
     QUARANTINED,
     SYNC,
     Ended,
-    Mark,
     Ring,
-    SessionTable,
 )
 from carousel.server.work import NEVER, Floats, Ints
 from carousel.v1 import session_pb2
@@ -72,32 +65,8 @@ class Exported:
     reply: Floats | None  # [steps, O]
 
 
-class Sessions:
+class Sessions(Moves):
     """Makes, reads, copies and ends sessions; only the engine's thread may call its methods."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._engine: Engine | None = None
-
-    def attach_to(self, engine: Engine) -> None:
-        self._engine = engine
-
-    @property
-    def engine(self) -> Engine:
-        if self._engine is None:
-            raise RuntimeError("no engine yet")
-        return self._engine
-
-    @property
-    def table(self) -> SessionTable:
-        return self.engine.table
-
-    def version_of(self, slot: int) -> LoadedVersion:
-        ordinal = int(self.table.version[slot])
-        version = next((v for v in self.engine.versions if v.ordinal == ordinal), None)
-        if version is None:
-            raise ModelNotLoaded("the session's model version was taken out of service")
-        return version
 
     def create(
         self,
@@ -116,7 +85,7 @@ class Sessions:
         version.arena.write(rows, initial.to(version.arena.device, torch.float32))
         self.table.next_index[slot] = step_index
         if reply is not None and len(reply):
-            self._put_reply(version, slot, reply_index, reply)
+            self.put_reply(version, slot, reply_index, reply)
         return self.describe(slot, with_handle=True)
 
     def restore(
@@ -128,14 +97,13 @@ class Sessions:
         """
         if record.session_id in self.table.slots:
             return self.attach(record.session_id, handle)
-        self._check_open(version)
+        check_open(version)
         self._check_room(version, 1)
-        rows = version.allocate(1 + record.rewind_depth + len(record.marks))
         table = self.table
         slot = table.insert(
             record.session_id,
             version=version.ordinal,
-            row=int(rows[0]),
+            row=NO_ROW,
             ttl=record.ttl,
             lifetime=NEVER,
             now=self.now(),
@@ -148,40 +116,20 @@ class Sessions:
         table.stored_handle[slot], table.revision[slot] = entry.handle, entry.revision
         table.former_handle[slot] = handle or 0
         table.attach_index[slot] = record.step_index
-        self._fill(version, slot, record, rows)
         version.sessions += 1
+        try:
+            self.fill(version, slot, record)
+        except BaseException:
+            self._vacate(slot, version, None)
+            raise
         version.metrics.restores.inc()
         return self.describe(slot, with_handle=True)
-
-    def _fill(self, version: LoadedVersion, slot: int, record: Record, rows: Ints) -> None:
-        """Put a record's states and reply where they belong; rows: own, ring, bookmarks."""
-        depth, table = record.rewind_depth, self.table
-        targets, places = [int(rows[0])], [0]
-        if depth:
-            ring = table.rings[slot] = Ring(rows[1 : 1 + depth])
-            for index, place in record.kept.items():
-                targets.append(ring.keep(index))
-                places.append(place)
-        for row, (name, (index, place)) in zip(
-            rows[1 + depth :].tolist(), record.marks.items(), strict=True
-        ):
-            table.marks.setdefault(slot, {})[name] = Mark(row, index)
-            targets.append(row)
-            places.append(place)
-        states = torch.from_numpy(record.rows[places].copy()).to(version.arena.device)
-        version.arena.write(np.array(targets), states)
-        if len(record.reply):
-            self._put_reply(version, slot, record.reply_index, record.reply.copy())
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        return self.engine.clock()
 
     def attach(
         self, session_id: str, handle: int | None = None, known: int = 0
     ) -> session_pb2.Session:
         """A new incarnation; the former handle is fenced."""
-        slot = self.table.find(session_id)
+        slot = self.at(self.table.find(session_id))
         if handle is not None and not self.table.may_go_on(slot, handle):
             raise SessionFenced(
                 f"{handle:#018x} is not the current handle of sessions/{session_id}"
@@ -193,10 +141,6 @@ class Sessions:
         self.table.former_handle[slot], self.table.attach_index[slot] = handle or 0, index
         return session
 
-    def _used(self, slot: int) -> None:
-        self.table.last_use[slot] = self.now()
-        self.engine.behind.touched(np.array([slot]))
-
     def get(self, session_id: str) -> session_pb2.Session:
         ended = self.table.ended(session_id)
         if session_id not in self.table.slots and ended is not None:
@@ -204,7 +148,7 @@ class Sessions:
         return self.describe(self.table.find(session_id))
 
     def delete(self, session_id: str, handle: int | None = None) -> None:
-        slot = self._find(session_id, handle)
+        slot = self.find(session_id, handle)
         self.end(slot, session_pb2.END_REASON_CLOSED)
 
     def discard(self, handles: Sequence[int]) -> None:
@@ -216,7 +160,7 @@ class Sessions:
 
     def fork(self, session_id: str, ids: Sequence[str]) -> list[session_pb2.Session]:
         """Copies: all or none. `ids` has an empty text where the server may choose."""
-        source = self.table.find(session_id)
+        source = self.at(self.table.find(session_id))
         version = self.version_of(source)
         self._check_room(version, len(ids))
         taken = [name for name in ids if name in self.table.slots]
@@ -227,7 +171,7 @@ class Sessions:
             )
         names = [name or secrets.token_hex(16) for name in ids]
         depth = int(self.table.rewind_depth[source])
-        rows = version.allocate(len(ids) * (1 + depth))
+        rows = self.allocate(version, len(ids) * (1 + depth))
         own, rings = rows[: len(ids)], rows[len(ids) :].reshape(len(ids), depth)
         slots = self.table.insert_copies(source, names, own, self.now())
         version.arena.copy(int(self.table.row[source]), own)
@@ -261,132 +205,8 @@ class Sessions:
             sessions.append(session)
         return sessions
 
-    def rewind(
-        self,
-        session_id: str,
-        handle: int | None,
-        *,
-        steps: int | None = None,
-        step_index: int | None = None,
-        bookmark: str | None = None,
-    ) -> session_pb2.Session:
-        """Back to a kept state or a bookmark; ends a quarantine; a new incarnation."""
-        slot = self._find(session_id, handle)
-        now = int(self.table.next_index[slot])
-        if bookmark is not None:
-            mark = self.table.marks.get(slot, {}).get(bookmark)
-            if mark is None:
-                raise RewindUnavailable(f"sessions/{session_id} has no bookmark {bookmark!r}")
-            self._write_back(slot, mark.row, mark.step_index)
-        else:
-            target = now - (steps or 0) if step_index is None else step_index
-            if target != now:
-                self._write_back(slot, self._kept_row(slot, target), target)
-        self.table.state[slot] = ACTIVE
-        self.version_of(slot).metrics.rewinds.inc()
-        return self._renewed(slot)
-
-    def _write_back(self, slot: int, row: int, step_index: int) -> None:
-        arena = self.version_of(slot).arena
-        arena.write(self.table.row[slot : slot + 1], arena.read(np.array([row])))
-        self._moved(slot, step_index)
-
-    def _moved(self, slot: int, step_index: int) -> None:
-        """The session stands elsewhere: no reply is kept, and the store knows nothing of it."""
-        table = self.table
-        table.next_index[slot] = step_index
-        for column in (table.durable_index, table.flushed_index):
-            column[slot] = min(int(column[slot]), step_index)
-        table.forget_reply(slot)
-
-    def _renewed(self, slot: int) -> session_pb2.Session:
-        self.table.renew_handle(slot)
-        self.table.former_handle[slot] = 0
-        self._used(slot)
-        return self.describe(slot, with_handle=True)
-
-    def bookmark(
-        self, session_id: str, handle: int | None, name: str, *, remove: bool
-    ) -> session_pb2.Session:
-        """Give the present state a name, or forget one."""
-        slot = self._find(session_id, handle)
-        version, marks = self.version_of(slot), self.table.marks.setdefault(slot, {})
-        former = marks.pop(name, None)
-        if former is not None:
-            version.arena.release(np.array([former.row]))
-        if not remove:
-            if len(marks) >= MAX_BOOKMARKS:
-                raise InvalidField(
-                    f"a session has at most {MAX_BOOKMARKS} bookmarks", field="bookmark"
-                )
-            row = version.allocate(1)
-            version.arena.copy(int(self.table.row[slot]), row)
-            marks[name] = Mark(int(row[0]), int(self.table.next_index[slot]))
-        if not marks:
-            del self.table.marks[slot]
-        self._used(slot)
-        return self.describe(slot)
-
-    def _kept_row(self, slot: int, target: int) -> int:
-        ring = self.table.rings.get(slot)
-        now = int(self.table.next_index[slot])
-        row = ring.find(target) if ring is not None and 0 <= target < now else None
-        if ring is None or row is None:
-            kept = sorted(i for i in ring.indexes.tolist() if 0 <= i < now) if ring else []
-            span = f"steps {kept[0]} to {kept[-1]} and {now}" if kept else f"only step {now}"
-            raise RewindUnavailable(
-                f"sessions/{self.table.ids[slot]} can go back to {span}, got {target}",
-                metadata={"kept_steps": ",".join(map(str, [*kept, now]))},
-            )
-        return row
-
-    def reset(self, session_id: str, handle: int | None) -> session_pb2.Session:
-        """Back to the initial state and step 0; ends a quarantine; a new incarnation."""
-        slot = self._find(session_id, handle)
-        version = self.version_of(slot)
-        initial = version.network.initial_rows(1).to(version.arena.device, torch.float32)
-        version.arena.write(self.table.row[slot : slot + 1], initial)
-        self._moved(slot, 0)
-        self.table.state[slot] = ACTIVE
-        if slot in self.table.rings:
-            self.table.rings[slot].indexes[:] = -1
-        return self._renewed(slot)
-
-    def migrate(
-        self, session_id: str, handle: int | None, target: LoadedVersion
-    ) -> session_pb2.Session:
-        """To another version with the same state schema; a new incarnation."""
-        slot = self._find(session_id, handle)
-        table, source = self.table, self.version_of(slot)
-        self._check_open(target)
-        check_alike(source, target)
-        ring, marks = table.rings.get(slot), table.marks.get(slot, {})
-        old = np.array(self._rows_of(slot))
-        new = target.allocate(len(old))
-        target.arena.write(new, source.arena.read(old).to(target.arena.device))
-        target.replies[new[0]] = source.replies[old[0]]
-        table.row[slot], table.version[slot] = new[0], target.ordinal
-        if ring is not None:
-            ring.rows = new[1 : 1 + len(ring.rows)]
-        moved = new[len(old) - len(marks) :].tolist()
-        for row, name in zip(moved, tuple(marks), strict=True):
-            marks[name] = Mark(row, marks[name].step_index)
-        source.arena.release(old)
-        source.sessions -= 1
-        target.sessions += 1
-        return self._renewed(slot)
-
-    def _rows_of(self, slot: int) -> list[int]:
-        """All rows of a session: its own, kept states, bookmarks."""
-        ring = self.table.rings.get(slot)
-        return [
-            int(self.table.row[slot]),
-            *([] if ring is None else ring.rows.tolist()),
-            *(mark.row for mark in self.table.marks.get(slot, {}).values()),
-        ]
-
     def export(self, session_id: str) -> Exported:
-        slot = self.table.find(session_id)
+        slot = self.at(self.table.find(session_id))
         version = self.version_of(slot)
         reply = reply_of(self.table, version, slot)
         return Exported(
@@ -398,7 +218,7 @@ class Sessions:
         )
 
     def touch(self, session_id: str, ttl: float | None) -> session_pb2.Session:
-        slot = self.table.find(session_id)
+        slot = self.at(self.table.find(session_id))
         if ttl is not None:
             self.table.ttl[slot] = self._ttl(ttl)
         self._used(slot)
@@ -425,7 +245,7 @@ class Sessions:
         slot, reply = self.table.chunk_replies.oldest()
         last = int(self.table.reply_index[slot]) + len(reply) - 1
         self.table.chunk_replies.forget(slot)
-        self._put_reply(self.version_of(slot), slot, last, reply[-1:])
+        self.put_reply(self.version_of(slot), slot, last, reply[-1:])
 
     def end_all(self, version: LoadedVersion, reason: session_pb2.EndReason.ValueType) -> None:
         for slot in np.flatnonzero(
@@ -469,21 +289,10 @@ class Sessions:
         self._vacate(slot, self.version_of(slot), None)
 
     def _vacate(self, slot: int, version: LoadedVersion, ended: Ended | None) -> None:
-        rows = np.array(self._rows_of(slot))
+        rows = np.array(self.rows_of(slot), np.int64)
         self.table.remove(slot, ended)
         version.arena.release(rows)
         version.sessions -= 1
-
-    def describe(self, slot: int, *, with_handle: bool = False) -> session_pb2.Session:
-        return describe(self.table, self.version_of(slot), slot, with_handle=with_handle)
-
-    def _check_open(self, version: LoadedVersion) -> None:
-        if not version.stepwise:
-            raise ModelNotStepwise(
-                f"{version.name} is bidirectional and needs whole sequences: use Predict"
-            )
-        if version.retired:
-            raise ModelNotLoaded(f"{version.name} was taken out of service")
 
     def _durability(self, wanted: int) -> int:
         """The class that a session gets. Raises DurabilityUnsupported, StoreUnavailable."""
@@ -506,7 +315,7 @@ class Sessions:
 
     def _insert(self, version: LoadedVersion, terms: Terms) -> int:
         """A slot, a row and a ring for a new session; nothing is taken when any is refused."""
-        self._check_open(version)
+        check_open(version)
         session_id = terms.session_id or secrets.token_hex(16)
         if session_id in self.table.slots:
             raise SessionExists(f"sessions/{session_id} is live", field="session_id")
@@ -518,7 +327,7 @@ class Sessions:
         ttl, lifetime = self._ttl(terms.ttl), self._lifetime(terms.lifetime)
         durability = self._durability(terms.durability)
         self._check_room(version, 1)
-        rows = version.allocate(1 + terms.rewind_depth)
+        rows = self.allocate(version, 1 + terms.rewind_depth)
         slot = self.table.insert(
             session_id,
             version=version.ordinal,
@@ -544,21 +353,6 @@ class Sessions:
                 field="model",
                 retry_after=1.0,
             )
-
-    def _put_reply(self, version: LoadedVersion, slot: int, index: int, reply: Floats) -> None:
-        self.table.reply_index[slot] = index
-        if len(reply) == 1:
-            version.replies[self.table.row[slot]] = reply[0]
-        else:
-            self.table.chunk_replies.put(slot, reply)
-
-    def _find(self, session_id: str, handle: int | None) -> int:
-        slot = self.table.find(session_id)
-        if handle is not None and int(self.table.handle[slot]) != handle:
-            raise SessionFenced(
-                f"{handle:#018x} is not the current handle of sessions/{session_id}"
-            )
-        return slot
 
     def _ttl(self, ttl: float | None) -> float:
         if ttl is None:
@@ -588,18 +382,3 @@ def steps_lost(session_id: str, known: int, found: int) -> StepsLost:
         metadata={"durable_index": str(found)},
         field="durable_index",
     )
-
-
-def check_alike(source: LoadedVersion, target: LoadedVersion) -> None:
-    """Raises SnapshotMismatch unless a session can go on from one version to the other."""
-    for what, one, other in (
-        ("state schema", source.schema, target.schema),
-        ("input", source.input_shape, target.input_shape),
-        ("vocabulary", source.vocabulary, target.vocabulary),
-        ("output size", source.config.output_size, target.config.output_size),
-    ):
-        if one != other:
-            raise SnapshotMismatch(
-                f"{target.name} has another {what} than {source.name}: {other}, not {one}",
-                field="model",
-            )

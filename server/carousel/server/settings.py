@@ -157,6 +157,19 @@ class Settings(BaseSettings):
     max_sessions: int = Field(
         1_048_576, description="Live sessions, all models together.", ge=1, le=2**31 - 1
     )
+    device_rows: int | None = Field(
+        None,
+        description="States on the device, of each model version; sessions that idle longest are "
+        "parked in memory when more are needed. Unset: as many as sessions.",
+        ge=1,
+        le=2**31 - 1,
+    )
+    host_sessions: int | None = Field(
+        None,
+        description="Parked sessions in memory; the rest go to the store of sessions. Unset: all.",
+        ge=0,
+        le=2**31 - 1,
+    )
     max_batch: int = Field(256, description="Rows in one turn.", ge=1, le=65_536)
     chunk_slice: int = Field(
         16, description="Steps of one chunk that ride in one turn.", ge=1, le=65_536

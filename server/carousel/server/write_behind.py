@@ -44,10 +44,30 @@ class Ending:
 
 
 @dataclass(slots=True)
+class Spill:
+    """A parked session that the store does not have as it is: its record.
+
+    With `let_go` memory need not keep it then.
+    """
+
+    slot: int
+    birth: int
+    session_id: str
+    handle: int
+    revision: int
+    step_index: int
+    expire_time: float
+    data: bytes
+    let_go: bool
+    former: int = 0  # the handle in the store when it is sent off
+
+
+@dataclass(slots=True)
 class Group:
     """What is on its way to the store."""
 
     columns: list[Columns]
+    spills: list[Spill]
     endings: list[Ending]
     began: float = field(default_factory=time.monotonic)
 
@@ -106,6 +126,7 @@ class WriteBehind:
         self._urgent = False  # somebody waits
         self._behind = False  # some session is `steps` ahead
         self._endings: dict[str, Ending] = {}
+        self._spills: dict[int, Spill] = {}  # by slot
         self._waiters: list[Waiter] = []
         self._held: list[Held] = []
         self._underway: Group | None = None
@@ -137,6 +158,30 @@ class WriteBehind:
         self._since = min(self._since, time.monotonic())
         ahead = table.next_index[slots] - table.flushed_index[slots]
         self._behind |= bool(ahead.max() >= self._steps)
+
+    def has_news_of(self, slots: Ints) -> list[bool]:
+        """Which of these sessions changed in a way that is not on its way to the store yet."""
+        touched = np.concatenate([np.zeros(0, np.int64), *self._touched])
+        news: list[bool] = np.isin(slots, touched).tolist()
+        return news
+
+    def spill(self, slot: int, data: bytes, *, let_go: bool) -> None:
+        """Write the record of a parked session to the store."""
+        table = self._table
+        table.revision[slot] += 1
+        table.flushed_index[slot] = table.next_index[slot]
+        self._spills[slot] = Spill(
+            slot=slot,
+            birth=int(table.birth[slot]),
+            session_id=table.ids[slot],
+            handle=int(table.handle[slot]),
+            revision=int(table.revision[slot]),
+            step_index=int(table.next_index[slot]),
+            expire_time=float(table.expire_time(np.array([slot]))[0]),
+            data=data,
+            let_go=let_go,
+        )
+        self._since = min(self._since, time.monotonic())
 
     def former_of(self, session_id: str) -> int:
         """The handle in the store of a session of this id that ended a moment ago; taken over."""
@@ -222,11 +267,15 @@ class WriteBehind:
 
     @property
     def idle(self) -> bool:
-        return self._underway is None and not self._touched and not self._endings
+        return self._underway is None and not self._has_news
+
+    @property
+    def _has_news(self) -> bool:
+        return bool(self._touched or self._endings or self._spills)
 
     def due_in(self, now: float) -> float:
         """Seconds until something should be written; on the clock of time.monotonic."""
-        if self._underway is not None or not (self._touched or self._endings):
+        if self._underway is not None or not self._has_news:
             return NEVER
         if self._urgent:
             return 0.0
@@ -238,14 +287,26 @@ class WriteBehind:
         if self.due_in(time.monotonic()) > 0:
             return
         slots, more = self._next_slots()
+        table = self._table
         endings = list(self._endings.values())
-        group = Group(self._copy(slots), endings)
+        ended = {ending.ended.session_id for ending in endings}
+        spills = [
+            one
+            for one in self._spills.values()
+            if table.birth[one.slot] == one.birth
+            and table.parked.get(one.slot) is one.data
+            and one.session_id not in ended
+        ]
+        for spill in spills:
+            spill.former = int(table.stored_handle[spill.slot])
+        group = Group(self._copy(slots), spills, endings)
         self._endings.clear()
+        self._spills.clear()
         self._touched = [more] if len(more) else []
         self._since = time.monotonic() if len(more) else NEVER
         self._urgent = self._urgent and bool(len(more))
         self._behind = bool(len(more))
-        if group.columns or endings:
+        if group.columns or spills or endings:
             self._underway = group
             self._groups.put(group)
 
@@ -406,6 +467,11 @@ class WriteBehind:
             self._settle(columns, good)
             written.update(zip(columns.births.tolist(), columns.revisions, strict=True))
             lost.update(columns.births[~good].tolist())
+        for place, spill in enumerate(group.spills, begin):
+            written[spill.birth] = spill.revision
+            if place in refused:
+                lost.add(spill.birth)
+            self._spilled(spill, refused=place in refused)
         for ending in group.endings:
             written[ending.birth] = ending.revision + 1
         if self._waiters:
@@ -427,9 +493,28 @@ class WriteBehind:
             if ending is not None and ending.birth == columns.births[place]:
                 ending.former = columns.handles[place]
         for place in np.flatnonzero(~good & same).tolist():
-            log.warning("sessions/%s went on elsewhere; it is let go of here", columns.ids[place])
-            self._metrics.fenced.inc()
-            self._lose(int(columns.slots[place]))
+            self._let_go(int(columns.slots[place]))
+
+    def _spilled(self, spill: Spill, *, refused: bool) -> None:
+        table, slot = self._table, spill.slot
+        if table.birth[slot] != spill.birth:
+            ending = self._endings.get(spill.session_id)
+            if ending is not None and ending.birth == spill.birth:
+                ending.former = spill.handle
+            return
+        if refused:
+            self._let_go(slot)
+            return
+        table.stored_handle[slot] = spill.handle
+        if table.durability[slot] != MEMORY:
+            table.durable_index[slot] = spill.step_index
+        if spill.let_go and table.parked.get(slot) is spill.data:
+            table.parked[slot] = None
+
+    def _let_go(self, slot: int) -> None:
+        log.warning("sessions/%s went on elsewhere; it is let go of here", self._table.ids[slot])
+        self._metrics.fenced.inc()
+        self._lose(slot)
 
     def _release_waiters(self, written: dict[int, int], lost: set[int]) -> None:
         waiting = []
@@ -484,6 +569,13 @@ def batch_of(group: Group) -> Batch:
         revisions += columns.revisions
         expire_times += columns.expire_times
         data += records.encode(columns)
+    for spill in group.spills:
+        ids.append(spill.session_id)
+        formers.append(spill.former)
+        handles.append(spill.handle)
+        revisions.append(spill.revision)
+        expire_times.append(spill.expire_time)
+        data.append(spill.data)
     for ending in group.endings:
         ids.append(ending.ended.session_id)
         formers.append(ending.former)

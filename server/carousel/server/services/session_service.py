@@ -76,6 +76,7 @@ class SessionService:
         session_id = names.session_id(request.name)
         handle, known = _handle(request), request.durable_index
         self._hall.engine.behind.refuse_when_troubled()
+        await self._hall.resident(session_id)
         try:
             session = await self._call(self._sessions.attach, session_id, handle, known)
             await self._hall.secure([session])
@@ -112,6 +113,7 @@ class SessionService:
         """Change a session that is here; return when a durable one is in the store."""
         session_id = names.session_id(name)
         self._hall.engine.behind.refuse_when_troubled()
+        await self._hall.resident(session_id)
         try:
             session = await self._call(function, session_id, *args, **kwargs)
         except SessionNotFound as error:
@@ -182,6 +184,7 @@ class SessionService:
         ids += [""] * (count - len(ids))
         session_id = names.session_id(request.name)
         self._hall.engine.behind.refuse_when_troubled()
+        await self._hall.resident(session_id)
         try:
             sessions = await self._all_made(self._call(self._sessions.fork, session_id, ids))
         except SessionNotFound as error:
@@ -224,6 +227,7 @@ class SessionService:
         self, request: pb.ExportSessionRequest, context: Context
     ) -> pb.ExportSessionResponse:
         session_id = names.session_id(request.name)
+        await self._hall.resident(session_id)
         try:
             exported = await self._call(self._sessions.export, session_id)
         except SessionNotFound as error:

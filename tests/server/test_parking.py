@@ -1,0 +1,163 @@
+"""Parking: more sessions than the device, and the memory beside it, hold."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+import grpc
+import numpy as np
+import pytest
+
+from carousel.v1 import session_pb2
+from carousel.v1 import session_service_pb2 as pb
+from tests.conftest import RunningServer
+from tests.server.contract import Floats, Wire, error_of
+
+ROWS, IN_MEMORY = 8, 4
+
+
+@pytest.fixture(params=["memory", "async"])
+def crowded(
+    serve: Callable[..., RunningServer], request: pytest.FixtureRequest
+) -> Iterator[tuple[Wire, RunningServer]]:
+    """A server whose device holds 8 rows, and whose memory 4 parked sessions."""
+    server = serve(
+        device_rows=ROWS, host_sessions=IN_MEMORY, shipped=False, default_durability=request.param
+    )
+    with grpc.insecure_channel(server.target) as channel:
+        yield Wire(channel), server
+
+
+def sequences(count: int, steps: int) -> Floats:
+    return np.random.default_rng(3).standard_normal((count, steps, 3)).astype(np.float32)
+
+
+def alone(wire: Wire, inputs: Floats) -> Floats:
+    """What each sequence [S, T, 3] gives in a session that is never parked: [S, T, 2]."""
+    outputs = []
+    for sequence in inputs:
+        session = wire.create()
+        outputs.append(wire.outputs([session.handle], [0], sequence, [len(sequence)]))
+        wire.sessions.DeleteSession(pb.DeleteSessionRequest(name=session.name))
+    return np.stack(outputs)
+
+
+def tiers(wire: Wire) -> list[int]:
+    listed = wire.sessions.ListSessions(pb.ListSessionsRequest(page_size=1000))
+    return [session.tier for session in listed.sessions]
+
+
+def test_sessions_beyond_the_device_lose_nothing(crowded: tuple[Wire, RunningServer]) -> None:
+    wire, _ = crowded
+    inputs = sequences(20, 12)
+    truth = alone(wire, inputs)
+    sessions = [wire.create(rewind_depth=0) for _ in inputs]
+    done = [0] * len(sessions)
+    dice = random.Random(5)
+    seen = set()
+    while min(done) < 12:
+        chosen = [n for n in dice.sample(range(20), dice.randint(1, 6)) if done[n] < 12]
+        if not chosen:
+            continue
+        lengths = [dice.randint(1, min(3, 12 - done[n])) for n in chosen]
+        x = np.concatenate(
+            [inputs[n, done[n] : done[n] + k] for n, k in zip(chosen, lengths, strict=True)]
+        )
+        y = wire.outputs(
+            [sessions[n].handle for n in chosen], [done[n] for n in chosen], x, lengths
+        )
+        for n, k in zip(chosen, lengths, strict=True):
+            np.testing.assert_allclose(y[:k], truth[n, done[n] : done[n] + k], rtol=1e-4, atol=1e-6)
+            y, done[n] = y[k:], done[n] + k
+        seen |= set(tiers(wire))
+    assert seen == {
+        session_pb2.SESSION_TIER_DEVICE,
+        session_pb2.SESSION_TIER_HOST,
+        session_pb2.SESSION_TIER_STORE,
+    }
+
+
+def test_replies_kept_states_and_bookmarks_are_parked_too(
+    crowded: tuple[Wire, RunningServer],
+) -> None:
+    wire, _ = crowded
+    inputs = sequences(1, 6)[0]
+    session = wire.create(rewind_depth=2)
+    wire.outputs([session.handle], [0], inputs[:2], [2])
+    wire.sessions.BookmarkSession(pb.BookmarkSessionRequest(name=session.name, bookmark="two"))
+    outputs = wire.outputs([session.handle], [2], inputs[2:6], [4])
+    crowd(wire)
+    # The reply in memory came back with it.
+    np.testing.assert_array_equal(wire.outputs([session.handle], [2], inputs[2:6], [4]), outputs)
+    crowd(wire)
+    back = wire.sessions.RewindSession(pb.RewindSessionRequest(name=session.name, steps=2))
+    assert back.step_index == 4
+    np.testing.assert_allclose(
+        wire.outputs([back.handle], [4], inputs[4:5]), outputs[2:3], rtol=1e-5, atol=1e-6
+    )
+    crowd(wire)
+    back = wire.sessions.RewindSession(pb.RewindSessionRequest(name=session.name, bookmark="two"))
+    assert back.step_index == 2
+    np.testing.assert_allclose(
+        wire.outputs([back.handle], [2], inputs[2:3]), outputs[:1], rtol=1e-5, atol=1e-6
+    )
+
+
+def crowd(wire: Wire) -> None:
+    """Use as many other sessions as drive everybody else off the device and out of memory."""
+    for _ in range(ROWS + IN_MEMORY):
+        other = wire.create()
+        wire.outputs([other.handle], [0], sequences(1, 1)[0])
+
+
+def test_whatever_is_done_to_a_parked_session_finds_it(
+    crowded: tuple[Wire, RunningServer],
+) -> None:
+    wire, server = crowded
+    inputs = sequences(1, 2)[0]
+    truth = alone(wire, inputs[None])[0]
+
+    def parked() -> session_pb2.Session:
+        session = wire.create()
+        wire.outputs([session.handle], [0], inputs[:1])
+        crowd(wire)
+        now = wire.sessions.GetSession(pb.GetSessionRequest(name=session.name))
+        assert now.tier != session_pb2.SESSION_TIER_DEVICE
+        return session
+
+    def goes_on(handle: int) -> None:
+        np.testing.assert_allclose(
+            wire.outputs([handle], [1], inputs[1:]), truth[1:], rtol=1e-5, atol=1e-6
+        )
+
+    session = parked()
+    fork = wire.sessions.ForkSession(pb.ForkSessionRequest(name=session.name))
+    goes_on(fork.sessions[0].handle)
+    session = parked()
+    goes_on(wire.sessions.AttachSession(pb.AttachSessionRequest(name=session.name)).handle)
+    session = parked()
+    snapshot = wire.sessions.ExportSession(pb.ExportSessionRequest(name=session.name)).snapshot
+    goes_on(wire.sessions.ImportSession(pb.ImportSessionRequest(snapshot=snapshot)).handle)
+    session = parked()
+    wire.sessions.TouchSession(pb.TouchSessionRequest(name=session.name))
+    goes_on(session.handle)
+    session = parked()
+    wire.sessions.DeleteSession(pb.DeleteSessionRequest(name=session.name))
+    with pytest.raises(grpc.RpcError) as failure:
+        wire.sessions.TouchSession(pb.TouchSessionRequest(name=session.name))
+    assert error_of(failure.value).reason == "SESSION_ENDED"
+
+
+def test_a_message_for_more_sessions_than_the_device_holds_fails_for_the_rest_alone(
+    crowded: tuple[Wire, RunningServer],
+) -> None:
+    wire, _ = crowded
+    sessions = [wire.create() for _ in range(ROWS + 3)]
+    x = sequences(1, len(sessions))[0]
+    response = wire.step([one.handle for one in sessions], [0] * len(sessions), x)
+    assert {error.reason for error in response.errors} <= {"SESSION_CAPACITY"}
+    assert len(response.errors) == 3
+    failed = {error.item for error in response.errors}
+    again = [n for n in range(len(sessions)) if n in failed]
+    wire.outputs([sessions[n].handle for n in again], [0] * len(again), x[again])
