@@ -20,10 +20,10 @@ ENDED = 0  # the handle of an entry whose session is over
 class Entry:
     """One session at rest, or what is remembered of one that has ended.
 
-    `handle` is that of the incarnation that may write, or ENDED. `revision` counts that
-    incarnation's writes. `expire_time`, in seconds since the epoch, is when the session ends
-    unless it is written again; of an ended one, when it may be forgotten. `data` is the record:
-    opaque to the store.
+    `handle`, 64 bits without a sign, is that of the incarnation that may write, or ENDED.
+    `revision`, below 2**63, counts that incarnation's writes. `expire_time`, in seconds since the
+    epoch, is when the session ends unless it is written again; of an ended one, when it may be
+    forgotten. `data` is the record: opaque to the store.
     """
 
     session_id: str
@@ -65,21 +65,28 @@ class StateStore(Protocol):
         """Write a batch; when this returns, what was accepted survives a crash of the machine.
 
         An entry is accepted when the store's handle for the session is `former` (0 stands for
-        absent or ended), or is `handle` already and its revision not above this one: the very
-        same write again, or a later one. Returns the places of those that were refused.
+        absent or ended), or is `handle` already: the very same write again, or a later one. But
+        an incarnation never goes back: with `handle` at a revision above this one, the store
+        refuses. Returns the places of those that were refused, in order.
         """
+        ...
 
     def read(self, ids: Sequence[str]) -> dict[str, Entry]:
         """The entries of these sessions, ended ones too; absent ones are left out."""
+        ...
 
     def page(self, after: str, limit: int) -> list[Entry]:
         """Entries that have not ended, in order of their ids, from behind `after` on."""
+        ...
 
     def expired(self, now: float, limit: int) -> list[Entry]:
         """Entries that have not ended and whose time is up, in no order."""
+        ...
 
     def forget(self, now: float) -> None:
         """Drop ended entries whose time is up."""
+        ...
 
     def close(self) -> None:
         """Let go of files and connections."""
+        ...

