@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,9 @@ T = TypeVar("T")
 class RunningServer:
     """A server that listens on `target`; `run` awaits something in its event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
+        self._clock = clock
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
@@ -44,7 +46,7 @@ class RunningServer:
     async def _main(self) -> None:
         self.loop = asyncio.get_running_loop()
         try:
-            self.server = Server(self.settings)
+            self.server = Server(self.settings, clock=self._clock)
             await self.server.start()
         except BaseException as error:
             self._failure = error
@@ -143,9 +145,9 @@ def serve(model_store: Path, tmp_path: Path) -> Iterator[Callable[..., RunningSe
     """
     running_now: list[RunningServer] = []
 
-    def start(**changes: Any) -> RunningServer:
+    def start(*, clock: Callable[[], float] = time.time, **changes: Any) -> RunningServer:
         settings = settings_of(tmp_path / "data", **{"store": model_store, **changes})
-        running_now.append(RunningServer(settings))
+        running_now.append(RunningServer(settings, clock=clock))
         return running_now[-1]
 
     yield start

@@ -114,7 +114,7 @@ def crowd(wire: Wire) -> None:
 def test_whatever_is_done_to_a_parked_session_finds_it(
     crowded: tuple[Wire, RunningServer],
 ) -> None:
-    wire, server = crowded
+    wire, _ = crowded
     inputs = sequences(1, 2)[0]
     truth = alone(wire, inputs[None])[0]
 

@@ -10,7 +10,13 @@ from typing import Any, Literal, Protocol
 from google.protobuf import duration_pb2, empty_pb2
 from google.protobuf.message import Message
 
-from carousel.errors import InvalidField, SessionExists, SessionFenced, SessionNotFound
+from carousel.errors import (
+    InvalidField,
+    SessionEnded,
+    SessionExists,
+    SessionFenced,
+    SessionNotFound,
+)
 from carousel.server import names, snapshots
 from carousel.server.hall import Hall
 from carousel.server.rpc import Context
@@ -80,10 +86,13 @@ class SessionService:
         try:
             session = await self._call(self._sessions.attach, session_id, handle, known)
             await self._hall.secure([session])
-        except (SessionNotFound, SessionFenced) as error:
+        except (SessionNotFound, SessionEnded, SessionFenced) as error:
             if session_id in self._hall.engine.table.slots:
-                raise error
-            session = await self._brought_back(session_id, handle, known)
+                raise
+            try:
+                return await self._brought_back(session_id, handle, known)
+            except SessionNotFound:
+                raise error from None
         return session
 
     async def _brought_back(
@@ -100,11 +109,18 @@ class SessionService:
     ) -> session_pb2.Session:
         session_id = names.session_id(request.name)
         try:
-            return await self._call(self._sessions.get, session_id)
+            session = await self._call(self._sessions.get, session_id)
         except SessionNotFound:
             found = await self._hall.at_rest.find(session_id)
             if found is None:
                 raise
+        else:
+            # One that ended here may have begun anew elsewhere.
+            if not (session.end_reason and session.durability > session_pb2.DURABILITY_MEMORY):
+                return session
+            found = await self._hall.at_rest.find(session_id)
+            if found is None:
+                return session
         return describe_ended(found) if isinstance(found, Ended) else describe_record(found)
 
     async def _here(
