@@ -17,7 +17,7 @@ class ServerProcess:
 
     def __init__(self, folder: Path, *, store: Path, **flags: object) -> None:
         self._folder = folder
-        self._flags = {"store": store, "data": folder / "data", "http_port": "off", **flags}
+        self.flags = {"store": store, "data": folder / "data", "http_port": "off", **flags}
         self._port = 0
         self.process: subprocess.Popen[str] | None = None
 
@@ -41,7 +41,7 @@ class ServerProcess:
         """Start it, without waiting until it listens."""
         command = [sys.executable, "-m", "carousel.cli", "serve", "--json", "--no-shipped"]
         command += ["--port", str(self._port), "--log-level", "warning"]
-        for name, value in self._flags.items():
+        for name, value in self.flags.items():
             flag = "--" + name.replace("_", "-")
             command += [flag] if value is True else [flag, str(value)]
         with (self._folder / "server.log").open("a") as log:

@@ -239,9 +239,7 @@ def test_kept_states_and_bookmarks_survive(pair: Pair) -> None:
     taken = attach(pair.two, session.name)
     assert [(mark.name, mark.step_index) for mark in taken.bookmarks] == [("one", 1)]
     for target, index in (({"steps": 2}, 4), ({"bookmark": "one"}, 1)):
-        back = pair.two.sessions.RewindSession(
-            pb.RewindSessionRequest(name=session.name, **target)
-        )
+        back = pair.two.sessions.RewindSession(pb.RewindSessionRequest(name=session.name, **target))
         assert back.step_index == index
         same(
             pair.two.outputs([back.handle], [index], x[index : index + 1]), truth[index - 1 : index]

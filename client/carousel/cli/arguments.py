@@ -84,4 +84,12 @@ Lifetime = Annotated[float | None, _duration("End this long after the creation, 
 RewindDepth = Annotated[
     int, typer.Option(min=0, max=64, help="Keep this many earlier states to go back to.")
 ]
+DurabilityName = Annotated[
+    str | None,
+    typer.Option(
+        "--durability",
+        help="What survives a crash of the server: nothing (memory), all but the last moments "
+        "(async), every answer (sync). Unset: the server's default.",
+    ),
+]
 Grace = Annotated[float | None, _duration("Give up on what still runs after this long.")]

@@ -40,7 +40,16 @@ def stats(
     return families if everything else metric_views.moved(families)
 
 
-def drain(client: "Client", grace: Grace = None) -> dict[str, Any]:
-    """Shut the server down gracefully: nothing new, what waits is finished."""
-    client.drain(grace=grace)
+def drain(
+    client: "Client",
+    grace: Grace = None,
+    successor: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT", help="A server with the same store, where its callers go on."
+        ),
+    ] = "",
+) -> dict[str, Any]:
+    """Shut the server down gracefully: nothing new, what waits is finished, all is stored."""
+    client.drain(grace=grace, successor=successor)
     return {"draining": True}

@@ -11,7 +11,7 @@ from carousel.cli.quantities import count, size, span, when
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from carousel.client import ServerInfo
+    from carousel.client import ServerInfo, StoreStatus
 
 
 def info(one: ServerInfo) -> RenderableType:
@@ -32,8 +32,17 @@ def info(one: ServerInfo) -> RenderableType:
             "message": f"up to {size(one.max_message_bytes)}",
             "generation": f"up to {count(one.max_tokens)} tokens",
             "default ttl": span(one.default_ttl),
+            "store": _store(one.store),
         }
     )
+
+
+def _store(store: StoreStatus | None) -> str:
+    if store is None:
+        return "none: sessions live in memory"
+    if not store.healthy:
+        return f"{store.kind} fails, {count(store.lag_steps)} steps wait: {store.message}"
+    return f"{store.kind}, {count(store.lag_steps)} steps behind"
 
 
 def draining(_: Mapping[str, Any]) -> RenderableType:

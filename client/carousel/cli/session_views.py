@@ -45,6 +45,10 @@ def session(one: SessionInfo) -> RenderableType:
             "ttl": span(one.ttl),
             "lifetime": "no limit" if one.lifetime is None else span(one.lifetime),
             "rewind depth": count(one.rewind_depth),
+            "bookmarks": ", ".join(f"{n} at {count(i)}" for n, i in one.bookmarks.items())
+            or "none",
+            "durability": f"{one.durability}, {count(one.durable_index)} steps are stored",
+            "state is in": _TIERS.get(one.tier or "", "none"),
             "state size": size(one.state_bytes),
             "used": when(one.last_use_time),
         }
@@ -67,6 +71,9 @@ def exported(done: Mapping[str, Any]) -> RenderableType:
 def _model(one: SessionInfo) -> str:
     """`king-james/2`, as one would write it."""
     return one.model_version.removeprefix("models/").replace("/versions/", "/")
+
+
+_TIERS = {"device": "the device", "host": "the server's memory", "store": "the store"}
 
 
 def _state(one: SessionInfo) -> RenderableType:

@@ -10,7 +10,14 @@ import typer
 
 from carousel.cli import by_id
 from carousel.cli import session_views as views
-from carousel.cli.arguments import Lifetime, ModelName, RewindDepth, SessionId, Ttl
+from carousel.cli.arguments import (
+    DurabilityName,
+    Lifetime,
+    ModelName,
+    RewindDepth,
+    SessionId,
+    Ttl,
+)
 from carousel.cli.remote import remote
 
 if TYPE_CHECKING:
@@ -48,6 +55,7 @@ def create(
     ttl: Ttl = None,
     lifetime: Lifetime = None,
     rewind_depth: RewindDepth = 0,
+    durability: DurabilityName = None,
     state: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Initial state: .npz with h (and c)."),
@@ -60,6 +68,7 @@ def create(
         ttl=ttl,
         lifetime=lifetime,
         rewind_depth=rewind_depth,
+        durability=durability,
         initial_state=_state(state),
     )
     return made.info
@@ -95,12 +104,40 @@ def rewind(
     step_index: Annotated[
         int | None, typer.Option(min=0, help="Back to where this was the next step.")
     ] = None,
+    bookmark: Annotated[str | None, typer.Option(help="Back to the state of this name.")] = None,
 ) -> "SessionInfo":
     """Go back to an earlier state. Whoever holds the session must attach again."""
-    if (steps is None) == (step_index is None):
-        raise typer.BadParameter("give either --steps or --step-index")
+    if [steps, step_index, bookmark].count(None) != 2:
+        raise typer.BadParameter("give one of --steps, --step-index and --bookmark")
     held = client.attach(session)
-    held.rewind(steps=steps, step_index=step_index)
+    held.rewind(steps=steps, step_index=step_index, bookmark=bookmark)
+    return held.info
+
+
+@remote(app, view=views.session)
+def bookmark(
+    client: "Client",
+    session: SessionId,
+    name: Annotated[str, typer.Argument(help="The bookmark.")],
+    remove: Annotated[bool, typer.Option("--remove", help="Forget it instead.")] = False,
+) -> "SessionInfo":
+    """Give the present state a name to go back to. Whoever holds the session must attach again."""
+    held = client.attach(session)
+    if remove:
+        held.remove_bookmark(name)
+    else:
+        held.bookmark(name)
+    return held.info
+
+
+@remote(app, view=views.session)
+def migrate(client: "Client", session: SessionId, model: ModelName) -> "SessionInfo":
+    """Move a session to another version with the same state schema, its state as it is.
+
+    Whoever holds the session must attach again.
+    """
+    held = client.attach(session)
+    held.migrate(model)
     return held.info
 
 
@@ -142,6 +179,7 @@ def import_(
     ttl: Ttl = None,
     lifetime: Lifetime = None,
     rewind_depth: RewindDepth = 0,
+    durability: DurabilityName = None,
 ) -> "SessionInfo":
     """Make a session from a snapshot; it goes on exactly where that was taken."""
     from carousel.client import Snapshot
@@ -153,6 +191,7 @@ def import_(
         ttl=ttl,
         lifetime=lifetime,
         rewind_depth=rewind_depth,
+        durability=durability,
     )
     return made.info
 

@@ -36,9 +36,17 @@ from carousel.client._server_values import (
     MetricType,
     ServerInfo,
     Statistics,
+    StoreStatus,
 )
 from carousel.client._session import Session
-from carousel.client._session_values import EndReason, SessionInfo, SessionState, Snapshot
+from carousel.client._session_values import (
+    Durability,
+    EndReason,
+    SessionInfo,
+    SessionState,
+    SessionTier,
+    Snapshot,
+)
 from carousel.client._step_errors import StepErrors
 from carousel.client._token_stream import TokenStream
 from carousel.client._training_recipe import (
@@ -64,6 +72,7 @@ __all__ = [
     "Dataset",
     "DatasetFormat",
     "DatasetState",
+    "Durability",
     "EndReason",
     "Evaluation",
     "Event",
@@ -91,9 +100,11 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SessionState",
+    "SessionTier",
     "Snapshot",
     "Statistics",
     "StepErrors",
+    "StoreStatus",
     "Tag",
     "Token",
     "TokenProbability",

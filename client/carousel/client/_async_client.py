@@ -74,9 +74,15 @@ class AsyncClient(AsyncSessions, AsyncInference, AsyncModels):
         """All of the server's metrics at this moment."""
         return await self._transport.call(calls.statistics(), timeout)
 
-    async def drain(self, *, grace: Seconds | None = None, timeout: float | None = None) -> None:
-        """Let the server take nothing new, finish within `grace` seconds, and shut down."""
-        await self._transport.call(calls.drain(grace), timeout)
+    async def drain(
+        self, *, grace: Seconds | None = None, successor: str = "", timeout: float | None = None
+    ) -> None:
+        """Let the server take nothing new, finish within `grace` seconds, and shut down.
+
+        `successor` is the address of a server with the same store of sessions, to which this one
+        sends its callers; without, they wait for whoever listens at its own address next.
+        """
+        await self._transport.call(calls.drain(grace, successor), timeout)
 
     async def wait_ready(self, *, timeout: float = 30.0) -> ServerInfo:
         """Wait until the server answers. Raises ServerUnreachable when it does not in time."""

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import Message
 
 from carousel.client._call import Call, Result, serialize
-from carousel.client._channel import Door
+from carousel.client._channel import Door, Route
 from carousel.client._errors import Guard, is_refusal, translate
 from carousel.client._events import Event, Link
 from carousel.client._retry import ATTEMPTS, RESENT, delay
@@ -25,7 +25,7 @@ class AsyncTransport:
     """Unary calls, streams and steps, with deadlines and errors of our own; of one event loop."""
 
     def __init__(self, door: Door, *, timeout: float, link: Link) -> None:
-        self._home = self._door = door
+        self._route = Route(door)
         self.timeout = timeout
         self.link = link
         link.on_failure = self._follow
@@ -56,12 +56,12 @@ class AsyncTransport:
 
         With `patient` only the time counts: the sessions survive their server.
         """
-        method = self.method("unary_unary", STEP, pb.StepResponse)
         metadata = ((SHARD_HEADER, str(shard)),)
         clock = asyncio.get_running_loop().time
         end = clock() + (self.timeout if timeout is None else timeout)
         attempt = 0
         while True:
+            method = self.method("unary_unary", STEP, pb.StepResponse)
             try:
                 reply: pb.StepResponse = await method(
                     request, timeout=end - clock(), metadata=metadata
@@ -105,12 +105,12 @@ class AsyncTransport:
 
     def _follow(self, error: CarouselError) -> None:
         """Go where a server that is going sends its callers, and back when nobody is there."""
-        door = self._door.after(error, self._home)
-        if door != self._door and not self._closed:
-            if self._channel is not None:
-                self._former.append(self._channel)  # calls of others go on in it
-            self._door, self._methods, self._channel = door, {}, None
-            self.link.tell(Event("moved", error=error))
+        if self._closed or not self._route.leads_elsewhere_after(error):
+            return
+        if self._channel is not None:
+            self._former.append(self._channel)  # calls of others go on in it
+        self._methods, self._channel = {}, None
+        self.link.tell(Event("moved", error=error))
 
     def method(self, kind: str, path: str, reply: type[Message]) -> Any:
         if self._closed:
@@ -128,9 +128,9 @@ class AsyncTransport:
         """The channel belongs to the loop that runs when the first call is made."""
         if self._channel is None:
             target, credentials, options = (
-                self._door.target,
-                self._door.credentials,
-                self._door.options,
+                self._route.door.target,
+                self._route.door.credentials,
+                self._route.door.options,
             )
             if credentials is None:
                 self._channel = grpc.aio.insecure_channel(target, options)

@@ -56,14 +56,27 @@ class Door:
     credentials: grpc.ChannelCredentials | None
     options: list[tuple[str, Any]]
 
-    def after(self, error: CarouselError, home: Door) -> Door:
-        """Where to knock after this error: at the successor that a server named when it went, and
-        at home again when that one can't be reached."""
-        if isinstance(error, ServerDraining) and error.metadata.get("successor"):
-            return replace(self, target=error.metadata["successor"])
-        if isinstance(error, ServerUnreachable):
-            return home
-        return self
+
+class Route:
+    """Where to knock: at home, or at the successor that a server named when it went.
+
+    While one of the two can't be reached, it is the other's turn.
+    """
+
+    def __init__(self, home: Door) -> None:
+        self.door = self._other = home
+
+    def leads_elsewhere_after(self, error: CarouselError) -> bool:
+        """Take note of an error of a whole call; whether there is a new door now."""
+        successor = error.metadata.get("successor", "")
+        if isinstance(error, ServerDraining) and successor not in ("", self.door.target):
+            self._other = self.door
+            self.door = replace(self.door, target=successor)
+            return True
+        if isinstance(error, ServerUnreachable) and self.door != self._other:
+            self.door, self._other = self._other, self.door
+            return True
+        return False
 
 
 def door(target: str, tls: TLS | None, token: str | None) -> Door:

@@ -93,8 +93,8 @@ def statistics() -> Call[Statistics]:
     return Call(path, request, admin_pb.Statistics, _server_values.statistics)
 
 
-def drain(grace: Seconds | None) -> Call[None]:
-    request = admin_pb.DrainServerRequest()
+def drain(grace: Seconds | None, successor: str) -> Call[None]:
+    request = admin_pb.DrainServerRequest(successor=successor)
     if grace is not None:
         request.timeout.CopyFrom(to_duration(grace))
     path = "carousel.v1.AdminService/DrainServer"

@@ -12,8 +12,18 @@ from carousel.v1 import admin_service_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """How a server's store of sessions is doing; `message` says what went wrong last."""
+
+    kind: str
+    healthy: bool
+    message: str
+    lag_steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """A server and its limits, as the contract describes them."""
+    """A server and its limits, as the contract describes them. `store` is None without one."""
 
     version: str
     instance_id: str
@@ -29,6 +39,7 @@ class ServerInfo:
     max_tokens: int
     default_ttl: timedelta
     ready_versions: tuple[str, ...]
+    store: StoreStatus | None
 
 
 class MetricType(StrEnum):
@@ -88,6 +99,16 @@ def server_info(message: pb.ServerInfo) -> ServerInfo:
         max_tokens=message.max_tokens,
         default_ttl=to_timedelta(message.default_ttl),
         ready_versions=tuple(message.ready_versions),
+        store=_store(message.store) if message.HasField("store") else None,
+    )
+
+
+def _store(message: pb.StoreStatus) -> StoreStatus:
+    return StoreStatus(
+        kind=message.kind,
+        healthy=message.healthy,
+        message=message.message,
+        lag_steps=message.lag_steps,
     )
 
 

@@ -44,6 +44,11 @@ class SessionView:
         return self._cursor.index
 
     @property
+    def durable_index(self) -> int:
+        """Steps below it are in the server's store, as of the last answer."""
+        return self._cursor.durable
+
+    @property
     def unsettled(self) -> bool:
         """Whether a step was sent whose answer has not come (timeout, cancel, lost connection).
         The next use of the session settles it first; `settle` gives its output."""

@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import Message
 
 from carousel.client._call import Call, Result, serialize
-from carousel.client._channel import Door
+from carousel.client._channel import Door, Route
 from carousel.client._errors import Guard, is_refusal, translate
 from carousel.client._events import Event, Link
 from carousel.client._retry import ATTEMPTS, RESENT, delay
@@ -32,7 +32,7 @@ class Transport:
     """Unary calls, streams and steps, with deadlines and errors of our own. Safe to share."""
 
     def __init__(self, door: Door, *, timeout: float, link: Link) -> None:
-        self._home = self._door = door
+        self._route = Route(door)
         self._channels = [open_channel(door)]
         self._moving = threading.Lock()
         self.timeout = timeout
@@ -45,11 +45,14 @@ class Transport:
     def _follow(self, error: CarouselError) -> None:
         """Go where a server that is going sends its callers, and back when nobody is there."""
         with self._moving:
-            door = self._door.after(error, self._home)
-            if door != self._door and not self._closed:
-                self._door, self._methods = door, {}
-                self._channels.append(open_channel(door))  # calls of others go on in the former
-                self.link.tell(Event("moved", error=error))
+            if self._closed or not self._route.leads_elsewhere_after(error):
+                return
+            for channel in self._channels[:-1]:
+                channel.close()
+            # Calls of others go on in the one that was left just now.
+            self._channels = [self._channels[-1], open_channel(self._route.door)]
+            self._methods = {}
+        self.link.tell(Event("moved", error=error))
 
     def call(
         self, call: Call[Result], timeout: float | None, *, wait_for_ready: bool = False
@@ -72,11 +75,11 @@ class Transport:
 
         With `patient` only the time counts: the sessions survive their server.
         """
-        method = self._method("unary_unary", STEP, pb.StepResponse)
         metadata = ((SHARD_HEADER, str(shard)),)
         end = time.monotonic() + (self.timeout if timeout is None else timeout)
         attempt = 0
         while True:
+            method = self._method("unary_unary", STEP, pb.StepResponse)
             try:
                 reply: pb.StepResponse = method(
                     request, timeout=end - time.monotonic(), metadata=metadata

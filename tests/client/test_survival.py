@@ -1,0 +1,168 @@
+"""Survival: the server is killed, drained or succeeded, and the caller's loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from carousel.client import AsyncClient, AsyncSession, Client, Event
+from carousel.errors import SessionFenced, SessionNotFound
+from tests.client.conftest import Floats, assert_close
+from tests.processes import ServerProcess
+
+
+def assert_exact(actual: Floats, expected: Floats) -> None:
+    assert_close(actual, expected)
+
+
+STEPS = 60
+KILLED_BEFORE = (20, 41)
+
+
+@pytest.fixture(scope="module")
+def mortal(model_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server that can be killed; its numbers do not depend on who steps beside whom."""
+    folder = tmp_path_factory.mktemp("mortal")
+    with ServerProcess(folder, store=model_store) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def xs() -> Floats:
+    return np.random.default_rng(11).standard_normal((STEPS, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(mortal: ServerProcess, xs: Floats) -> Floats:
+    """What a session answers that nothing ever happened to: [STEPS, 2]."""
+    with Client(mortal.target, timeout=60) as client, client.session("tiny") as session:
+        return np.stack([session.step(x) for x in xs])
+
+
+def test_kill_9_in_the_middle_of_streams_is_not_noticed(
+    mortal: ServerProcess, xs: Floats, undisturbed: Floats
+) -> None:
+    """Steps, chunks and many at once, written behind and at once: the same bits, none missing."""
+    events: list[Event] = []
+
+    async def run(session: AsyncSession, turns: asyncio.Barrier, length: int) -> Floats:
+        rows = []
+        while (index := session.step_index) < STEPS:
+            if index in KILLED_BEFORE and length == 1:
+                await turns.wait()
+            if length == 1:
+                rows.append((await session.step(xs[index]))[None])
+            else:
+                rows.append(await session.chunk(xs[index : index + length]))
+        return np.concatenate(rows)
+
+    async def main() -> None:
+        async with AsyncClient(mortal.target, timeout=60, on_event=events.append) as client:
+            durabilities = ["async"] * 6 + ["sync"] * 2
+            stepping = [await client.session("tiny", durability=d) for d in durabilities]
+            chunking = [await client.session("tiny", durability=d) for d in ("async", "sync")]
+            turns = asyncio.Barrier(len(stepping) + 1)
+            tasks = [asyncio.create_task(run(one, turns, 1)) for one in stepping]
+            tasks += [asyncio.create_task(run(one, turns, 7)) for one in chunking]
+            for _ in KILLED_BEFORE:
+                await turns.wait()
+                mortal.kill()
+                mortal.launch()
+            for outputs in await asyncio.gather(*tasks):
+                assert_exact(outputs, undisturbed)
+            assert {session.step_index for session in stepping + chunking} == {STEPS}
+
+    asyncio.run(asyncio.wait_for(main(), 120))
+    mortal.wait_ready()
+    recovered = [event.session for event in events if event.kind == "session_recovered"]
+    assert len(set(recovered)) >= 8
+
+
+def test_every_call_about_a_session_finds_it_after_a_kill(
+    mortal: ServerProcess, xs: Floats, undisturbed: Floats
+) -> None:
+    with Client(mortal.target, timeout=60) as client:
+        names = ("step", "fork", "rewind", "export", "touch", "reset", "mark", "one", "two")
+        sessions = {name: client.session("tiny", rewind_depth=4) for name in names}
+        volatile = client.session("tiny", durability="memory")
+        for session in (*sessions.values(), volatile):
+            session.chunk(xs[:10])
+        taken = client.session("tiny")
+        thief = client.attach(taken.name)
+        mortal.restart()
+        assert_close(sessions["step"].step(xs[10]), undisturbed[10])
+        assert_close(sessions["fork"].fork(1)[0].step(xs[10]), undisturbed[10])
+        sessions["rewind"].rewind(steps=2)
+        assert_close(sessions["rewind"].step(xs[8]), undisturbed[8])
+        copy = client.import_session(sessions["export"].export())
+        assert_close(copy.step(xs[10]), undisturbed[10])
+        sessions["touch"].touch()
+        sessions["reset"].reset()
+        assert_close(sessions["reset"].step(xs[0]), undisturbed[0])
+        sessions["mark"].bookmark("ten")
+        assert_close(sessions["mark"].step(xs[10]), undisturbed[10])
+        outputs = client.step_many([sessions["one"], sessions["two"]], xs[[10, 10]])
+        assert_close(outputs, undisturbed[[10, 10]])
+        # Nothing of MEMORY survives, and nobody takes a session back that another holds.
+        with pytest.raises(SessionNotFound):
+            volatile.step(xs[10])
+        with pytest.raises(SessionFenced):
+            taken.step(xs[0])
+        assert_close(thief.step(xs[0]), undisturbed[0])
+
+
+def test_a_drained_server_is_succeeded_at_once_where_it_says(
+    mortal: ServerProcess, xs: Floats, undisturbed: Floats, model_store: Path, tmp_path: Path
+) -> None:
+    """A rolling restart: the successor runs already, and nobody waits for it."""
+    events: list[Event] = []
+    data = mortal.flags["data"]
+    with (
+        ServerProcess(tmp_path, store=model_store, data=data) as successor,
+        Client(mortal.target, timeout=60, on_event=events.append) as client,
+        Client(mortal.target, timeout=60) as admin,
+    ):
+        session = client.session("tiny")
+        outputs = [session.step(x) for x in xs[:20]]
+        admin.drain(successor=successor.target)
+        outputs += [session.step(x) for x in xs[20:40]]
+        assert mortal.process is not None
+        assert mortal.process.wait(60) == 0
+        outputs += [session.step(x) for x in xs[40:]]
+        assert_exact(np.stack(outputs), undisturbed)
+        assert any(event.kind == "moved" for event in events)
+    mortal.restart()
+
+
+def test_a_new_process_at_the_same_address_takes_over_after_sigterm(
+    mortal: ServerProcess, xs: Floats, undisturbed: Floats
+) -> None:
+    with Client(mortal.target, timeout=60) as client:
+        session = client.session("tiny")
+        outputs = [session.step(x) for x in xs[:30]]
+        assert mortal.terminate() == 0
+        mortal.launch()
+        outputs += [session.step(x) for x in xs[30:]]
+        mortal.wait_ready()
+        assert_exact(np.stack(outputs), undisturbed)
+        # Drained, everything was stored: nothing had to be sent again.
+        assert session.info.durable_index <= STEPS
+
+
+def test_a_paused_server_is_waited_for(
+    mortal: ServerProcess, xs: Floats, undisturbed: Floats
+) -> None:
+    with Client(mortal.target, timeout=60) as client, client.session("tiny") as session:
+        outputs = [session.step(x) for x in xs[:30]]
+        mortal.signal(signal.SIGSTOP)
+        timer = threading.Timer(0.5, mortal.signal, [signal.SIGCONT])
+        timer.start()
+        outputs += [session.step(x) for x in xs[30:]]
+        timer.join()
+        assert_exact(np.stack(outputs), undisturbed)
