@@ -101,7 +101,7 @@ class Moves(Residence):
                 raise InvalidField(
                     f"a session has at most {MAX_BOOKMARKS} bookmarks", field="bookmark"
                 )
-            row = self.allocate(version, 1)
+            row = self.allocate(version, 1, beside=slot)
             version.arena.copy(int(self.table.row[slot]), row)
             marks[name] = Mark(int(row[0]), int(self.table.next_index[slot]))
         if not marks:
@@ -144,7 +144,7 @@ class Moves(Residence):
         check_alike(source, target)
         ring, marks = table.rings.get(slot), table.marks.get(slot, {})
         old = np.array(self.rows_of(slot))
-        new = self.allocate(target, len(old))
+        new = self.allocate(target, len(old), beside=slot)
         target.arena.write(new, source.arena.read(old).to(target.arena.device))
         target.replies[new[0]] = source.replies[old[0]]
         table.row[slot], table.version[slot] = new[0], target.ordinal

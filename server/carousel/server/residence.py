@@ -75,10 +75,18 @@ class Residence:
 
     # Rows
 
-    def allocate(self, version: LoadedVersion, count: int) -> Ints:
-        """Rows of the arena; idle sessions make room. Raises SessionCapacity."""
+    def allocate(self, version: LoadedVersion, count: int, *, beside: int | None = None) -> Ints:
+        """Rows of the arena; idle sessions make room, but not the one in the slot `beside`.
+
+        Raises SessionCapacity.
+        """
         if version.arena.room < count:
-            self._make_room(version, count)
+            pinned = self._pinned
+            self._pinned = pinned | ({beside} if beside is not None else set())
+            try:
+                self._make_room(version, count)
+            finally:
+                self._pinned = pinned
         return version.allocate(count)
 
     def rows_of(self, slot: int) -> list[int]:

@@ -171,7 +171,7 @@ class Sessions(Moves):
             )
         names = [name or secrets.token_hex(16) for name in ids]
         depth = int(self.table.rewind_depth[source])
-        rows = self.allocate(version, len(ids) * (1 + depth))
+        rows = self.allocate(version, len(ids) * (1 + depth), beside=source)
         own, rings = rows[: len(ids)], rows[len(ids) :].reshape(len(ids), depth)
         slots = self.table.insert_copies(source, names, own, self.now())
         version.arena.copy(int(self.table.row[source]), own)

@@ -213,13 +213,22 @@ class WriteBehind:
     def secure(self, slots: Sequence[int], done: Done) -> None:
         """Call `done` when these sessions, as they are now, are in the store."""
         table = self._table
-        durable = [slot for slot in slots if table.durability[slot] != MEMORY]
-        if self.store is None or not durable:
+        here, needs = [], {}
+        for slot in slots if self.store is not None else ():
+            if table.durability[slot] == MEMORY:
+                continue
+            if table.row[slot] != NO_ROW:
+                here.append(slot)
+                needs[int(table.birth[slot])] = int(table.revision[slot]) + 1
+            elif (record := table.parked[slot]) is not None:
+                self.spill(slot, record, let_go=False)
+                needs[int(table.birth[slot])] = int(table.revision[slot])
+        if here:
+            self.touched(np.array(here))
+        if needs:
+            self._wait(needs, done)
+        else:
             done(None)
-            return
-        self.touched(np.array(durable))
-        needs = {int(table.birth[slot]): int(table.revision[slot]) + 1 for slot in durable}
-        self._wait(needs, done)
 
     def secure_all(self, done: Done) -> None:
         """The same for all sessions that are ahead of the store."""
@@ -227,7 +236,7 @@ class WriteBehind:
         behind = (table.state != FREE) & (table.durability != MEMORY) & (table.row != NO_ROW)
         behind &= (table.durable_index < table.next_index) | (table.stored_handle != table.handle)
         touched = np.concatenate([np.zeros(0, np.int64), *self._touched])
-        slots = np.union1d(np.flatnonzero(behind), touched)
+        slots = np.union1d(np.flatnonzero(behind), [*touched, *self._spills]).astype(np.int64)
         self.secure(slots[table.state[slots] != FREE].tolist(), done)
 
     def secure_end(self, session_id: str, done: Done) -> None:

@@ -1,0 +1,1 @@
+"""Random histories of sessions on two real servers, held against an oracle in float64."""
