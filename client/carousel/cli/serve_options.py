@@ -80,6 +80,14 @@ def options(
         _models("fastest", "Name of the step kernel; unset: the fastest for the device."),
     ] = None,
     threads: Annotated[int | None, _models("1", "Threads that compute on the CPU.")] = None,
+    state_key_file: Annotated[
+        Path | None,
+        _models(
+            "a key of its own",
+            "File of the keys that seal held states, one a line, shared by servers that take "
+            "each other's; the first seals, all open; unset: a key of its own beside the data.",
+        ),
+    ] = None,
     max_sessions: Annotated[
         int | None, _limit("1048576", "Live sessions, all models together.")
     ] = None,
