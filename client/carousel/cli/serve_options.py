@@ -100,6 +100,14 @@ def options(
     max_message_bytes: Annotated[
         str | None, _limit("64MiB", "Bytes of one message, such as 64MiB.", metavar="SIZE")
     ] = None,
+    prefix_cache_bytes: Annotated[
+        str | None,
+        _limit(
+            "64MiB",
+            "Memory for rows that prefixes of sessions lead to, such as 64MiB; 0: none.",
+            metavar="SIZE",
+        ),
+    ] = None,
     max_tokens: Annotated[int | None, _limit("4096", "Tokens of one generation.")] = None,
     default_ttl: Annotated[
         float | None, _seconds("3600", "Idle time of a session that asks for none.")

@@ -190,6 +190,12 @@ class Settings(BaseSettings):
         ge=4 * MIB,
         le=2**31 - 1,
     )
+    prefix_cache_bytes: ByteSize = Field(
+        ByteSize(64 * MIB),
+        description="Memory for rows that prefixes of sessions lead to, such as 64MiB; 0: none.",
+        ge=0,
+        le=2**40,
+    )
     max_tokens: int = Field(4096, description="Tokens of one generation.", ge=1, le=2**24)
     default_ttl: float = Field(
         3600.0, description="Idle time of a session that asks for none.", gt=0, le=3650 * DAY
