@@ -27,10 +27,12 @@ ENTRY = 2 * 2 * 8 * 4 + 2 * 4 + OVERHEAD  # bytes that one prefix of `tiny` take
 
 
 class Prefixed:
-    """Makes sessions with prefixes on a server of its own, and reads its counts."""
+    """Makes sessions with prefixes on a server of its own, and counts from now on."""
 
     def __init__(self, server: RunningServer, wire: Wire) -> None:
         self.server, self.wire = server, wire
+        self._before = self._counts()
+        self._calls = {what: self._called(what) for what in ("started", "cancelled")}
 
     def __call__(
         self, prefix: npt.NDArray[np.generic], model: str = "models/tiny", **fields: object
@@ -50,11 +52,23 @@ class Prefixed:
         return registry.get_sample_value(f"carousel_{name}", labels) or 0.0
 
     @property
-    def counts(self) -> tuple[float, float, float]:
+    def counts(self) -> tuple[float, ...]:
         """Hits, misses, steps."""
+        return tuple(now - then for now, then in zip(self._counts(), self._before, strict=True))
+
+    def _counts(self) -> tuple[float, ...]:
         names = ("prefix_cache_hits_total", "prefix_cache_misses_total", "steps_total")
-        hits, misses, steps = map(self.number, names)
-        return hits, misses, steps
+        return tuple(map(self.number, names))
+
+    def until_called(self, what: str, times: int) -> None:
+        """Until so many creates have started, or have been cancelled."""
+        until(lambda: self._called(what) - self._calls[what] == times)
+
+    def _called(self, what: str) -> float:
+        if what == "started":
+            return count(self.server, "started", grpc_method="CreateSession")
+        labels = {"grpc_method": "CreateSession", "grpc_code": "CANCELLED"}
+        return count(self.server, "handled", **labels)
 
 
 @pytest.fixture
@@ -66,9 +80,20 @@ def prefixed(serve: Callable[..., RunningServer], connect: Connect) -> Callable[
     return start
 
 
+@pytest.fixture(scope="module")
+def small(model_store: Path) -> Iterator[Prefixed]:
+    """A server of short chunks, for many tests."""
+    with (
+        running(store=model_store, shipped=False, max_chunk=64) as server,
+        grpc.insecure_channel(server.target) as channel,
+    ):
+        yield Prefixed(server, Wire(channel))
+
+
 @pytest.fixture
-def begin(prefixed: Callable[..., Prefixed]) -> Prefixed:
-    return prefixed()
+def begin(small: Prefixed) -> Prefixed:
+    """The same, with counts from here on."""
+    return Prefixed(small.server, small.wire)
 
 
 def test_a_session_goes_on_as_if_it_had_been_fed_the_prefix(begin: Prefixed) -> None:
@@ -85,13 +110,13 @@ def test_a_session_goes_on_as_if_it_had_been_fed_the_prefix(begin: Prefixed) -> 
 
 
 def test_the_same_prefix_again_costs_no_step(begin: Prefixed) -> None:
-    prefix = features(40, 3)
+    prefix, kept = features(40, 3), begin.number("prefix_cache_bytes")
     begin(prefix)
     assert begin.counts == (0, 1, 40)
     for _ in range(3):
         begin(prefix)
     assert begin.counts == (3, 1, 40)
-    assert begin.number("prefix_cache_bytes") == ENTRY
+    assert begin.number("prefix_cache_bytes") == kept + ENTRY
     begin(prefix[:39])
     assert begin.counts == (3, 2, 79)
 
@@ -180,16 +205,6 @@ def test_without_memory_for_it_nothing_is_kept(prefixed: Callable[..., Prefixed]
     assert begin.number("prefix_cache_bytes") == 0
 
 
-@pytest.fixture(scope="module")
-def small(model_store: Path) -> Iterator[Prefixed]:
-    """A server of short chunks, for many tests."""
-    with (
-        running(store=model_store, shipped=False, max_chunk=64) as server,
-        grpc.insecure_channel(server.target) as channel,
-    ):
-        yield Prefixed(server, Wire(channel))
-
-
 NAN = np.array([[0, 0, 0], [0, np.nan, 0]], np.float32)
 OVERFLOW = np.full((20, 1), 3e38, np.float32)
 
@@ -225,14 +240,14 @@ def test_a_refused_prefix_leaves_nothing_behind(
         export = make.ExportSessionRequest(name=source.name)
         sent["initial_state"] = small.wire.sessions.ExportSession(export).snapshot.tensors
         small.wire.sessions.DeleteSession(make.DeleteSessionRequest(name=source.name))
-    kept = small.number("prefix_cache_bytes")
+    kept, live = small.number("prefix_cache_bytes"), len(small.server.server.hall.engine.table)
+    rows = [version.arena.used for version in small.server.server.hall.engine.versions]
     with pytest.raises(grpc.RpcError) as failure:
         small.wire.create(f"models/{model}", session_id="refused", **sent)
     error = error_of(failure.value)
     assert (error.reason, error.field if field else "") == (reason, field)
-    assert small.wire.sessions.ListSessions(make.ListSessionsRequest()).total_size == 0
-    if model != "both-ways":
-        assert version_of(small.server, model).arena.used == 0
+    assert len(small.server.server.hall.engine.table) == live
+    assert [version.arena.used for version in small.server.server.hall.engine.versions] == rows
     assert small.number("prefix_cache_bytes") == kept
     made = small.wire.create(session_id="refused")
     small.wire.sessions.DeleteSession(make.DeleteSessionRequest(name=made.name))
@@ -241,10 +256,9 @@ def test_a_refused_prefix_leaves_nothing_behind(
 def test_sessions_that_want_the_same_at_once_compute_it_once(begin: Prefixed) -> None:
     prefix, x = features(40, 3), features(1, 3)
     request = make.CreateSessionRequest(model="models/tiny", prefix_inputs=tensors.encode(prefix))
-    method = {"grpc_method": "CreateSession"}
     with held_up(begin.server):
         calls = [begin.wire.sessions.CreateSession.future(request) for _ in range(8)]
-        until(lambda: count(begin.server, "started", **method) == 8)
+        begin.until_called("started", 8)
     sessions = [call.result(10) for call in calls]
     assert begin.counts == (7, 1, 40)
     assert len({tuple(begin.step(session, x)) for session in sessions}) == 1
@@ -253,20 +267,17 @@ def test_sessions_that_want_the_same_at_once_compute_it_once(begin: Prefixed) ->
 def test_who_leaves_takes_nothing_from_those_who_wait_for_the_same(begin: Prefixed) -> None:
     prefix = tensors.encode(features(40, 3))
     request = make.CreateSessionRequest(model="models/tiny", prefix_inputs=prefix)
+    table = begin.server.server.hall.engine.table
+    live = len(table)
     with held_up(begin.server):
         calls = [begin.wire.sessions.CreateSession.future(request) for _ in range(3)]
-        until(lambda: count(begin.server, "started", grpc_method="CreateSession") == 3)
+        begin.until_called("started", 3)
         for call in calls[:2]:
             call.cancel()
-        until(
-            lambda: (
-                count(begin.server, "handled", grpc_code="CANCELLED", grpc_method="CreateSession")
-                == 2
-            )
-        )
+        begin.until_called("cancelled", 2)
     assert calls[2].result(10).step_index == 40
     assert begin.counts == (2, 1, 40)
-    until(lambda: len(begin.server.server.hall.engine.table) == 1)
+    until(lambda: len(table) == live + 1)
 
 
 def test_a_prefix_that_nobody_waits_for_any_more_is_given_up_and_can_be_asked_for_again(
@@ -276,14 +287,9 @@ def test_a_prefix_that_nobody_waits_for_any_more_is_given_up_and_can_be_asked_fo
     request = make.CreateSessionRequest(model="models/tiny", prefix_inputs=tensors.encode(prefix))
     with held_up(begin.server):
         call = begin.wire.sessions.CreateSession.future(request)
-        until(lambda: count(begin.server, "started", grpc_method="CreateSession") == 1)
+        begin.until_called("started", 1)
         call.cancel()
-        until(
-            lambda: (
-                count(begin.server, "handled", grpc_code="CANCELLED", grpc_method="CreateSession")
-                == 1
-            )
-        )
+        begin.until_called("cancelled", 1)
     begin(features(2, 3))  # a turn later
     assert begin.counts == (0, 2, 2)
     assert begin(prefix).step_index == 40
