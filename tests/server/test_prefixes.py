@@ -205,6 +205,21 @@ def test_without_memory_for_it_nothing_is_kept(prefixed: Callable[..., Prefixed]
     assert begin.number("prefix_cache_bytes") == 0
 
 
+def test_a_durable_session_keeps_its_prefix_when_the_server_goes(
+    prefixed: Callable[..., Prefixed],
+) -> None:
+    prefix, x = features(40, 3), features(1, 3)
+    first = prefixed()
+    session = first(prefix, durability=session_pb2.DURABILITY_SYNC)
+    want = first.step(first(prefix), x)
+    first.server.stop()
+    second = prefixed()
+    attached = second.wire.sessions.AttachSession(make.AttachSessionRequest(name=session.name))
+    assert attached.step_index == 40
+    assert second.step(attached, x) == want
+    assert second.counts == (0, 0, 1)
+
+
 NAN = np.array([[0, 0, 0], [0, np.nan, 0]], np.float32)
 OVERFLOW = np.full((20, 1), 3e38, np.float32)
 
