@@ -54,7 +54,7 @@ class HeldSteps:
         # One reason for each item: its length comes before its numbers, these before its state.
         wrong = [*bad_inputs(inputs, version, lengths), *bad_lengths(lengths, settings.max_chunk)]
         sealer = self._sealer()
-        size = len(lengths) * sealed_bytes(version)
+        size = max(len(lengths) * sealed_bytes(version), sum(map(len, request.states)))
         indexes, rows, broken = await _aside(size, _open, sealer, request.states, version)
         work = HeldWork(
             rows,
