@@ -146,7 +146,8 @@ def serve(model_store: Path, tmp_path: Path) -> Iterator[Callable[..., RunningSe
     running_now: list[RunningServer] = []
 
     def start(*, clock: Callable[[], float] = time.time, **changes: Any) -> RunningServer:
-        settings = settings_of(tmp_path / "data", **{"store": model_store, **changes})
+        data = changes.pop("data", tmp_path / "data")
+        settings = settings_of(data, **{"store": model_store, **changes})
         running_now.append(RunningServer(settings, clock=clock))
         return running_now[-1]
 

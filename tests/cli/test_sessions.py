@@ -54,3 +54,11 @@ def test_copies_and_snapshots_leave_the_holder_alone(inside: Command, tmp_path: 
         assert inside("sessions", "export", "held", tmp_path / "snapshot").code == 0
         assert inside("sessions", "touch", "held").code == 0
         held.step([1.0, 2.0, 3.0])  # would be fenced, had anyone attached
+
+
+def test_a_session_can_begin_with_a_text(inside: Command) -> None:
+    made = inside("sessions", "create", "writer", "--prefix", "in the", "--json").json
+    assert made["step_index"] == 6
+    refused = inside("sessions", "create", "tiny", "--prefix", "in the")
+    assert refused.code == 1
+    assert "[NO_TOKENIZER]" in refused.err

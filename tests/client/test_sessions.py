@@ -11,6 +11,7 @@ from carousel.client import AsyncClient, Client, EndReason, Event, SessionState,
 from carousel.errors import (
     InvalidField,
     ModelNotFound,
+    NoTokenizer,
     RewindUnavailable,
     SessionEnded,
     SessionExists,
@@ -38,6 +39,32 @@ def test_a_session_lives_as_long_as_its_block(client: Client) -> None:
     with pytest.raises(SessionEnded):
         session.step([1, 2, 3])
     session.close()
+
+
+def test_a_session_can_begin_with_a_prefix_of_text_tokens_or_features(
+    server: RunningServer, client: Client, inputs: Floats, truth: Floats
+) -> None:
+    with client.session("tiny", prefix=inputs[:30]) as session:
+        assert session.step_index == 30
+        assert_close(session.chunk(inputs[30:]), truth[30:])
+    text = "In the beginning "
+    whole = client.generate("king-james", text, max_tokens=9, temperature=0)
+    with client.session("king-james", prefix=text) as session:
+        assert session.step_index == len(text)
+        made = session.generate(max_tokens=9, temperature=0)
+        assert [token.id for token in made] == [token.id for token in whole]
+
+    async def main() -> None:
+        async with (
+            AsyncClient(server.target) as other,
+            other.session("letters", prefix=[3, 1, 4]) as session,
+        ):
+            assert session.step_index == 3
+            assert_close(await session.step(1), client.predict("letters", [[3, 1, 4, 1]])[0][3])
+
+    asyncio.run(main())
+    with pytest.raises(NoTokenizer):
+        client.session("tiny", prefix="text")
 
 
 def test_terms_are_kept(client: Client) -> None:

@@ -80,6 +80,14 @@ def options(
         _models("fastest", "Name of the step kernel; unset: the fastest for the device."),
     ] = None,
     threads: Annotated[int | None, _models("1", "Threads that compute on the CPU.")] = None,
+    state_key_file: Annotated[
+        Path | None,
+        _models(
+            "a key of its own",
+            "File of the keys that seal held states, one a line, shared by servers that take "
+            "each other's; the first seals, all open; unset: a key of its own beside the data.",
+        ),
+    ] = None,
     max_sessions: Annotated[
         int | None, _limit("1048576", "Live sessions, all models together.")
     ] = None,
@@ -91,6 +99,14 @@ def options(
     max_queue: Annotated[int | None, _limit("65536", "Items that may wait for one model.")] = None,
     max_message_bytes: Annotated[
         str | None, _limit("64MiB", "Bytes of one message, such as 64MiB.", metavar="SIZE")
+    ] = None,
+    prefix_cache_bytes: Annotated[
+        str | None,
+        _limit(
+            "64MiB",
+            "Memory for rows that prefixes of sessions lead to, such as 64MiB; 0: none.",
+            metavar="SIZE",
+        ),
     ] = None,
     max_tokens: Annotated[int | None, _limit("4096", "Tokens of one generation.")] = None,
     default_ttl: Annotated[

@@ -60,6 +60,10 @@ def create(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Initial state: .npz with h (and c)."),
     ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Fed before the session begins; kept for the next one."),
+    ] = None,
 ) -> "SessionInfo":
     """Make a session. It lives on after this command, until its ttl."""
     made = client.session(
@@ -70,6 +74,7 @@ def create(
         rewind_depth=rewind_depth,
         durability=durability,
         initial_state=_state(state),
+        prefix=prefix,
     )
     return made.info
 

@@ -17,6 +17,7 @@ from carousel.client._channel import TLS
 from carousel.client._client import Client
 from carousel.client._datasets_values import Column, Dataset, DatasetFormat, DatasetState
 from carousel.client._events import Event
+from carousel.client._held import HeldState
 from carousel.client._inference_values import FinishReason, Token, TokenProbability, Trace
 from carousel.client._jobs_progress import (
     Checkpoint,
@@ -79,6 +80,7 @@ __all__ = [
     "FinishReason",
     "Forecast",
     "GradientFlow",
+    "HeldState",
     "Job",
     "JobEvent",
     "JobFailed",

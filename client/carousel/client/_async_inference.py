@@ -13,13 +13,14 @@ from carousel.client._async_session import AsyncSession
 from carousel.client._async_token_stream import AsyncTokenStream
 from carousel.client._async_transport import AsyncTransport
 from carousel.client._generation import Generation, Prompt, Sampling
+from carousel.client._held import HeldBatch, HeldState
 from carousel.client._inference_values import Trace
 from carousel.client._inputs import Array, Floats, Input
 from carousel.v1 import inference_service_pb2 as pb
 
 
 class AsyncInference:
-    """The methods of AsyncClient for whole sequences, generation and traces."""
+    """The methods of AsyncClient for whole sequences, held states, generation and traces."""
 
     _transport: AsyncTransport
 
@@ -59,6 +60,46 @@ class AsyncInference:
         """
         rows = await self._transport.call(calls.predict(model, xs, outputs), timeout)
         return rows if outputs == "last" else calls.by_sequence(rows, xs)
+
+    async def step_states(
+        self,
+        model: str,
+        states: Sequence[HeldState | bytes | None],
+        xs: Input,
+        *,
+        timeout: float | None = None,
+    ) -> tuple[Floats, list[HeldState]]:
+        """One step of N states that the caller keeps; the server keeps nothing.
+
+        xs is [N, D] features or [N] tokens; None stands for the model's initial state. Gives the
+        outputs [N, O] and the new states. Any server with the model version and the same key can
+        take any step, and a call can be repeated: the states that were given stay good. Raises
+        StepErrors when some failed (SealBroken, SnapshotMismatch, NonFiniteResult, NonFiniteInput,
+        TokenOutOfRange), ModelNotFound, ModelNotLoaded, ModelNotStepwise, InputMismatch, QueueFull.
+        """
+        batch = HeldBatch.of_steps(model, states, xs)
+        for call in batch.calls():
+            batch.take(await self._transport.call(call, timeout))
+        return batch.steps()
+
+    async def chunk_states(
+        self,
+        model: str,
+        states: Sequence[HeldState | bytes | None],
+        xs: Sequence[Input] | Array,
+        *,
+        outputs: Literal["all", "last", "none"] = "all",
+        timeout: float | None = None,
+    ) -> tuple[list[Floats], list[HeldState]]:
+        """The same with several steps each: xs are [T, D] features or [T] tokens, of any lengths.
+
+        The outputs of each are [T, O] for "all", [O] for "last", [0, O] for "none". Raises what
+        `step_states` raises, and in StepErrors ChunkTooLong.
+        """
+        batch = HeldBatch.of_chunks(model, states, xs, outputs)
+        for call in batch.calls():
+            batch.take(await self._transport.call(call, timeout))
+        return batch.chunks()
 
     def generate(
         self,

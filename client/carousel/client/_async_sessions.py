@@ -40,6 +40,7 @@ class AsyncSessions:
         rewind_depth: int = 0,
         durability: str | None = None,
         initial_state: Mapping[str, npt.ArrayLike] | None = None,
+        prefix: Input | str | None = None,
         timeout: float | None = None,
     ) -> Opening:
         """Make a session: `await` it, or leave its `async with` block to end it.
@@ -47,9 +48,12 @@ class AsyncSessions:
         `session_id` is 1 to 63 of a-z, 0-9 and '-', by default random. It ends `ttl` seconds after
         its last use (default: the server's), and `lifetime` seconds after now (default: never).
         `rewind_depth` earlier states are kept, 0 to 64. `durability` is memory, async or sync
-        (default: the server's). `initial_state` has the state schema's
-        tensors by name, each [L, H]. Raises ModelNotFound, VersionNotFound, ModelNotLoaded,
-        ModelNotStepwise, SessionExists, SessionCapacity, InvalidField, ServerDraining.
+        (default: the server's). `initial_state` has the state schema's tensors by name, each
+        [L, H]. `prefix` (text, [T] tokens or [T, D] features) is fed before the session begins; the
+        server remembers where it leads to, and the next session with the same prefix costs no
+        steps. Raises ModelNotFound, VersionNotFound, ModelNotLoaded, ModelNotStepwise,
+        SessionExists, SessionCapacity, InvalidField, ServerDraining; for the prefix what
+        `Session.chunk` raises, NoTokenizer and NonFiniteResult.
         """
         chosen = None if session_id else calls.new_id()
         call = calls.create(
@@ -60,6 +64,7 @@ class AsyncSessions:
             rewind_depth=rewind_depth,
             durability=durability,
             initial_state=initial_state,
+            prefix=prefix,
         )
         return Opening(lambda: self._make(call, chosen, timeout))
 

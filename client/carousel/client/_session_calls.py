@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from carousel.client._call import Call, nothing
 from carousel.client._cursor import Cursor
+from carousel.client._inputs import Input, chunk_input, input_tensor
 from carousel.client._names import model_name, session_name
 from carousel.client._session_values import (
     SessionInfo,
@@ -47,6 +48,7 @@ def create(
     rewind_depth: int,
     durability: str | None,
     initial_state: Mapping[str, npt.ArrayLike] | None,
+    prefix: Input | str | None = None,
 ) -> Call[Made]:
     request = pb.CreateSessionRequest(
         session_id=session_id,
@@ -55,6 +57,10 @@ def create(
         durability=durability_number(durability),
         initial_state=named_tensors(initial_state or {}),
     )
+    if isinstance(prefix, str):
+        request.prefix_text = prefix
+    elif prefix is not None:
+        request.prefix_inputs.CopyFrom(input_tensor(*chunk_input(prefix)))
     _set_times(request, ttl, lifetime)
     return _call("CreateSession", request)
 

@@ -11,9 +11,9 @@ CarouselError
 |  |- SessionExists, VersionExists, DatasetExists, JobExists
 |- FailedPrecondition       not in this state
 |  |- SessionQuarantined, SessionAtRest, ModelNotLoaded, ModelNotStepwise
-|  |- NoTokenizer, ModelInUse
-|  |- RewindUnavailable, SnapshotMismatch, DurabilityUnsupported, WeightsInvalid
-|  |- ImportRefused, StoreUnwritable, DatasetInUse, JobActive, JobNotResumable
+|  |- NoTokenizer, ModelInUse, NonFiniteResult, RewindUnavailable, SnapshotMismatch
+|  |- DurabilityUnsupported, WeightsInvalid, ImportRefused, StoreUnwritable
+|  |- DatasetInUse, JobActive, JobNotResumable
 |- Aborted                  somebody else was faster; look again
 |  |- StepConflict, SessionFenced
 |- ResourceExhausted        full; try later
@@ -21,7 +21,7 @@ CarouselError
 |- Unavailable              not now; try again
 |  |- ServerDraining, ModelLoading, ServerUnreachable, StoreUnavailable
 |- DataLoss                 bytes are not what they were
-|  |- SnapshotDamaged, UploadDamaged, StepsLost
+|  |- SnapshotDamaged, SealBroken, UploadDamaged, StepsLost
 |- DeadlineExceeded, Cancelled, Unimplemented, InternalError
 """
 
@@ -38,6 +38,7 @@ from carousel.errors._moments import (
     ModelLoading,
     QueueFull,
     ResourceExhausted,
+    SealBroken,
     ServerDraining,
     ServerUnreachable,
     SessionCapacity,
@@ -80,6 +81,7 @@ from carousel.errors._resources import (
     ModelNotFound,
     ModelNotLoaded,
     ModelNotStepwise,
+    NonFiniteResult,
     NotFound,
     NoTokenizer,
     RewindUnavailable,
@@ -132,11 +134,13 @@ __all__ = [
     "ModelNotStepwise",
     "NoTokenizer",
     "NonFiniteInput",
+    "NonFiniteResult",
     "NotFound",
     "NotGenerative",
     "QueueFull",
     "ResourceExhausted",
     "RewindUnavailable",
+    "SealBroken",
     "ServerDraining",
     "ServerUnreachable",
     "SessionAtRest",

@@ -95,6 +95,12 @@ class SnapshotDamaged(DataLoss):
     reason = "SNAPSHOT_DAMAGED"
 
 
+class SealBroken(DataLoss):
+    """The held state was altered, or sealed under a key that this server does not have."""
+
+    reason = "SEAL_BROKEN"
+
+
 class UploadDamaged(DataLoss):
     """The bytes that arrived are not those that were announced."""
 

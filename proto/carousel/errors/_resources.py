@@ -142,8 +142,14 @@ class RewindUnavailable(FailedPrecondition):
     reason = "REWIND_UNAVAILABLE"
 
 
+class NonFiniteResult(FailedPrecondition):
+    """A step gave NaN or infinity; nothing came of it, and the state before it is still good."""
+
+    reason = "NON_FINITE_RESULT"
+
+
 class SnapshotMismatch(FailedPrecondition):
-    """The snapshot is of another model version or another state schema."""
+    """The snapshot or held state is of another model version or another state schema."""
 
     reason = "SNAPSHOT_MISMATCH"
 

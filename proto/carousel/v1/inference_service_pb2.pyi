@@ -307,6 +307,115 @@ class StreamStepsResponse(_message.Message):
 Global___StreamStepsResponse: _TypeAlias = StreamStepsResponse  # noqa: Y015
 
 @_typing.final
+class StepStatesRequest(_message.Message):
+    """Work for states that the caller holds, in columns: item i is states[i], lengths[i], and the next
+    lengths[i] entries of `inputs`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    LENGTHS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUT_MODE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """As in CreateSessionRequest. A state belongs to one version: name the one that the first
+    response named, or else an alias that moves gives SNAPSHOT_MISMATCH.
+    """
+    output_mode: Global___OutputMode.ValueType
+    """Which outputs travel back."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The states, 1 to 65,536: what an earlier response gave. An empty one is the model's initial
+        state. One state may stand several times: each item goes on from it on its own.
+        """
+
+    @_builtins.property
+    def lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Steps of each item, at least 1, at most the server's `max_chunk`. Empty: 1 each."""
+
+    @_builtins.property
+    def inputs(self) -> _tensor_pb2.Tensor:
+        """All steps of all items, one after the other: features [steps, D], or tokens [steps]."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        states: _abc.Iterable[_builtins.bytes] | None = ...,
+        lengths: _abc.Iterable[_builtins.int] | None = ...,
+        inputs: _tensor_pb2.Tensor | None = ...,
+        output_mode: Global___OutputMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "lengths", b"lengths", "model", b"model", "output_mode", b"output_mode", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepStatesRequest: _TypeAlias = StepStatesRequest  # noqa: Y015
+
+@_typing.final
+class StepStatesResponse(_message.Message):
+    """Answers in columns, in the order of the request: item i is lengths[i], the next lengths[i] rows
+    of `outputs`, states[i] and step_indexes[i].
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LENGTHS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    STEP_INDEXES_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """The version that answered: `models/{model}/versions/{number}`."""
+    @_builtins.property
+    def lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Rows of `outputs` for each item; 0 where it failed. Empty: 1 each."""
+
+    @_builtins.property
+    def outputs(self) -> _tensor_pb2.Tensor:
+        """FLOAT32 [rows, outputs]: the head's outputs; unnormalised logits for softmax and classifier."""
+
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The new states, sealed (HMAC-SHA256 under the server's key over format, model digest, step
+        index and row): opaque, not secret, about as large as `Session.state_bytes`. Empty where the
+        item failed.
+        """
+
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemError]:
+        """Items that failed."""
+
+    @_builtins.property
+    def step_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of each new state, the index of the next step; equally, the steps taken since the initial
+        state. 0 where the item failed.
+        """
+
+    def __init__(
+        self,
+        *,
+        lengths: _abc.Iterable[_builtins.int] | None = ...,
+        outputs: _tensor_pb2.Tensor | None = ...,
+        states: _abc.Iterable[_builtins.bytes] | None = ...,
+        errors: _abc.Iterable[Global___ItemError] | None = ...,
+        model_version: _builtins.str = ...,
+        step_indexes: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outputs", b"outputs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "lengths", b"lengths", "model_version", b"model_version", "outputs", b"outputs", "states", b"states", "step_indexes", b"step_indexes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepStatesResponse: _TypeAlias = StepStatesResponse  # noqa: Y015
+
+@_typing.final
 class PredictRequest(_message.Message):
     """Whole sequences for a model."""
 

@@ -45,6 +45,11 @@ class InferenceServiceStub:
                 request_serializer=carousel_dot_v1_dot_inference__service__pb2.StreamStepsRequest.SerializeToString,
                 response_deserializer=carousel_dot_v1_dot_inference__service__pb2.StreamStepsResponse.FromString,
                 _registered_method=True)
+        self.StepStates = channel.unary_unary(
+                '/carousel.v1.InferenceService/StepStates',
+                request_serializer=carousel_dot_v1_dot_inference__service__pb2.StepStatesRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_inference__service__pb2.StepStatesResponse.FromString,
+                _registered_method=True)
         self.Predict = channel.unary_unary(
                 '/carousel.v1.InferenceService/Predict',
                 request_serializer=carousel_dot_v1_dot_inference__service__pb2.PredictRequest.SerializeToString,
@@ -79,6 +84,20 @@ class InferenceServiceServicer:
         per turn and not in the order of requests: match them by handle and step index. A bad item is
         an item error and the stream lives on. Half-close: what was sent is finished and answered.
         Cancel: committed steps stay, the rest vanishes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StepStates(self, request, context):
+        """Steps or chunks of states that the caller holds: the server keeps nothing, so any server that
+        has the model version and the key can run any step, and a retry is harmless. Items of many
+        callers share turns. Items fail alone (`errors`): a failed one gives no new state, and the
+        state that was sent stays good. Errors of the call: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
+        ALIAS_NOT_FOUND, MODEL_NOT_LOADED, MODEL_NOT_STEPWISE, INVALID_FIELD, TENSOR_MALFORMED,
+        INPUT_MISMATCH, QUEUE_FULL, MESSAGE_TOO_LARGE, DEADLINE_EXCEEDED, SERVER_DRAINING,
+        STORE_UNWRITABLE (no place for the key). Of an item: SEAL_BROKEN, SNAPSHOT_MISMATCH,
+        CHUNK_TOO_LONG, NON_FINITE_INPUT, TOKEN_OUT_OF_RANGE, NON_FINITE_RESULT, INTERNAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +139,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.StreamSteps,
                     request_deserializer=carousel_dot_v1_dot_inference__service__pb2.StreamStepsRequest.FromString,
                     response_serializer=carousel_dot_v1_dot_inference__service__pb2.StreamStepsResponse.SerializeToString,
+            ),
+            'StepStates': grpc.unary_unary_rpc_method_handler(
+                    servicer.StepStates,
+                    request_deserializer=carousel_dot_v1_dot_inference__service__pb2.StepStatesRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_inference__service__pb2.StepStatesResponse.SerializeToString,
             ),
             'Predict': grpc.unary_unary_rpc_method_handler(
                     servicer.Predict,
@@ -192,6 +216,33 @@ class InferenceService:
             '/carousel.v1.InferenceService/StreamSteps',
             carousel_dot_v1_dot_inference__service__pb2.StreamStepsRequest.SerializeToString,
             carousel_dot_v1_dot_inference__service__pb2.StreamStepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StepStates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carousel.v1.InferenceService/StepStates',
+            carousel_dot_v1_dot_inference__service__pb2.StepStatesRequest.SerializeToString,
+            carousel_dot_v1_dot_inference__service__pb2.StepStatesResponse.FromString,
             options,
             channel_credentials,
             insecure,

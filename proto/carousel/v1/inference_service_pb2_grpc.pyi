@@ -43,6 +43,16 @@ class InferenceServiceStub:
     an item error and the stream lives on. Half-close: what was sent is finished and answered.
     Cancel: committed steps stay, the rest vanishes.
     """
+    StepStates: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.StepStatesRequest, _inference_service_pb2.StepStatesResponse]
+    """Steps or chunks of states that the caller holds: the server keeps nothing, so any server that
+    has the model version and the key can run any step, and a retry is harmless. Items of many
+    callers share turns. Items fail alone (`errors`): a failed one gives no new state, and the
+    state that was sent stays good. Errors of the call: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
+    ALIAS_NOT_FOUND, MODEL_NOT_LOADED, MODEL_NOT_STEPWISE, INVALID_FIELD, TENSOR_MALFORMED,
+    INPUT_MISMATCH, QUEUE_FULL, MESSAGE_TOO_LARGE, DEADLINE_EXCEEDED, SERVER_DRAINING,
+    STORE_UNWRITABLE (no place for the key). Of an item: SEAL_BROKEN, SNAPSHOT_MISMATCH,
+    CHUNK_TOO_LONG, NON_FINITE_INPUT, TOKEN_OUT_OF_RANGE, NON_FINITE_RESULT, INTERNAL.
+    """
     Predict: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.PredictRequest, _inference_service_pb2.PredictResponse]
     """Whole sequences of different lengths, each from the model's initial state; nothing is kept.
     Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_NOT_LOADED, those of bad inputs, QUEUE_FULL.
@@ -70,6 +80,16 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     per turn and not in the order of requests: match them by handle and step index. A bad item is
     an item error and the stream lives on. Half-close: what was sent is finished and answered.
     Cancel: committed steps stay, the rest vanishes.
+    """
+    StepStates: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.StepStatesRequest, _inference_service_pb2.StepStatesResponse]  # type: ignore[assignment]
+    """Steps or chunks of states that the caller holds: the server keeps nothing, so any server that
+    has the model version and the key can run any step, and a retry is harmless. Items of many
+    callers share turns. Items fail alone (`errors`): a failed one gives no new state, and the
+    state that was sent stays good. Errors of the call: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
+    ALIAS_NOT_FOUND, MODEL_NOT_LOADED, MODEL_NOT_STEPWISE, INVALID_FIELD, TENSOR_MALFORMED,
+    INPUT_MISMATCH, QUEUE_FULL, MESSAGE_TOO_LARGE, DEADLINE_EXCEEDED, SERVER_DRAINING,
+    STORE_UNWRITABLE (no place for the key). Of an item: SEAL_BROKEN, SNAPSHOT_MISMATCH,
+    CHUNK_TOO_LONG, NON_FINITE_INPUT, TOKEN_OUT_OF_RANGE, NON_FINITE_RESULT, INTERNAL.
     """
     Predict: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.PredictRequest, _inference_service_pb2.PredictResponse]  # type: ignore[assignment]
     """Whole sequences of different lengths, each from the model's initial state; nothing is kept.
@@ -107,6 +127,22 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         per turn and not in the order of requests: match them by handle and step index. A bad item is
         an item error and the stream lives on. Half-close: what was sent is finished and answered.
         Cancel: committed steps stay, the rest vanishes.
+        """
+
+    @_abc_1.abstractmethod
+    def StepStates(
+        self,
+        request: _inference_service_pb2.StepStatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.StepStatesResponse, _abc.Awaitable[_inference_service_pb2.StepStatesResponse]]:
+        """Steps or chunks of states that the caller holds: the server keeps nothing, so any server that
+        has the model version and the key can run any step, and a retry is harmless. Items of many
+        callers share turns. Items fail alone (`errors`): a failed one gives no new state, and the
+        state that was sent stays good. Errors of the call: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
+        ALIAS_NOT_FOUND, MODEL_NOT_LOADED, MODEL_NOT_STEPWISE, INVALID_FIELD, TENSOR_MALFORMED,
+        INPUT_MISMATCH, QUEUE_FULL, MESSAGE_TOO_LARGE, DEADLINE_EXCEEDED, SERVER_DRAINING,
+        STORE_UNWRITABLE (no place for the key). Of an item: SEAL_BROKEN, SNAPSHOT_MISMATCH,
+        CHUNK_TOO_LONG, NON_FINITE_INPUT, TOKEN_OUT_OF_RANGE, NON_FINITE_RESULT, INTERNAL.
         """
 
     @_abc_1.abstractmethod

@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!carousel/v1/session_service.proto\x12\x0b\x63\x61rousel.v1\x1a\x19\x63\x61rousel/v1/session.proto\x1a\x18\x63\x61rousel/v1/tensor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\"\x82\x02\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08lifetime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\ndurability\x18\x05 \x01(\x0e\x32\x17.carousel.v1.Durability\x12\x14\n\x0crewind_depth\x18\x06 \x01(\r\x12/\n\rinitial_state\x18\x07 \x03(\x0b\x32\x18.carousel.v1.NamedTensor\"[\n\x14\x41ttachSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x12\x15\n\rdurable_index\x18\x03 \x01(\x04\x42\t\n\x07_handle\"!\n\x11GetSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"K\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"k\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x04\"D\n\x14\x44\x65leteSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x42\t\n\x07_handle\"F\n\x12\x46orkSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x13\n\x0bsession_ids\x18\x03 \x03(\t\"=\n\x13\x46orkSessionResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\"\x89\x01\n\x14RewindSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x01\x88\x01\x01\x12\x0f\n\x05steps\x18\x03 \x01(\rH\x00\x12\x14\n\nstep_index\x18\x04 \x01(\x04H\x00\x12\x12\n\x08\x62ookmark\x18\x05 \x01(\tH\x00\x42\x08\n\x06targetB\t\n\x07_handle\"h\n\x16\x42ookmarkSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x12\x10\n\x08\x62ookmark\x18\x03 \x01(\t\x12\x0e\n\x06remove\x18\x04 \x01(\x08\x42\t\n\x07_handle\"T\n\x15MigrateSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x12\r\n\x05model\x18\x03 \x01(\tB\t\n\x07_handle\"C\n\x13ResetSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x42\t\n\x07_handle\"$\n\x14\x45xportSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x15\x45xportSessionResponse\x12\'\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.carousel.v1.Snapshot\"\xfa\x01\n\x14ImportSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\x08snapshot\x18\x03 \x01(\x0b\x32\x15.carousel.v1.Snapshot\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\ndurability\x18\x06 \x01(\x0e\x32\x17.carousel.v1.Durability\x12\x14\n\x0crewind_depth\x18\x07 \x01(\r\"K\n\x13TouchSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration2\xf1\x07\n\x0eSessionService\x12H\n\rCreateSession\x12!.carousel.v1.CreateSessionRequest\x1a\x14.carousel.v1.Session\x12H\n\rAttachSession\x12!.carousel.v1.AttachSessionRequest\x1a\x14.carousel.v1.Session\x12\x42\n\nGetSession\x12\x1e.carousel.v1.GetSessionRequest\x1a\x14.carousel.v1.Session\x12S\n\x0cListSessions\x12 .carousel.v1.ListSessionsRequest\x1a!.carousel.v1.ListSessionsResponse\x12J\n\rDeleteSession\x12!.carousel.v1.DeleteSessionRequest\x1a\x16.google.protobuf.Empty\x12P\n\x0b\x46orkSession\x12\x1f.carousel.v1.ForkSessionRequest\x1a .carousel.v1.ForkSessionResponse\x12L\n\x0f\x42ookmarkSession\x12#.carousel.v1.BookmarkSessionRequest\x1a\x14.carousel.v1.Session\x12J\n\x0eMigrateSession\x12\".carousel.v1.MigrateSessionRequest\x1a\x14.carousel.v1.Session\x12H\n\rRewindSession\x12!.carousel.v1.RewindSessionRequest\x1a\x14.carousel.v1.Session\x12\x46\n\x0cResetSession\x12 .carousel.v1.ResetSessionRequest\x1a\x14.carousel.v1.Session\x12V\n\rExportSession\x12!.carousel.v1.ExportSessionRequest\x1a\".carousel.v1.ExportSessionResponse\x12H\n\rImportSession\x12!.carousel.v1.ImportSessionRequest\x1a\x14.carousel.v1.Session\x12\x46\n\x0cTouchSession\x12 .carousel.v1.TouchSessionRequest\x1a\x14.carousel.v1.Sessionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!carousel/v1/session_service.proto\x12\x0b\x63\x61rousel.v1\x1a\x19\x63\x61rousel/v1/session.proto\x1a\x18\x63\x61rousel/v1/tensor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\"\xd1\x02\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08lifetime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\ndurability\x18\x05 \x01(\x0e\x32\x17.carousel.v1.Durability\x12\x14\n\x0crewind_depth\x18\x06 \x01(\r\x12/\n\rinitial_state\x18\x07 \x03(\x0b\x32\x18.carousel.v1.NamedTensor\x12,\n\rprefix_inputs\x18\t \x01(\x0b\x32\x13.carousel.v1.TensorH\x00\x12\x15\n\x0bprefix_text\x18\n \x01(\tH\x00\x42\x08\n\x06prefix\"[\n\x14\x41ttachSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x12\x15\n\rdurable_index\x18\x03 \x01(\x04\x42\t\n\x07_handle\"!\n\x11GetSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"K\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"k\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x04\"D\n\x14\x44\x65leteSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x42\t\n\x07_handle\"F\n\x12\x46orkSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x13\n\x0bsession_ids\x18\x03 \x03(\t\"=\n\x13\x46orkSessionResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\"\x89\x01\n\x14RewindSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x01\x88\x01\x01\x12\x0f\n\x05steps\x18\x03 \x01(\rH\x00\x12\x14\n\nstep_index\x18\x04 \x01(\x04H\x00\x12\x12\n\x08\x62ookmark\x18\x05 \x01(\tH\x00\x42\x08\n\x06targetB\t\n\x07_handle\"h\n\x16\x42ookmarkSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x12\x10\n\x08\x62ookmark\x18\x03 \x01(\t\x12\x0e\n\x06remove\x18\x04 \x01(\x08\x42\t\n\x07_handle\"T\n\x15MigrateSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x12\r\n\x05model\x18\x03 \x01(\tB\t\n\x07_handle\"C\n\x13ResetSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x42\t\n\x07_handle\"$\n\x14\x45xportSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x15\x45xportSessionResponse\x12\'\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.carousel.v1.Snapshot\"\xfa\x01\n\x14ImportSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\x08snapshot\x18\x03 \x01(\x0b\x32\x15.carousel.v1.Snapshot\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\ndurability\x18\x06 \x01(\x0e\x32\x17.carousel.v1.Durability\x12\x14\n\x0crewind_depth\x18\x07 \x01(\r\"K\n\x13TouchSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration2\xf1\x07\n\x0eSessionService\x12H\n\rCreateSession\x12!.carousel.v1.CreateSessionRequest\x1a\x14.carousel.v1.Session\x12H\n\rAttachSession\x12!.carousel.v1.AttachSessionRequest\x1a\x14.carousel.v1.Session\x12\x42\n\nGetSession\x12\x1e.carousel.v1.GetSessionRequest\x1a\x14.carousel.v1.Session\x12S\n\x0cListSessions\x12 .carousel.v1.ListSessionsRequest\x1a!.carousel.v1.ListSessionsResponse\x12J\n\rDeleteSession\x12!.carousel.v1.DeleteSessionRequest\x1a\x16.google.protobuf.Empty\x12P\n\x0b\x46orkSession\x12\x1f.carousel.v1.ForkSessionRequest\x1a .carousel.v1.ForkSessionResponse\x12L\n\x0f\x42ookmarkSession\x12#.carousel.v1.BookmarkSessionRequest\x1a\x14.carousel.v1.Session\x12J\n\x0eMigrateSession\x12\".carousel.v1.MigrateSessionRequest\x1a\x14.carousel.v1.Session\x12H\n\rRewindSession\x12!.carousel.v1.RewindSessionRequest\x1a\x14.carousel.v1.Session\x12\x46\n\x0cResetSession\x12 .carousel.v1.ResetSessionRequest\x1a\x14.carousel.v1.Session\x12V\n\rExportSession\x12!.carousel.v1.ExportSessionRequest\x1a\".carousel.v1.ExportSessionResponse\x12H\n\rImportSession\x12!.carousel.v1.ImportSessionRequest\x1a\x14.carousel.v1.Session\x12\x46\n\x0cTouchSession\x12 .carousel.v1.TouchSessionRequest\x1a\x14.carousel.v1.Sessionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,37 +36,37 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'carousel.v1.session_service
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CREATESESSIONREQUEST']._serialized_start=165
-  _globals['_CREATESESSIONREQUEST']._serialized_end=423
-  _globals['_ATTACHSESSIONREQUEST']._serialized_start=425
-  _globals['_ATTACHSESSIONREQUEST']._serialized_end=516
-  _globals['_GETSESSIONREQUEST']._serialized_start=518
-  _globals['_GETSESSIONREQUEST']._serialized_end=551
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=553
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=628
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=630
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=737
-  _globals['_DELETESESSIONREQUEST']._serialized_start=739
-  _globals['_DELETESESSIONREQUEST']._serialized_end=807
-  _globals['_FORKSESSIONREQUEST']._serialized_start=809
-  _globals['_FORKSESSIONREQUEST']._serialized_end=879
-  _globals['_FORKSESSIONRESPONSE']._serialized_start=881
-  _globals['_FORKSESSIONRESPONSE']._serialized_end=942
-  _globals['_REWINDSESSIONREQUEST']._serialized_start=945
-  _globals['_REWINDSESSIONREQUEST']._serialized_end=1082
-  _globals['_BOOKMARKSESSIONREQUEST']._serialized_start=1084
-  _globals['_BOOKMARKSESSIONREQUEST']._serialized_end=1188
-  _globals['_MIGRATESESSIONREQUEST']._serialized_start=1190
-  _globals['_MIGRATESESSIONREQUEST']._serialized_end=1274
-  _globals['_RESETSESSIONREQUEST']._serialized_start=1276
-  _globals['_RESETSESSIONREQUEST']._serialized_end=1343
-  _globals['_EXPORTSESSIONREQUEST']._serialized_start=1345
-  _globals['_EXPORTSESSIONREQUEST']._serialized_end=1381
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=1383
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=1447
-  _globals['_IMPORTSESSIONREQUEST']._serialized_start=1450
-  _globals['_IMPORTSESSIONREQUEST']._serialized_end=1700
-  _globals['_TOUCHSESSIONREQUEST']._serialized_start=1702
-  _globals['_TOUCHSESSIONREQUEST']._serialized_end=1777
-  _globals['_SESSIONSERVICE']._serialized_start=1780
-  _globals['_SESSIONSERVICE']._serialized_end=2789
+  _globals['_CREATESESSIONREQUEST']._serialized_end=502
+  _globals['_ATTACHSESSIONREQUEST']._serialized_start=504
+  _globals['_ATTACHSESSIONREQUEST']._serialized_end=595
+  _globals['_GETSESSIONREQUEST']._serialized_start=597
+  _globals['_GETSESSIONREQUEST']._serialized_end=630
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=632
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=707
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=709
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=816
+  _globals['_DELETESESSIONREQUEST']._serialized_start=818
+  _globals['_DELETESESSIONREQUEST']._serialized_end=886
+  _globals['_FORKSESSIONREQUEST']._serialized_start=888
+  _globals['_FORKSESSIONREQUEST']._serialized_end=958
+  _globals['_FORKSESSIONRESPONSE']._serialized_start=960
+  _globals['_FORKSESSIONRESPONSE']._serialized_end=1021
+  _globals['_REWINDSESSIONREQUEST']._serialized_start=1024
+  _globals['_REWINDSESSIONREQUEST']._serialized_end=1161
+  _globals['_BOOKMARKSESSIONREQUEST']._serialized_start=1163
+  _globals['_BOOKMARKSESSIONREQUEST']._serialized_end=1267
+  _globals['_MIGRATESESSIONREQUEST']._serialized_start=1269
+  _globals['_MIGRATESESSIONREQUEST']._serialized_end=1353
+  _globals['_RESETSESSIONREQUEST']._serialized_start=1355
+  _globals['_RESETSESSIONREQUEST']._serialized_end=1422
+  _globals['_EXPORTSESSIONREQUEST']._serialized_start=1424
+  _globals['_EXPORTSESSIONREQUEST']._serialized_end=1460
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=1462
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=1526
+  _globals['_IMPORTSESSIONREQUEST']._serialized_start=1529
+  _globals['_IMPORTSESSIONREQUEST']._serialized_end=1779
+  _globals['_TOUCHSESSIONREQUEST']._serialized_start=1781
+  _globals['_TOUCHSESSIONREQUEST']._serialized_end=1856
+  _globals['_SESSIONSERVICE']._serialized_start=1859
+  _globals['_SESSIONSERVICE']._serialized_end=2868
 # @@protoc_insertion_point(module_scope)

@@ -34,6 +34,8 @@ class CreateSessionRequest(_message.Message):
     DURABILITY_FIELD_NUMBER: _builtins.int
     REWIND_DEPTH_FIELD_NUMBER: _builtins.int
     INITIAL_STATE_FIELD_NUMBER: _builtins.int
+    PREFIX_INPUTS_FIELD_NUMBER: _builtins.int
+    PREFIX_TEXT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The id, 1 to 63 of a-z, 0-9 and '-', beginning with a letter or digit. Empty: the server's
     choice of 128 random bits. An id whose session has ended can be used again.
@@ -50,6 +52,8 @@ class CreateSessionRequest(_message.Message):
     """Keep this many earlier states for RewindSession, 0 to 64. Each costs one row, and such a
     session takes one step a turn.
     """
+    prefix_text: _builtins.str
+    """Text, through the model's tokenizer."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """Ends after this long without use; above 0, at most the server's maximum. Unset: the server's
@@ -66,6 +70,10 @@ class CreateSessionRequest(_message.Message):
         initial state (zero, or learned).
         """
 
+    @_builtins.property
+    def prefix_inputs(self) -> _tensor_pb2.Tensor:
+        """Features [T, D] or tokens [T]."""
+
     def __init__(
         self,
         *,
@@ -76,12 +84,16 @@ class CreateSessionRequest(_message.Message):
         durability: _session_pb2.Durability.ValueType = ...,
         rewind_depth: _builtins.int = ...,
         initial_state: _abc.Iterable[_tensor_pb2.NamedTensor] | None = ...,
+        prefix_inputs: _tensor_pb2.Tensor | None = ...,
+        prefix_text: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "prefix", b"prefix", "prefix_inputs", b"prefix_inputs", "prefix_text", b"prefix_text", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "initial_state", b"initial_state", "lifetime", b"lifetime", "model", b"model", "rewind_depth", b"rewind_depth", "session_id", b"session_id", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "initial_state", b"initial_state", "lifetime", b"lifetime", "model", b"model", "prefix", b"prefix", "prefix_inputs", b"prefix_inputs", "prefix_text", b"prefix_text", "rewind_depth", b"rewind_depth", "session_id", b"session_id", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_prefix: _TypeAlias = _typing.Literal["prefix_inputs", "prefix_text"]  # noqa: Y015
+    _WhichOneofArgType_prefix: _TypeAlias = _typing.Literal["prefix", b"prefix"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_prefix) -> _WhichOneofReturnType_prefix | None: ...
 
 Global___CreateSessionRequest: _TypeAlias = CreateSessionRequest  # noqa: Y015
 

@@ -111,8 +111,10 @@ class SessionServiceServicer:
     def CreateSession(self, request, context):
         """Makes a session and gives out a row. Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
         MODEL_NOT_LOADED, MODEL_NOT_STEPWISE (a bidirectional model), SESSION_EXISTS,
-        SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING.
-        A session of ASYNC or SYNC is in the store when this returns.
+        SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING;
+        with a prefix also CHUNK_TOO_LONG, NO_TOKENIZER, TENSOR_MALFORMED, INPUT_MISMATCH,
+        NON_FINITE_INPUT, TOKEN_OUT_OF_RANGE, NON_FINITE_RESULT, QUEUE_FULL. A refused create leaves
+        nothing behind. A session of ASYNC or SYNC is in the store when this returns.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,8 +38,10 @@ class SessionServiceStub:
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_pb2.Session]
     """Makes a session and gives out a row. Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
     MODEL_NOT_LOADED, MODEL_NOT_STEPWISE (a bidirectional model), SESSION_EXISTS,
-    SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING.
-    A session of ASYNC or SYNC is in the store when this returns.
+    SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING;
+    with a prefix also CHUNK_TOO_LONG, NO_TOKENIZER, TENSOR_MALFORMED, INPUT_MISMATCH,
+    NON_FINITE_INPUT, TOKEN_OUT_OF_RANGE, NON_FINITE_RESULT, QUEUE_FULL. A refused create leaves
+    nothing behind. A session of ASYNC or SYNC is in the store when this returns.
     """
     AttachSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AttachSessionRequest, _session_pb2.Session]
     """Takes a session over: gives a new handle and fences the old one, so that a late packet of the
@@ -99,8 +101,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Makes a session and gives out a row. Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
     MODEL_NOT_LOADED, MODEL_NOT_STEPWISE (a bidirectional model), SESSION_EXISTS,
-    SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING.
-    A session of ASYNC or SYNC is in the store when this returns.
+    SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING;
+    with a prefix also CHUNK_TOO_LONG, NO_TOKENIZER, TENSOR_MALFORMED, INPUT_MISMATCH,
+    NON_FINITE_INPUT, TOKEN_OUT_OF_RANGE, NON_FINITE_RESULT, QUEUE_FULL. A refused create leaves
+    nothing behind. A session of ASYNC or SYNC is in the store when this returns.
     """
     AttachSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AttachSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Takes a session over: gives a new handle and fences the old one, so that a late packet of the
@@ -163,8 +167,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
         """Makes a session and gives out a row. Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
         MODEL_NOT_LOADED, MODEL_NOT_STEPWISE (a bidirectional model), SESSION_EXISTS,
-        SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING.
-        A session of ASYNC or SYNC is in the store when this returns.
+        SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING;
+        with a prefix also CHUNK_TOO_LONG, NO_TOKENIZER, TENSOR_MALFORMED, INPUT_MISMATCH,
+        NON_FINITE_INPUT, TOKEN_OUT_OF_RANGE, NON_FINITE_RESULT, QUEUE_FULL. A refused create leaves
+        nothing behind. A session of ASYNC or SYNC is in the store when this returns.
         """
 
     @_abc_1.abstractmethod

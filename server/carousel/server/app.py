@@ -25,6 +25,7 @@ from carousel.server import logs
 from carousel.server.at_rest import AtRest
 from carousel.server.engine import Engine
 from carousel.server.hall import Hall
+from carousel.server.held.keys import KeysError
 from carousel.server.http import HttpServer
 from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
@@ -286,7 +287,10 @@ class Server:
     def _add_services(self) -> None:
         hall, settings = self.hall, self.settings
         self.training_service = TrainingService(self.office)
-        self._inference = InferenceService(hall)
+        try:
+            self._inference = InferenceService(hall)
+        except KeysError as error:
+            raise StartError(str(error)) from error
         servicers = {
             "admin": AdminService(hall, instance_id=self.instance_id, drain=self.drain),
             "inference": self._inference,

@@ -15,6 +15,7 @@ import torch
 
 from carousel.errors import CarouselError, InternalError
 from carousel.server import gatekeeper
+from carousel.server.held import turn as held
 from carousel.server.loaded import LoadedVersion
 from carousel.server.ride import Ride, finite_rows
 from carousel.server.scheduler import Chunk, Plan
@@ -150,16 +151,14 @@ class Engine:
     def retire(self, version: LoadedVersion) -> None:
         """Answer what still waits for a version, whose sessions have ended, and let go of it."""
         self._answers.extend(gatekeeper.dismiss_fenced(self.table, version))
+        held.dismiss(version)
         self.versions.remove(version)
 
     @property
     def waiting(self) -> int:
         """Items that have not been answered."""
-        return (
-            len(self._inbox)
-            + len(self._away)
-            + sum(len(version.scheduler) for version in self.versions)
-        )
+        queued = (len(version.scheduler) + len(version.held) for version in self.versions)
+        return len(self._inbox) + len(self._away) + sum(queued)
 
     def _run(self) -> None:
         torch.set_grad_enabled(False)
@@ -171,6 +170,7 @@ class Engine:
                 self._dismiss_fenced()
                 self._deliver()  # who was refused at the door must not wait for anything
                 turned = [self._safe_turn(version) for version in tuple(self.versions)]
+                turned += [held.turn(version) for version in tuple(self.versions)]
                 self.behind.flush()
                 if not any(turned):
                     due = self.behind.due_in(time.monotonic())

@@ -11,6 +11,8 @@ import numpy as np
 from carousel.errors import CarouselError, ServerDraining
 from carousel.server.at_rest import AtRest
 from carousel.server.engine import Engine
+from carousel.server.held import turn as held
+from carousel.server.held.queue import HeldWork
 from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import Metrics
 from carousel.server.registry import Registry
@@ -126,6 +128,21 @@ class Hall:
         self.engine.submit(version, work)
         try:
             return await future
+        except asyncio.CancelledError:
+            work.cancelled = True
+            raise
+
+    async def run_held(self, version: LoadedVersion, work: HeldWork) -> None:
+        """Run a work to its end: its rows, outputs and errors say what came of it.
+
+        Raises QueueFull, ModelNotLoaded.
+        """
+        if not work.open.any():
+            return
+        try:
+            limit = self.settings.max_queue
+            await self.engine.call(held.admit, version, work, max_queue=limit)
+            await work.finished
         except asyncio.CancelledError:
             work.cancelled = True
             raise

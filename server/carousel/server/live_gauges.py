@@ -46,7 +46,7 @@ class LiveGauges(Collector):
         waiting = Counter({v.model: 0 for v in versions})
         running, held = waiting.copy(), waiting.copy()
         for version in versions:
-            waiting[version.model] += len(version.scheduler)
+            waiting[version.model] += len(version.scheduler) + len(version.held)
             running[version.model] += version.riding
             held[version.model] += version.arena.used * version.arena.row_bytes
         yield _by_model("carousel_requests_waiting", "Items that wait for a turn.", waiting)

@@ -7,8 +7,10 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from carousel.errors import ModelNotStepwise
 from carousel.model import Kernel, Network, StateSchema, Tokens, make_kernel
 from carousel.server.arena import Arena
+from carousel.server.held.queue import HeldQueue
 from carousel.server.metrics import VersionMetrics
 from carousel.server.names import version_name
 from carousel.server.scheduler import Scheduler
@@ -62,6 +64,7 @@ class LoadedVersion:
             max_batch=settings.max_batch,
             chunk_slice=settings.chunk_slice,
         )
+        self.held = HeldQueue(max_batch=settings.max_batch, chunk_slice=settings.chunk_slice)
         self.replies: Floats = np.zeros((self.arena.capacity, self.config.output_size), np.float32)
         self.sessions = 0
         self.riding = 0  # items in the present turn
@@ -86,6 +89,13 @@ class LoadedVersion:
     @property
     def input_dtype(self) -> npt.DTypeLike:
         return np.int64 if self.config.takes_tokens else np.float32
+
+    def check_stepwise(self) -> None:
+        """Raises ModelNotStepwise for a model that has no next step."""
+        if not self.stepwise:
+            raise ModelNotStepwise(
+                f"{self.name} is bidirectional and needs whole sequences: use Predict"
+            )
 
     def allocate(self, count: int) -> Ints:
         """Rows, with room for their replies."""

@@ -86,6 +86,13 @@ class Metrics:
         self.restores = counter("restores", "Sessions brought back from the store.", *_BY_MODEL)
         self.parks = counter("session_parks", "Sessions moved off the device.", *_BY_MODEL)
         self.unparks = counter("session_unparks", "Sessions moved back to it.", *_BY_MODEL)
+        self.prefix_hits = counter(
+            "prefix_cache_hits", "Sessions whose prefix was not computed for them.", *_BY_MODEL
+        )
+        self.prefix_misses = counter(
+            "prefix_cache_misses", "Sessions whose prefix was computed.", *_BY_MODEL
+        )
+        self.prefix_cache_bytes = gauge("prefix_cache_bytes", "Bytes of rows kept for prefixes.")
         # Generation
         self.generated_tokens = counter("generated_tokens", "Tokens made.", *_BY_MODEL)
         self.first_token = numbers(
@@ -168,6 +175,8 @@ class VersionMetrics:
         self.restores = metrics.restores.labels(model)
         self.parks = metrics.parks.labels(model)
         self.unparks = metrics.unparks.labels(model)
+        self.prefix_hits = metrics.prefix_hits.labels(model)
+        self.prefix_misses = metrics.prefix_misses.labels(model)
         self.generated_tokens = metrics.generated_tokens.labels(model)
         self.first_token = metrics.first_token.labels(model)
         self.next_token = metrics.next_token.labels(model)

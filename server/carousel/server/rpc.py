@@ -23,7 +23,7 @@ from carousel.server.metrics import Metrics
 log = logging.getLogger("carousel.rpc")
 
 DETAILS_KEY = "grpc-status-details-bin"
-HOT = frozenset({"Step", "StreamSteps"})  # called too often to log each
+HOT = frozenset({"Step", "StreamSteps", "StepStates"})  # called too often to log each
 
 # In place of a request that could not be parsed: gRPC itself would answer UNKNOWN.
 MALFORMED = object()

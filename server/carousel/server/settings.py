@@ -154,6 +154,11 @@ class Settings(BaseSettings):
         None, description="Name of the step kernel; unset: the fastest for the device."
     )
     threads: int = Field(1, description="Threads that compute on the CPU.", ge=1, le=1024)
+    state_key_file: UserPath | None = Field(
+        None,
+        description="File of the keys that seal held states, one a line, shared by servers that "
+        "take each other's; the first seals, all open; unset: a key of its own beside the data.",
+    )
     max_sessions: int = Field(
         1_048_576, description="Live sessions, all models together.", ge=1, le=2**31 - 1
     )
@@ -184,6 +189,12 @@ class Settings(BaseSettings):
         description="Bytes of one message, such as 64MiB.",
         ge=4 * MIB,
         le=2**31 - 1,
+    )
+    prefix_cache_bytes: ByteSize = Field(
+        ByteSize(64 * MIB),
+        description="Memory for rows that prefixes of sessions lead to, such as 64MiB; 0: none.",
+        ge=0,
+        le=2**40,
     )
     max_tokens: int = Field(4096, description="Tokens of one generation.", ge=1, le=2**24)
     default_ttl: float = Field(

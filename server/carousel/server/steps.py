@@ -62,7 +62,7 @@ def decode(
         if lengths.max() == 1 and lengths.min() == 1:
             lengths = None
         else:
-            refusals += _bad_lengths(lengths, max_chunk)
+            refusals += bad_lengths(lengths, max_chunk)
     if lengths is None and len(handles) == 1:
         inputs = read_one(request.inputs, version)
     else:
@@ -82,7 +82,7 @@ def decode(
     )
 
 
-def _bad_lengths(lengths: Ints, max_chunk: int) -> Refusals:
+def bad_lengths(lengths: Ints, max_chunk: int) -> Refusals:
     wrong = np.flatnonzero((lengths < 1) | (lengths > max_chunk)).tolist()
     return [
         (

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from carousel.errors import CarouselError, MessageTooLarge
 from carousel.server import generation, sequences, steps
 from carousel.server.hall import Hall
+from carousel.server.held.steps import HeldSteps
 from carousel.server.loaded import LoadedVersion
 from carousel.server.rpc import Context
 from carousel.server.work import NEVER, Answer, Work
@@ -120,6 +121,7 @@ class InferenceService:
     def __init__(self, hall: Hall) -> None:
         self._hall = hall
         self._sequences = sequences.Sequences(hall)
+        self._held = HeldSteps(hall)
         self._streams: set[Stream] = set()
 
     def drain(self) -> None:
@@ -212,6 +214,12 @@ class InferenceService:
                 "outputs only",
                 field="inputs",
             )
+
+    async def StepStates(
+        self, request: pb.StepStatesRequest, context: Context
+    ) -> pb.StepStatesResponse:
+        self._hall.refuse_when_draining()
+        return await self._held.step(request, deadline_of(context))
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         self._hall.refuse_when_draining()

@@ -19,6 +19,8 @@ from carousel.errors import (
 )
 from carousel.server import names, snapshots
 from carousel.server.hall import Hall
+from carousel.server.loaded import LoadedVersion
+from carousel.server.prefixes import Prefixes
 from carousel.server.rpc import Context
 from carousel.server.session_values import describe_ended, describe_record
 from carousel.server.sessions import MAX_FORKS, Terms
@@ -34,6 +36,7 @@ class SessionService:
         self._hall = hall
         self._sessions = hall.sessions
         self._call = hall.engine.call
+        self._prefixes = Prefixes(hall)
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, context: Context
@@ -41,10 +44,27 @@ class SessionService:
         self._hall.refuse_when_draining()
         version = self._hall.registry.resolve(request.model)
         terms = _terms(request)
+        if request.WhichOneof("prefix"):
+            return await self._made(await self._begin_with_prefix(request, version, terms))
         row = (
             snapshots.read_state(request.initial_state, version) if request.initial_state else None
         )
         return await self._made(self._call(self._sessions.create, version, terms, row=row))
+
+    async def _begin_with_prefix(
+        self, request: pb.CreateSessionRequest, version: LoadedVersion, terms: Terms
+    ) -> asyncio.Future[session_pb2.Session]:
+        version.check_stepwise()
+        prefix = await self._prefixes.find(version, request)
+        return self._call(
+            self._sessions.create,
+            version,
+            terms,
+            row=prefix.row,
+            step_index=prefix.steps,
+            reply_index=prefix.steps - 1,
+            reply=prefix.output,
+        )
 
     async def _made(self, making: asyncio.Future[session_pb2.Session]) -> session_pb2.Session:
         """The new session; it ends at once when its caller has gone, who will never know of it."""

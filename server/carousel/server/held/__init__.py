@@ -1,0 +1,1 @@
+"""Held states: steps of states that callers keep themselves; the server keeps nothing."""

@@ -1,0 +1,212 @@
+"""The turn of held states: in the engine's thread, beside the sessions' turns."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from carousel.errors import (
+    Cancelled,
+    CarouselError,
+    DeadlineExceeded,
+    InternalError,
+    ModelNotLoaded,
+    NonFiniteResult,
+    QueueFull,
+)
+from carousel.server.held.queue import Group, HeldWork
+from carousel.server.loaded import LoadedVersion
+from carousel.server.ride import finite_rows
+from carousel.server.work import Floats, Inputs, Ints
+
+log = logging.getLogger("carousel.held")
+
+RETRY_SECONDS = 0.05
+
+Mask = npt.NDArray[np.bool_]
+
+
+def admit(version: LoadedVersion, work: HeldWork, *, max_queue: int) -> None:
+    """Queue a work, whole or not at all. Raises QueueFull, ModelNotLoaded."""
+    count = int(work.open.sum())
+    if version.retired:
+        raise ModelNotLoaded(f"{version.name} was taken out of service")
+    if len(version.scheduler) + len(version.held) + count > max_queue:
+        version.metrics.rejected(QueueFull.reason)
+        raise QueueFull(
+            f"at most {max_queue} items may wait for {version.name}",
+            field="states",
+            retry_after=RETRY_SECONDS,
+        )
+    version.held.push(work)
+
+
+def dismiss(version: LoadedVersion) -> None:
+    """Answer all that waits for a version that goes out of service."""
+    groups = version.held.clear()
+    _fail(groups, ModelNotLoaded(f"{version.name} was taken out of service"))
+    _tell(groups)
+
+
+def turn(version: LoadedVersion) -> bool:
+    """One turn for those who wait; False when nobody does."""
+    groups, sliced = version.held.next(in_a_hurry=len(version.scheduler) > 0)
+    if not groups:
+        return False
+    begin = time.monotonic()
+    try:
+        riders = [group for group in groups if _may_ride(version, group, begin)]
+        going_on = _ride(version, riders, begin, sliced=sliced) if riders else []
+    except Exception:  # a bug must not leave anybody without an answer
+        log.exception("a turn of held states of %s failed", version.name)
+        _fail(groups, InternalError("the turn failed; nothing came of it"))
+    else:
+        for group in going_on:
+            version.held.put_back(group)
+    _tell(groups)
+    return True
+
+
+def _may_ride(version: LoadedVersion, group: Group, now: float) -> bool:
+    """Whether anybody still waits for these; those who can't ride are told so."""
+    if group.work.cancelled:
+        _fail([group], Cancelled("the caller went away"))
+    elif group.work.deadline <= now:
+        version.metrics.deadline_queue.inc(len(group.items))
+        _fail([group], DeadlineExceeded("the deadline passed before the step's turn came"))
+    else:
+        return True
+    return False
+
+
+def _ride(
+    version: LoadedVersion, riders: Sequence[Group], begin: float, *, sliced: bool
+) -> list[Group]:
+    """Run the network once for all riders; gives those whose chunk goes on."""
+    state = torch.from_numpy(np.concatenate([group.work.rows[group.items] for group in riders]))
+    state = state.to(version.arena.device)  # [B, width]
+    lengths = _slices(riders, version.held.chunk_slice) if sliced else None
+    inputs = torch.from_numpy(_inputs(version, riders, lengths)).to(version.arena.device)
+    computing = time.monotonic()
+    if lengths is None:
+        outputs, new = version.kernel.step(inputs, state)  # [B, O], [B, width]
+    else:
+        outputs, new = version.kernel.chunk(inputs, torch.from_numpy(lengths), state)
+    outputs = outputs.cpu()
+    seconds = time.monotonic() - computing
+    finite = finite_rows(outputs, new)
+    good = np.ones(len(state), np.bool_) if finite is None else finite.numpy()
+    going_on = _commit(riders, outputs.numpy(), new.cpu().numpy(), good, lengths)
+    _measure(version, riders, good, lengths, begin, seconds)
+    return going_on
+
+
+def _slices(riders: Sequence[Group], longest: int) -> Ints:
+    """Steps that each rides in this turn, [B]."""
+    left = [group.work.lengths[group.items] - group.work.done[group.items] for group in riders]
+    return np.minimum(np.concatenate(left), longest)
+
+
+def _inputs(version: LoadedVersion, riders: Sequence[Group], lengths: Ints | None) -> Inputs:
+    """The next steps' inputs, [B, ...], or of slices [B, T, ...]."""
+    begins = [group.work.offsets[group.items] + group.work.done[group.items] for group in riders]
+    if lengths is None:
+        pairs = zip(riders, begins, strict=True)
+        return np.concatenate([group.work.inputs[begin] for group, begin in pairs])
+    shape = (len(lengths), int(lengths.max()), *version.input_shape)
+    inputs: Inputs = np.zeros(shape, version.input_dtype)
+    place = 0
+    for group, begin in zip(riders, begins, strict=True):
+        for first in begin.tolist():
+            length = int(lengths[place])
+            inputs[place, :length] = group.work.inputs[first : first + length]
+            place += 1
+    return inputs
+
+
+def _commit(
+    riders: Sequence[Group], outputs: Floats, new: Floats, good: Mask, lengths: Ints | None
+) -> list[Group]:
+    """Move each work on by what is finite; gives those whose chunk goes on."""
+    going_on = []
+    for group, part in _parts(riders):
+        work, items, ok = group.work, group.items[good[part]], good[part]
+        work.rows[items] = new[part][ok]
+        if lengths is None:
+            places = items if work.last_only else work.offsets[items]
+            work.outputs[places] = outputs[part][ok]
+            work.done[items] = 1
+        else:
+            _put_slices(work, items, outputs[part][ok], lengths[part][ok])
+        over = work.done[items] == work.lengths[items]
+        work.open[items[over]] = False
+        if not over.all():
+            going_on.append(Group(work, items[~over]))
+        if not ok.all():
+            _fail([Group(work, group.items[~ok])], NonFiniteResult("a step gave NaN or infinity"))
+    return going_on
+
+
+def _put_slices(work: HeldWork, items: Ints, outputs: Floats, lengths: Ints) -> None:
+    """Outputs [n, T, O] of slices into their places."""
+    if work.last_only:
+        work.outputs[items] = outputs[np.arange(len(items)), lengths - 1]
+    else:
+        begins = (work.offsets[items] + work.done[items]).tolist()
+        for begin, rows, length in zip(begins, outputs, lengths.tolist(), strict=True):
+            work.outputs[begin : begin + length] = rows[:length]
+    work.done[items] += lengths
+
+
+def _parts(riders: Sequence[Group]) -> Iterator[tuple[Group, slice]]:
+    """Each group and its places among the riders."""
+    edges = itertools.accumulate((len(group.items) for group in riders), initial=0)
+    for group, (begin, end) in zip(riders, itertools.pairwise(edges), strict=True):
+        yield group, slice(begin, end)
+
+
+def _measure(
+    version: LoadedVersion,
+    riders: Sequence[Group],
+    good: Mask,
+    lengths: Ints | None,
+    begin: float,
+    seconds: float,
+) -> None:
+    metrics, now = version.metrics, time.monotonic()
+    metrics.turn_batch_size.observe(len(good))
+    metrics.turn_duration.observe(now - begin)
+    metrics.nonfinite.inc(len(good) - int(good.sum()))
+    if lengths is not None:
+        metrics.steps.inc(int(lengths[good].sum()))
+        return
+    metrics.steps.inc(int(good.sum()))
+    metrics.step_compute.observe(seconds, len(good))
+    arrived = np.array([group.work.arrived for group in riders])
+    items = np.array([len(group.items) for group in riders])
+    metrics.step_queue.observe_many(begin - arrived, items)
+    metrics.step_duration.observe_many(now - arrived, items)
+
+
+def _fail(groups: Iterable[Group], error: CarouselError) -> None:
+    for group in groups:
+        group.work.fail(group.items, error)
+
+
+def _tell(groups: Iterable[Group]) -> None:
+    """Tell the event loop, once, of the works of which nothing is open any more."""
+    over = [group.work for group in groups if not group.work.open.any()]
+    if over:
+        over[0].finished.get_loop().call_soon_threadsafe(_settle, over)
+
+
+def _settle(works: Sequence[HeldWork]) -> None:
+    for work in works:
+        if not work.finished.done():
+            work.finished.set_result(None)
