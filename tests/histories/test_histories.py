@@ -35,6 +35,6 @@ def test_every_history_fits_the_oracle(world: World, model_store: Path) -> None:
             deadline=None,
             derandomize=EXAMPLES == 200,
             database=None,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )

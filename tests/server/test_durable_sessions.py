@@ -238,8 +238,11 @@ def test_kept_states_and_bookmarks_survive(pair: Pair) -> None:
     stored(pair.one, session)
     taken = attach(pair.two, session.name)
     assert [(mark.name, mark.step_index) for mark in taken.bookmarks] == [("one", 1)]
-    for target, index in (({"steps": 2}, 4), ({"bookmark": "one"}, 1)):
-        back = pair.two.sessions.RewindSession(pb.RewindSessionRequest(name=session.name, **target))
+    for request, index in (
+        (pb.RewindSessionRequest(name=session.name, steps=2), 4),
+        (pb.RewindSessionRequest(name=session.name, bookmark="one"), 1),
+    ):
+        back = pair.two.sessions.RewindSession(request)
         assert back.step_index == index
         same(
             pair.two.outputs([back.handle], [index], x[index : index + 1]), truth[index - 1 : index]

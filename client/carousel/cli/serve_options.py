@@ -71,6 +71,24 @@ def options(
             metavar="MODEL",
         ),
     ] = None,
+    session_store: Annotated[
+        str | None,
+        _models(
+            "beside the data",
+            "Where durable sessions lie: a file, or valkey://HOST:PORT, which servers may share; "
+            "unset: `sessions.db` in the folder of data. A password is better kept in "
+            "CAROUSEL_SESSION_STORE: arguments can be seen by everyone.",
+            metavar="FILE|URL",
+        ),
+    ] = None,
+    durable: Annotated[
+        bool | None,
+        _models("yes", "Keep sessions in the store; else all live in memory only."),
+    ] = None,
+    default_durability: Annotated[
+        str | None,
+        _models("async", "What a session gets that asks for nothing: memory, async or sync."),
+    ] = None,
     device: Annotated[
         str | None,
         _models("auto", "Where models run: auto, cpu, cuda or cuda:N; auto: cuda if there is one."),
@@ -90,6 +108,18 @@ def options(
     ] = None,
     max_sessions: Annotated[
         int | None, _limit("1048576", "Live sessions, all models together.")
+    ] = None,
+    device_rows: Annotated[
+        int | None,
+        _limit(
+            "as many as sessions",
+            "States on the device, of each model version; sessions that idle longest are parked "
+            "in memory when more are needed.",
+        ),
+    ] = None,
+    host_sessions: Annotated[
+        int | None,
+        _limit("all", "Parked sessions in memory; the rest go to the store of sessions."),
     ] = None,
     max_batch: Annotated[int | None, _limit("256", "Rows in one turn.")] = None,
     chunk_slice: Annotated[

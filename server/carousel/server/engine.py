@@ -41,9 +41,11 @@ class Residents(Protocol):
         self, slots: list[int], *, pinned: set[int]
     ) -> tuple[list[int], dict[int, CarouselError]]:
         """Those in memory, at once; gives those that the store has, and what failed by slot."""
+        ...
 
     def want(self, slots: list[int], done: Done) -> None:
         """All of them; calls `done` when the last one is here, or with what failed."""
+        ...
 
 
 class Engine:

@@ -297,8 +297,8 @@ class Sessions(Moves):
     def _durability(self, wanted: int) -> int:
         """The class that a session gets. Raises DurabilityUnsupported, StoreUnavailable."""
         store = self.engine.behind.store
-        default = ASYNC if store is not None else MEMORY
-        if self._settings.default_durability is not None and store is not None:
+        default = MEMORY
+        if store is not None:
             default = DURABILITIES[self._settings.default_durability]
         durability = wanted or default
         if durability not in DURABILITIES.values():

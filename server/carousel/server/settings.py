@@ -143,8 +143,9 @@ class Settings(BaseSettings):
     durable: bool = Field(
         True, description="Keep sessions in the store; else all live in memory only."
     )
-    default_durability: Literal["memory", "async", "sync"] | None = Field(
-        None, description="What a session gets that asks for nothing; unset: async."
+    default_durability: Literal["memory", "async", "sync"] = Field(
+        "async",
+        description="What a session gets that asks for nothing: memory, async or sync.",
     )
     device: Annotated[str, AfterValidator(_device)] = Field(
         "auto",

@@ -198,6 +198,14 @@ class WriteBehind:
         )
         self._since = min(self._since, time.monotonic())
 
+    def is_ending(self, session_id: str) -> bool:
+        """Whether the store is still to hear that this session ended; from any thread."""
+        underway = self._underway
+        return session_id in self._endings or (
+            underway is not None
+            and any(one.ended.session_id == session_id for one in underway.endings)
+        )
+
     def _is_stored(self, slot: int) -> bool:
         """Whether the store has, or will have, anything of it."""
         table = self._table

@@ -135,9 +135,11 @@ class SessionService:
             if found is None:
                 raise
         else:
-            # One that ended here may have begun anew elsewhere.
-            if not (session.end_reason and session.durability > session_pb2.DURABILITY_MEMORY):
+            volatile = session.durability == session_pb2.DURABILITY_MEMORY
+            behind = self._hall.engine.behind
+            if not session.end_reason or volatile or behind.is_ending(session_id):
                 return session
+            # One that ended here may have begun anew elsewhere.
             found = await self._hall.at_rest.find(session_id)
             if found is None:
                 return session
