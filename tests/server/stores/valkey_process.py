@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 from pathlib import Path
+from typing import IO
 
 TRIES = 5  # a free port can be taken before it is used
 
@@ -43,6 +44,7 @@ class ValkeyProcess:
         """As a crash would: what is not in its log is lost."""
         self._process.kill()
         self._process.wait()
+        self._listener.join()
 
     def restart(self, *options: str) -> None:
         """Start again on what lies in the folder."""
@@ -68,8 +70,15 @@ class ValkeyProcess:
         for line in out:
             self._said.append(line)
             if "Ready to accept connections" in line:
-                # Nobody reads on: a full pipe would stop it.
-                threading.Thread(target=collections.deque, args=(out, 0), daemon=True).start()
+                # What it says from now on is thrown away: a full pipe would stop it.
+                self._listener = threading.Thread(target=_drain, args=(out,), daemon=True)
+                self._listener.start()
                 return True
+        out.close()
         self._process.wait()
         return False
+
+
+def _drain(out: IO[str]) -> None:
+    with out:
+        collections.deque(out, 0)
