@@ -68,8 +68,8 @@ class ValkeyStore:
             refused, (here, there) = _call(connection, script, wait)
             if here < 1 or there < self._replicas:
                 raise ValkeyError(
-                    f"{self._sync_milliseconds} ms were too short to sync its log to disk, or"
-                    f" those of its replicas ({there} of {self._replicas} did)"
+                    f"within {self._sync_milliseconds} ms the batch came to the disk of {here} of"
+                    f" 1 primary and of {there} of {self._replicas} replicas"
                 )
         return [int(place) for place in refused]
 
