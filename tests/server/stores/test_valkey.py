@@ -89,6 +89,18 @@ def test_a_store_without_a_log_is_refused(start_valkey: StartValkey) -> None:
         assert group_in(store) == 1
 
 
+def test_a_batch_that_does_not_reach_the_disk_is_not_called_accepted(
+    start_valkey: StartValkey,
+) -> None:
+    process = start_valkey("--appendfsync", "no")
+    with opened(process.url, timeout=0.5) as store, admin(process) as client:
+        with pytest.raises(StoreUnavailable, match="came to the disk of 0 of 1 primary"):
+            write_group(store, 0)
+        client.config_set("appendfsync", "always")
+    with opened(process.url) as store:
+        write_group(store, 0)
+
+
 def test_a_store_that_may_evict_is_refused(start_valkey: StartValkey) -> None:
     process = start_valkey("--maxmemory-policy", "allkeys-lru")
     with opened(process.url) as store, admin(process) as client:

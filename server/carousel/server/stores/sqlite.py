@@ -18,6 +18,10 @@ BUSY_SECONDS = 5.0  # how long to wait for another process that writes
 # Of one statement. Binding a row holds the interpreter's lock for about 2 us.
 ROWS = 1024
 
+# The log is copied into the file every 16 MiB: sessions that go on are then written there less
+# often. Rows of about as many bytes are at hand, since overwriting one reads it.
+PRAGMAS = ("synchronous = FULL", "wal_autocheckpoint = 4000", "cache_size = -16000")
+
 # With NOT NULL on a column, SQLite would keep a journal of each statement with several rows, so as
 # to undo it alone, which takes as long again as the statement.
 SCHEMA = """
@@ -137,7 +141,8 @@ class SqliteStore:
             with _alone(self._path.parent):
                 connection.execute("PRAGMA journal_mode = WAL")
                 self._prepare(connection)
-            connection.execute("PRAGMA synchronous = FULL")
+            for pragma in PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}")
         except BaseException:
             connection.close()
             raise
