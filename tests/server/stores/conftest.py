@@ -61,16 +61,18 @@ def admin(process: ValkeyProcess) -> Any:
 @pytest.fixture(params=["sqlite", "valkey"])
 def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Open one store once more; it is empty at first."""
+    url = ""
+    if request.param == "valkey":
+        process: ValkeyProcess = request.getfixturevalue("shared_valkey")
+        url = process.url
+        with admin(process) as client:
+            client.flushall()
     with ExitStack() as stack:
-        if request.param == "valkey":
-            process: ValkeyProcess = request.getfixturevalue("shared_valkey")
-            with admin(process) as client:
-                client.flushall()
 
         def open_one() -> StateStore:
             store: StateStore
-            if request.param == "valkey":
-                store = ValkeyStore(process.url, timeout=PATIENCE)
+            if url:
+                store = ValkeyStore(url, timeout=PATIENCE)
             else:
                 store = SqliteStore(tmp_path / "store" / "sessions.sqlite", busy_timeout=PATIENCE)
             stack.callback(store.close)
