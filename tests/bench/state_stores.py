@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from carousel.server.stores import Batch, StateStore, open_store
-from carousel.server.stores.sqlite import SqliteStore
+from carousel.server.stores.sqlite import WRITE, SqliteStore
 from tests.server.stores.valkey_process import ValkeyProcess, valkey_binary
 
 SESSIONS = 4096
@@ -31,23 +31,16 @@ BATCHES = (64, 256, 1024)
 
 Write = Callable[[Batch], object]
 
-ROW_BY_ROW = """
-INSERT INTO entries VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
-SET (handle, revision, expire_time, data)
-  = (excluded.handle, excluded.revision, excluded.expire_time, excluded.data)
-WHERE entries.handle = excluded.handle AND entries.revision <= excluded.revision
-"""
-
 
 class RowByRow(SqliteStore):
-    """The same file, written with `executemany`; for sessions that go on, none refused."""
+    """The same statement, a row a call; for sessions that go on, none refused."""
 
     def write(self, batch: Batch) -> list[int]:
         handles = [handle - (1 << 64) for handle in batch.handles]
-        columns = (batch.ids, handles, batch.revisions, batch.expire_times, batch.data)
+        columns = (batch.ids, handles, handles, batch.revisions, batch.expire_times, batch.data)
         with self._opened() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(ROW_BY_ROW, zip(*columns, strict=True))
+            connection.executemany(WRITE.format(rows="(?,?,?,?,?,?)"), zip(*columns, strict=True))
             connection.execute("COMMIT")
         return []
 

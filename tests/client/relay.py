@@ -1,9 +1,10 @@
-"""A TCP relay between client and server that can be cut, stalled and half-closed."""
+"""A TCP relay between client and server that can be cut, stalled, half-closed and made late."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -14,14 +15,16 @@ T = TypeVar("T")
 class Relay:
     """Listens on `target` and passes everything on, until it is told otherwise.
 
-    `on_answer(total)` is called with the bytes that came from the server so far, before they are
-    passed on: a place to cut at.
+    With `tls` it takes TLS, and passes on what is in it. `on_answer(total)` is called with the
+    bytes that came from the server so far, before they are passed on: a place to cut at.
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, *, tls: ssl.SSLContext | None = None) -> None:
         host, port = upstream.rsplit(":", 1)
         self._upstream = (host, int(port))
+        self._tls = tls
         self._writers: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
+        self._open: set[asyncio.Future[Any]] = set()
         self.connections = 0
         self.answered = 0
         self._refusing = False
@@ -49,6 +52,14 @@ class Relay:
     def resume(self) -> None:
         self._loop.call_soon_threadsafe(self._flowing.set)
 
+    def hold(self) -> None:
+        """Keep what the open connections send from now on; new connections flow."""
+        self._run(self._hold())
+
+    def release(self) -> None:
+        """Pass on what was held, and wait for those connections to end at both sides."""
+        self._run(self._release())
+
     def half_close(self) -> None:
         """Tell the server that the client sends no more."""
         self._run(self._half_close())
@@ -69,7 +80,7 @@ class Relay:
     async def _listen(self) -> str:
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def _accept(self, reader: asyncio.StreamReader, down: asyncio.StreamWriter) -> None:
@@ -83,16 +94,26 @@ class Relay:
             down.transport.abort()
             return
         self._writers.append((down, up))
-        await asyncio.gather(self._pump(reader, up, False), self._pump(answers, down, True))
+        flowing = self._flowing
+        passing = asyncio.gather(
+            self._pump(reader, up, flowing, False), self._pump(answers, down, flowing, True)
+        )
+        self._open.add(passing)
+        await passing
+        self._open.discard(passing)
         for writer in (down, up):
             writer.close()
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: bool
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        flowing: asyncio.Event,
+        answers: bool,
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                await self._flowing.wait()
+                await flowing.wait()
                 if answers:
                     self.answered += len(data)
                     self.on_answer(self.answered)
@@ -104,6 +125,16 @@ class Relay:
 
     async def _cut(self) -> None:
         self.cut_here()
+
+    async def _hold(self) -> None:
+        self._held, self._late = self._open.copy(), self._flowing
+        self._late.clear()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
+    async def _release(self) -> None:
+        self._late.set()
+        await asyncio.wait(self._held, timeout=5)
 
     async def _half_close(self) -> None:
         for _, up in self._writers:

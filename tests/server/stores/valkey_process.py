@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 from pathlib import Path
+from typing import IO
 
 TRIES = 5  # a free port can be taken before it is used
 
@@ -26,6 +27,7 @@ class ValkeyProcess:
 
     def __init__(self, binary: Path, folder: Path, *options: str) -> None:
         self._command = [str(binary), "--dir", str(folder), "--bind", "127.0.0.1", "--save", ""]
+        self._command += ["--hz", "500"]  # it looks that often whether its log is synced
         self._options = options
         for _ in range(TRIES):
             with socket.socket() as free:
@@ -43,6 +45,7 @@ class ValkeyProcess:
         """As a crash would: what is not in its log is lost."""
         self._process.kill()
         self._process.wait()
+        self._listener.join()
 
     def restart(self, *options: str) -> None:
         """Start again on what lies in the folder."""
@@ -68,8 +71,15 @@ class ValkeyProcess:
         for line in out:
             self._said.append(line)
             if "Ready to accept connections" in line:
-                # Nobody reads on: a full pipe would stop it.
-                threading.Thread(target=collections.deque, args=(out, 0), daemon=True).start()
+                # What it says from now on is thrown away: a full pipe would stop it.
+                self._listener = threading.Thread(target=_drain, args=(out,), daemon=True)
+                self._listener.start()
                 return True
+        out.close()
         self._process.wait()
         return False
+
+
+def _drain(out: IO[str]) -> None:
+    with out:
+        collections.deque(out, 0)

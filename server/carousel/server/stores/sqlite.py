@@ -15,37 +15,47 @@ from carousel.server.stores.store import Batch, Entry
 
 VERSION = 1  # of the schema, in the file's user_version
 BUSY_SECONDS = 5.0  # how long to wait for another process that writes
-# Of one statement. Binding a row holds the interpreter's lock for about 2 us.
-ROWS = 1024
+ROWS = 1024  # of one statement: binding one holds the interpreter's lock for about 2 us
 
 # With NOT NULL on a column, SQLite would keep a journal of each statement with several rows, so as
 # to undo it alone, which takes as long again as the statement.
 SCHEMA = """
 CREATE TABLE entries (
-  id TEXT PRIMARY KEY, handle INTEGER, revision INTEGER, expire_time REAL, data BLOB
+  id TEXT PRIMARY KEY, former INTEGER, handle INTEGER, revision INTEGER, expire_time REAL, data BLOB
 );
 CREATE INDEX live_by_expiry ON entries (expire_time) WHERE handle <> 0;
 CREATE INDEX ended_by_expiry ON entries (expire_time) WHERE handle = 0;
 """
 
-# The rule of StateStore.write.
-REFUSED = """
-WITH new (place, id, former, handle, revision) AS ({values})
-SELECT group_concat(place)
-FROM (SELECT new.*, ifnull(entries.handle, 0) AS has, ifnull(entries.revision, 0) AS at
-      FROM new LEFT JOIN entries USING (id) WHERE id IS NOT NULL)
-WHERE NOT (has IN (former, handle) AND (has <> handle OR has = 0 OR at <= revision))
+# Of a connection. The log is copied into the file every 16 MiB: sessions that go on are written
+# there less often. As many bytes of rows are at hand, since overwriting one reads it.
+# The trigger is the rule of StateStore.write.
+SETTINGS = """
+PRAGMA synchronous = FULL;
+PRAGMA wal_autocheckpoint = 4000;
+PRAGMA cache_size = -16000;
+PRAGMA temp_store = MEMORY;
+CREATE TEMP TABLE refused (id TEXT);
+CREATE TEMP TRIGGER fence BEFORE INSERT ON main.entries
+WHEN NOT ifnull(
+  (SELECT handle IN (NEW.former, NEW.handle)
+     AND (handle <> NEW.handle OR handle = 0 OR revision <= NEW.revision)
+   FROM main.entries WHERE id = NEW.id),
+  NEW.former = 0 OR NEW.handle = 0)
+BEGIN
+  INSERT INTO refused VALUES (NEW.id);
+  SELECT RAISE(IGNORE);
+END;
 """
 
-# WHERE keeps out the rows of padding, and tells the parser that ON begins no join.
-UPSERT = """
-INSERT INTO entries (id, handle, revision, expire_time, data)
-SELECT * FROM ({values}) WHERE column1 IS NOT NULL
-ON CONFLICT (id) DO UPDATE SET (handle, revision, expire_time, data)
-  = (excluded.handle, excluded.revision, excluded.expire_time, excluded.data)
+# One statement for all rows: sqlite3 gives the interpreter's lock up, and has to win it back, at
+# every call. WHERE keeps out the padding, and tells the parser that ON begins no join.
+COLUMNS = 6
+WRITE = """
+INSERT INTO entries SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL
+ON CONFLICT (id) DO UPDATE SET (former, handle, revision, expire_time, data)
+  = (excluded.former, excluded.handle, excluded.revision, excluded.expire_time, excluded.data)
 """
-COLUMNS = 5  # of the values in both
-
 SELECT = "SELECT id, handle, revision, expire_time, data FROM entries "
 
 Row = tuple[object, ...]
@@ -63,17 +73,20 @@ class SqliteStore:
 
     def write(self, batch: Batch) -> list[int]:
         formers, handles = _signed(batch.formers), _signed(batch.handles)
-        places = range(len(batch))
-        heads = _rows(places, batch.ids, formers, handles, batch.revisions)
-        rows = _rows(batch.ids, handles, batch.revisions, batch.expire_times, batch.data)
-        refused: list[int] = []
+        columns = (batch.ids, formers, handles, batch.revisions, batch.expire_times, batch.data)
+        rows: list[Row] = list(zip(*columns, strict=True))
         with self._opened() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            for start in range(0, len(batch), ROWS):
-                some = slice(start, start + ROWS)
-                refused += _write(connection, heads[some], rows[some])
-            connection.execute("COMMIT")
-        return refused
+            if len(rows) > ROWS:
+                connection.execute("BEGIN IMMEDIATE")
+            starts = range(0, len(rows), ROWS)
+            accepted = sum(_write(connection, rows[start : start + ROWS]) for start in starts)
+            refused = []
+            if accepted < len(rows):
+                refused = connection.execute("DELETE FROM refused RETURNING id").fetchall()
+            if connection.in_transaction:
+                connection.execute("COMMIT")
+        ids = {session_id for (session_id,) in refused}
+        return [place for place, session_id in enumerate(batch.ids) if session_id in ids]
 
     def read(self, ids: Sequence[str]) -> dict[str, Entry]:
         found: dict[str, Entry] = {}
@@ -129,7 +142,7 @@ class SqliteStore:
         connection = sqlite3.connect(
             self._path,
             timeout=self._busy_timeout,
-            isolation_level=None,  # BEGIN is said here
+            isolation_level=None,  # a statement is a transaction, if BEGIN is not said
             check_same_thread=False,
         )
         try:
@@ -137,7 +150,7 @@ class SqliteStore:
             with _alone(self._path.parent):
                 connection.execute("PRAGMA journal_mode = WAL")
                 self._prepare(connection)
-            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(SETTINGS)
         except BaseException:
             connection.close()
             raise
@@ -155,32 +168,18 @@ class SqliteStore:
             )
 
 
-def _write(connection: sqlite3.Connection, heads: list[Row], rows: list[Row]) -> list[int]:
-    """Look what the rule refuses, write the others."""
-    [(places,)] = _execute(connection, REFUSED, heads)
-    refused = sorted(int(place) for place in places.split(",")) if places else []
-    if refused:
-        without = set(refused)
-        rows = [row for (place, *_), row in zip(heads, rows, strict=True) if place not in without]
-    if rows:
-        _execute(connection, UPSERT, rows)
-    return refused
-
-
-def _execute(
-    connection: sqlite3.Connection, statement: str, rows: list[Row]
-) -> list[tuple[str | None]]:
-    """Run one statement over all rows: it gives up the interpreter's lock once, not once a row."""
+def _write(connection: sqlite3.Connection, rows: list[Row]) -> int:
+    """How many were accepted."""
     size = 1 << (len(rows) - 1).bit_length()  # few sizes, so that statements are found prepared
     values = [value for row in rows for value in row]
     values += [None] * (COLUMNS * (size - len(rows)))
-    return connection.execute(_of_rows(statement, size), values).fetchall()
+    return connection.execute(_write_of(size), values).rowcount
 
 
 @functools.cache
-def _of_rows(statement: str, size: int) -> str:
+def _write_of(size: int) -> str:
     marks = ",".join("?" * COLUMNS)
-    return statement.format(values="VALUES " + ",".join([f"({marks})"] * size))
+    return WRITE.format(rows=",".join([f"({marks})"] * size))
 
 
 @contextlib.contextmanager
@@ -192,10 +191,6 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def _rows(*columns: Iterable[object]) -> list[Row]:
-    return list(zip(*columns, strict=True))
 
 
 def _signed(handles: Iterable[int]) -> list[int]:
