@@ -55,7 +55,7 @@ def test_a_table_becomes_a_served_forecast(carousel: Command, trained: str) -> N
     assert (prompt, words[0]) == ("$", "carousel")
     forecast = carousel(*words[1:], "--csv")
     heading, row = forecast.out.splitlines()
-    assert heading == "sequence,step,y0,y1,y2"
+    assert heading == "sequence,step,load+1,load+2,load+3"
     assert row.startswith("0,399,")
 
 
@@ -111,6 +111,17 @@ def test_a_dataset_stays_and_is_learned_from_again(inside: Command, trained: str
     checked = inside("train", dataset["name"], "--label", "note", "--validate-only", "--json").json
     assert checked["recipe"]["task"]["type"] == "tag"
     assert [job["name"] for job in inside("jobs", "list", "--json").json] == ["jobs/first"]
+
+
+def test_a_text_is_described_by_its_characters(inside: Command, tmp_path: Path) -> None:
+    file = tmp_path / "counting.txt"
+    file.write_text("één\ntwee\n\nvier")
+    shown = inside("datasets", "upload", file, "--id", "counting").out
+    for sign in (r"characters +14", r"lines +4", r"symbols +9 different ones"):
+        assert re.search(sign, shown), sign
+    text = inside("datasets", "show", "counting", "--json").json["text"]
+    assert text == {"characters": 14, "lines": 4, "symbols": 9}
+    assert inside("datasets", "delete", "counting").code == 0
 
 
 def test_what_the_server_refuses_is_exit_code_1(inside: Command, table: Path) -> None:

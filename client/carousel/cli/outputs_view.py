@@ -43,7 +43,7 @@ def show(made: Outputs) -> RenderableType | None:
         return None
     all_rows = list(made.rows())
     if len(all_rows) == 1 and made.config.head == "linear" and made.config.output_size > _WIDEST:
-        return _upright(all_rows[0][2])
+        return _upright(all_rows[0][2], _names(made.config))
     several = len(made.outputs) > 1
     columns, cells = _columns(made.config)
     lead = ("sequence", "step") if several else ("step",)
@@ -54,16 +54,15 @@ def show(made: Outputs) -> RenderableType | None:
     return tables.table(*lead, *columns, rows=rows, numbers=(*lead, *columns))
 
 
-def _upright(row: Any) -> RenderableType:
+def _upright(row: Any, names: Sequence[str]) -> RenderableType:
     """A single row [O] that is too wide, as a forecast of many steps: an output a line."""
-    rows = [(f"y{place}", f"{value:.6g}") for place, value in enumerate(row)]
+    rows = [(name, f"{value:.6g}") for name, value in zip(names, row, strict=True)]
     return tables.table("output", "value", rows=rows, numbers=("value",))
 
 
 def _write_csv(made: Outputs) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    names = made.config.labels or [f"y{i}" for i in range(made.config.output_size)]
-    writer.writerow(["sequence", "step", *names])
+    writer.writerow(["sequence", "step", *_names(made.config)])
     for number, step, row in made.rows():
         writer.writerow([number, step, *(f"{value:.9g}" for value in row)])
 
@@ -71,7 +70,7 @@ def _write_csv(made: Outputs) -> None:
 def _columns(config: ModelConfig) -> tuple[Sequence[str], Any]:
     """The columns for this head, and what makes a row's cells."""
     if config.head == "classifier":
-        labels = config.labels or [str(i) for i in range(config.output_size)]
+        labels = _names(config)
         return ("answer", "probability"), lambda row: _likeliest(row, labels, 1)[0]
     if config.head == "softmax":
         names = _symbols(config)
@@ -79,10 +78,15 @@ def _columns(config: ModelConfig) -> tuple[Sequence[str], Any]:
         return columns, lambda row: [" ".join(pair) for pair in _likeliest(row, names, _LIKELIEST)]
     shown = min(config.output_size, _WIDEST)
     more = ["..."] if config.output_size > shown else []
-    return [f"y{i}" for i in range(shown)] + more, lambda row: [
+    return [*_names(config)[:shown], *more], lambda row: [
         *(f"{value:.6g}" for value in row[:shown]),
         *more,
     ]
+
+
+def _names(config: ModelConfig) -> Sequence[str]:
+    """What each output is, `y0` and so on where the model does not say."""
+    return config.output_names or [f"y{place}" for place in range(config.output_size)]
 
 
 def _likeliest(logits: Any, names: Sequence[str], count: int) -> list[tuple[str, str]]:
