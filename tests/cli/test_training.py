@@ -84,9 +84,26 @@ def test_jobs_are_listed_and_described(inside: Command, trained: str) -> None:
 def test_a_checkpoint_is_promoted(inside: Command, trained: str) -> None:
     done = inside("jobs", "promote", "first", STEPS, "--model", "copy", "--alias", "tried")
     assert done.out == f"copy/1 is made of checkpoint {STEPS} of first\n"
+    assert json.loads(inside("models", "show", "copy/1", "--json").json["baseline_json"])
     missing = inside("jobs", "promote", "first", 7)
     assert missing.code == 1
     assert missing.err.rstrip().endswith("[CHECKPOINT_NOT_FOUND]")
+
+
+def test_a_version_keeps_how_its_gates_behave(
+    inside: Command, trained: str, tmp_path: Path
+) -> None:
+    shown = inside("models", "show", "load/1")
+    assert re.search(
+        r"on held-out data +layer 0: forget gate 0\.\d\d, state norm [\d.]+", shown.out
+    )
+    inside("models", "export", "load/1", tmp_path / "out")
+    inside("models", "upload", tmp_path / "out", "again")
+    texts = [
+        inside("models", "show", name, "--json").json["baseline_json"]
+        for name in ("load/1", "again/1")
+    ]
+    assert texts[0] == texts[1] == (tmp_path / "out" / "baseline.json").read_text() != ""
 
 
 def test_gradients_are_shown_as_bars(inside: Command, trained: str) -> None:

@@ -73,7 +73,8 @@ class ModelVersion:
 
     `digest` is the SHA-256 of config and weights in hexadecimal, `parameters` counts numbers,
     `state_schema` has the shape [L, H] of each tensor of a session's state, `sessions` counts the
-    live ones, `card` is Markdown and only there from `get_version`.
+    live ones. Only from `get_version` there are `card`, which is Markdown, and `baseline_json`: how
+    the gates and states behave on held-out data, of a version that was trained here.
     """
 
     name: str
@@ -87,6 +88,7 @@ class ModelVersion:
     sessions: int
     create_time: datetime
     card: str
+    baseline_json: str = ""
 
     @property
     def model(self) -> str:
@@ -115,6 +117,7 @@ def model_version(message: model_pb2.ModelVersion) -> ModelVersion:
         sessions=message.sessions,
         create_time=to_datetime(message.create_time),
         card=message.card,
+        baseline_json=message.baseline_json,
     )
 
 

@@ -63,7 +63,7 @@ class Models:
         progress: Progress | None = None,
         timeout: float | None = None,
     ) -> ModelVersion:
-        """Send a folder with config.json, weights.safetensors and, as its card, README.md.
+        """Send a folder: config.json, weights.safetensors, perhaps README.md and baseline.json.
 
         `version` 0 is one above the highest. `validate_only` checks everything and keeps nothing.
         `progress(sent, total)` is told bytes, from another thread. The deadline allows a second

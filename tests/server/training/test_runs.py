@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -10,7 +11,7 @@ import grpc
 import numpy as np
 
 from carousel.server.training.process import signal_all
-from carousel.v1 import training_pb2
+from carousel.v1 import model_service_pb2, training_pb2
 from carousel.v1 import training_service_pb2 as pb
 from tests.conftest import RunningServer
 from tests.server.contract import Wire
@@ -41,6 +42,12 @@ def test_a_job_becomes_a_version_and_old_sessions_live_on(
     assert first.attempts == 1
 
     wire = Wire(trainer_channel)
+    version = wire.models.GetModelVersion(
+        model_service_pb2.GetModelVersionRequest(name=first.version)
+    )
+    baseline = json.loads(version.baseline_json)
+    assert baseline["steps"] > 100
+    assert set(baseline["layers"][0]["gates"]) >= {"forget", "cell"}
     old = wire.create("models/fox")
     training.create("second", promotion=promotion)
     assert training.finish("second").version == "models/fox/versions/2"

@@ -61,6 +61,7 @@ def export_header(version: StoredVersion) -> pb.UploadHeader:
         version=version.number,
         config_json=version.config_json(),
         card=version.card(),
+        baseline_json=version.baseline_json(),
         weights_bytes=version.weights_bytes(),
         weights_sha256=version.weights_sha256(),
     )

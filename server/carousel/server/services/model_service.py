@@ -113,6 +113,7 @@ class ModelService:
         version = await self._resolve(request.name)
         response = await self._describe(version)
         response.card = await asyncio.to_thread(version.card)
+        response.baseline_json = await asyncio.to_thread(version.baseline_json)
         return response
 
     async def UploadModelVersion(
