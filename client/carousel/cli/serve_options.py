@@ -71,6 +71,14 @@ def options(
             metavar="MODEL",
         ),
     ] = None,
+    store_refresh: Annotated[
+        str | None,
+        _models(
+            "2",
+            "How often to look for what others brought into the store; off: never.",
+            metavar="SECONDS",
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         _models("auto", "Where models run: auto, cpu, cuda or cuda:N; auto: cuda if there is one."),

@@ -146,6 +146,12 @@ class Settings(BaseSettings):
     default_durability: Literal["memory", "async", "sync"] | None = Field(
         None, description="What a session gets that asks for nothing; unset: async."
     )
+    store_refresh: Annotated[float | None, BeforeValidator(_off)] = Field(
+        2.0,
+        description="How often to look for what others brought into the store; off: never.",
+        ge=0.01,
+        le=DAY,
+    )
     device: Annotated[str, AfterValidator(_device)] = Field(
         "auto",
         description="Where models run: auto, cpu, cuda or cuda:N; auto: cuda if there is one.",
