@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from carousel.cli import tables
+from carousel.cli.generate_view import harmless
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,19 +23,30 @@ _WIDEST = 8
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Outputs [T, O] of each sequence; `first_steps` has the step index of each one's first row."""
+    """Outputs [T, O] of each sequence; `first_steps` has the step index of each one's first row.
+
+    `names` say what each of the O numbers is; of a softmax, tokens, there are none.
+    """
 
     source: str
+    sequences: Sequence[str]
     outputs: Sequence[Any]
     first_steps: Sequence[int]
     config: ModelConfig = field(repr=False)
     as_csv: bool = field(repr=False)
+    names: Sequence[str] = field(init=False)
 
-    def rows(self) -> Iterator[tuple[int, int, Any]]:
+    def __post_init__(self) -> None:
+        named = self.config.head != "softmax"
+        object.__setattr__(self, "names", _names(self.config) if named else ())
+
+    def rows(self) -> Iterator[tuple[str, int, Any]]:
         """Sequence, step index, [O]."""
-        for number, (begin, rows) in enumerate(zip(self.first_steps, self.outputs, strict=True)):
+        for sequence, begin, rows in zip(
+            self.sequences, self.first_steps, self.outputs, strict=True
+        ):
             for place, row in enumerate(rows):
-                yield number, begin + place, row
+                yield sequence, begin + place, row
 
 
 def show(made: Outputs) -> RenderableType | None:
@@ -48,8 +60,8 @@ def show(made: Outputs) -> RenderableType | None:
     columns, cells = _columns(made.config)
     lead = ("sequence", "step") if several else ("step",)
     rows = [
-        (*((str(number),) if several else ()), str(step), *cells(row))
-        for number, step, row in all_rows
+        (*((harmless(sequence),) if several else ()), str(step), *cells(row))
+        for sequence, step, row in all_rows
     ]
     return tables.table(*lead, *columns, rows=rows, numbers=(*lead, *columns))
 
@@ -63,8 +75,8 @@ def _upright(row: Any, names: Sequence[str]) -> RenderableType:
 def _write_csv(made: Outputs) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["sequence", "step", *_names(made.config)])
-    for number, step, row in made.rows():
-        writer.writerow([number, step, *(f"{value:.9g}" for value in row)])
+    for sequence, step, row in made.rows():
+        writer.writerow([sequence, step, *(f"{value:.9g}" for value in row)])
 
 
 def _columns(config: ModelConfig) -> tuple[Sequence[str], Any]:

@@ -39,6 +39,8 @@ from carousel.server.training.records import (
     RequestRecord,
 )
 
+# What a task must name of a table.
+MUST_NAME = {"classify": ("label_column", "sequence_column"), "tag": ("label_column",)}
 REMEMBER_SECONDS = 7 * 86_400.0
 RETRY_SECONDS = 30.0
 
@@ -243,6 +245,13 @@ def check_columns(task: Mapping[str, Any], dataset: DatasetRecord) -> None:
         )
     if dataset.format in ("text", "npz"):
         return
+    for key in MUST_NAME.get(task["type"], ()):
+        if not task[key]:
+            raise DatasetInvalid(
+                f"{key} must be set to learn {task['type']} from a table: only an archive says it "
+                "by itself",
+                field=f"job.recipe.{task['type']}.{key}",
+            )
     there = [column["name"] for column in dataset.columns]
     for key, value in task.items():
         if key in ("targets", "features") or key.endswith("_column"):
