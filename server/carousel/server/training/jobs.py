@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
@@ -21,7 +22,9 @@ from carousel.errors import (
     JobNotResumable,
     QueueFull,
 )
+from carousel.model import ConfigError
 from carousel.model.data import DataError, guess_format
+from carousel.model.training.precision import check_precision
 from carousel.server.training import events
 from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.database import Database
@@ -63,10 +66,13 @@ class NewJob:
 class Jobs:
     """Methods block, each for one transaction: in a server, call them in a thread."""
 
-    def __init__(self, database: Database, folder: DataFolder, *, queue: int) -> None:
+    def __init__(
+        self, database: Database, folder: DataFolder, *, queue: int, runs_here: bool
+    ) -> None:
         self._database = database
         self._folder = folder
         self._queue = queue
+        self._runs_here = runs_here  # this server trains what is at home in its folder
 
     def create(
         self, new: NewJob, *, validate_only: bool, request_id: str, digest: bytes
@@ -83,6 +89,8 @@ class Jobs:
             ):
                 return made
             home, kind = self._check_source(session, new)
+            if self._runs_here and home == self._folder.home:
+                _check_machine(new.recipe)
             job = JobRecord(
                 id=new.id or f"job-{secrets.token_hex(4)}",
                 home=home,
@@ -262,6 +270,19 @@ def check_columns(task: Mapping[str, Any], dataset: DatasetRecord) -> None:
                         + ", ".join(there)[:500],
                         field=f"job.recipe.{task['type']}.{key}",
                     )
+
+
+def _check_machine(recipe: Mapping[str, Any]) -> None:
+    """Whether this machine can learn so. Raises InvalidField.
+
+    A GPU that its processes would use is not touched here; they look for themselves.
+    """
+    if torch.cuda.is_available():
+        return
+    try:
+        check_precision(recipe["precision"])
+    except ConfigError as error:
+        raise InvalidField(f"job.recipe.{error}", field="job.recipe.precision") from None
 
 
 def format_of(file_name: str, *, field: str = "job.uri") -> str:
