@@ -28,6 +28,10 @@ from carousel.server import Server, Settings
 
 T = TypeVar("T")
 
+# What others bring into a store is looked for only where a test is about that: what a test has
+# just brought in is not loaded behind its back.
+DEFAULTS = {"port": 0, "http_port": 0, "log_level": "error", "store_refresh": "off"}
+
 
 class RunningServer:
     """A server that listens on `target`; `run` awaits something in its event loop."""
@@ -118,8 +122,7 @@ def running(**changes: Any) -> Iterator[RunningServer]:
 
 def settings_of(data: Path, **changes: Any) -> Settings:
     """Settings for a server on free ports, with a folder of data of its own."""
-    quiet = {"port": 0, "http_port": 0, "log_level": "error", "data": data}
-    return Settings.read(None, **{**quiet, **changes})
+    return Settings.read(None, **{**DEFAULTS, "data": data, **changes})
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,8 @@ def test_predict_picks_columns_and_sequences_of_a_table(inside: Command, tmp_pat
     table.write_text("who,c,note,a,b\nx,3,n,1,2\ny,9,n,7,8\nx,6,n,4,5\n")
     columns = ("--column", "a", "--column", "b", "--column", "c")
     picked = inside("predict", "tiny", table, *columns, "--sequence", "who", "--csv")
-    assert picked.out == inside("predict", "tiny", plain, "--csv").out
+    wanted = inside("predict", "tiny", plain, "--csv").out
+    assert picked.out == wanted.replace("\n0,", "\nx,").replace("\n1,", "\ny,")
     assert picked.out.count("\n") == 4
     wrong = inside("predict", "tiny", table, "--column", "d")
     assert wrong.code == 1
@@ -94,7 +95,7 @@ def test_predict_takes_text_for_tokens(inside: Command) -> None:
     assert np.shape(done["outputs"][0]) == (3, 28)
     refused = inside("predict", "writer", "-", stdin="A")
     assert refused.code == 1
-    assert "'A' at place 0 is not in the vocabulary" in refused.err
+    assert "character 'A' at position 0 is unknown" in refused.err
 
 
 def test_predict_says_which_step_is_wrong(inside: Command) -> None:

@@ -55,7 +55,7 @@ def test_a_table_becomes_a_served_forecast(carousel: Command, trained: str) -> N
     assert (prompt, words[0]) == ("$", "carousel")
     forecast = carousel(*words[1:], "--csv")
     heading, row = forecast.out.splitlines()
-    assert heading == "sequence,step,y0,y1,y2"
+    assert heading == "sequence,step,load+1,load+2,load+3"
     assert row.startswith("0,399,")
 
 
@@ -84,9 +84,26 @@ def test_jobs_are_listed_and_described(inside: Command, trained: str) -> None:
 def test_a_checkpoint_is_promoted(inside: Command, trained: str) -> None:
     done = inside("jobs", "promote", "first", STEPS, "--model", "copy", "--alias", "tried")
     assert done.out == f"copy/1 is made of checkpoint {STEPS} of first\n"
+    assert json.loads(inside("models", "show", "copy/1", "--json").json["baseline_json"])
     missing = inside("jobs", "promote", "first", 7)
     assert missing.code == 1
     assert missing.err.rstrip().endswith("[CHECKPOINT_NOT_FOUND]")
+
+
+def test_a_version_keeps_how_its_gates_behave(
+    inside: Command, trained: str, tmp_path: Path
+) -> None:
+    shown = inside("models", "show", "load/1")
+    assert re.search(
+        r"on held-out data +layer 0: forget gate 0\.\d\d, state norm [\d.]+", shown.out
+    )
+    inside("models", "export", "load/1", tmp_path / "out")
+    inside("models", "upload", tmp_path / "out", "again")
+    texts = [
+        inside("models", "show", name, "--json").json["baseline_json"]
+        for name in ("load/1", "again/1")
+    ]
+    assert texts[0] == texts[1] == (tmp_path / "out" / "baseline.json").read_text() != ""
 
 
 def test_gradients_are_shown_as_bars(inside: Command, trained: str) -> None:
@@ -111,6 +128,17 @@ def test_a_dataset_stays_and_is_learned_from_again(inside: Command, trained: str
     checked = inside("train", dataset["name"], "--label", "note", "--validate-only", "--json").json
     assert checked["recipe"]["task"]["type"] == "tag"
     assert [job["name"] for job in inside("jobs", "list", "--json").json] == ["jobs/first"]
+
+
+def test_a_text_is_described_by_its_characters(inside: Command, tmp_path: Path) -> None:
+    file = tmp_path / "counting.txt"
+    file.write_text("één\ntwee\n\nvier")
+    shown = inside("datasets", "upload", file, "--id", "counting").out
+    for sign in (r"characters +14", r"lines +4", r"symbols +9 different ones"):
+        assert re.search(sign, shown), sign
+    text = inside("datasets", "show", "counting", "--json").json["text"]
+    assert text == {"characters": 14, "lines": 4, "symbols": 9}
+    assert inside("datasets", "delete", "counting").code == 0
 
 
 def test_what_the_server_refuses_is_exit_code_1(inside: Command, table: Path) -> None:

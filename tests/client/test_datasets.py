@@ -72,7 +72,9 @@ def test_what_is_there_is_not_sent_again(teacher: Client, readings: Dataset) -> 
 
 
 def test_what_is_no_dataset_is_refused(teacher: Client, tmp_path: Path) -> None:
-    with pytest.raises(InvalidField, match="format must be text, csv, parquet or npz, got 'xls'"):
+    with pytest.raises(
+        InvalidField, match="format must be text, csv, parquet, npz or jsonl, got 'xls'"
+    ):
         teacher.datasets.upload(DATA, format="xls")
     with pytest.raises(FileNotFoundError):
         teacher.datasets.upload(tmp_path / "none.csv")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from carousel.client import AsyncClient, Client, VersionState
@@ -133,3 +135,21 @@ def test_sequences_of_any_lengths_are_predicted(client: Client, inputs: Floats) 
         client.predict("both-ways", inputs[np.newaxis])[0][-1],
         client.predict("both-ways", [inputs], outputs="last")[0],
     )
+
+
+def test_texts_become_tokens_with_both_clients(client: Client, server: RunningServer) -> None:
+    texts = ["In the beginning", "", "God"]
+    tokens = client.tokenize("king-james", texts)
+    assert [one.dtype for one in tokens] == [np.int64] * 3
+    assert [len(one) for one in tokens] == [16, 0, 3]
+    symbols = json.loads(client.get_version("king-james").config.json)["tokenizer"]["symbols"]
+    assert ["".join(symbols[token] for token in one) for one in tokens] == texts
+
+    async def ask() -> list[npt.NDArray[np.int64]]:
+        async with AsyncClient(server.target) as other:
+            return await other.tokenize("king-james", texts)
+
+    for mine, its in zip(tokens, asyncio.run(ask()), strict=True):
+        assert np.array_equal(mine, its)
+    with pytest.raises(InvalidField, match="a list of texts, got one text"):
+        client.tokenize("king-james", "God")

@@ -14,6 +14,7 @@ from carousel import errors, tensors
 from carousel.v1 import (
     inference_service_pb2,
     inference_service_pb2_grpc,
+    model_service_pb2_grpc,
     session_pb2,
     session_service_pb2,
     session_service_pb2_grpc,
@@ -23,11 +24,12 @@ Floats = npt.NDArray[np.float32]
 
 
 class Wire:
-    """Both stubs of a channel, and the requests that tests make most."""
+    """Stubs of a channel, and the requests that tests make most."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.sessions = session_service_pb2_grpc.SessionServiceStub(channel)
         self.inference = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        self.models = model_service_pb2_grpc.ModelServiceStub(channel)
 
     def create(self, model: str = "models/tiny", **fields: object) -> session_pb2.Session:
         request = session_service_pb2.CreateSessionRequest(model=model, **fields)  # type: ignore[arg-type]

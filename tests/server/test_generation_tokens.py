@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import grpc
@@ -11,8 +12,9 @@ import torch
 
 from carousel.model import Bytes, ModelConfig, Network, Softmax, Subwords, Tokenizer, Tokens, save
 from carousel.v1 import inference_service_pb2 as pb
+from carousel.v1 import model_service_pb2
 from tests.conftest import running
-from tests.server.contract import Wire
+from tests.server.contract import Wire, error_of
 
 # No byte of it comes twice.
 TEXT = "aé東ς "
@@ -52,6 +54,35 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
         save(store / name / "1", network)
     with running(store=store) as server, grpc.insecure_channel(server.target) as channel:
         yield Wire(channel)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_texts_become_the_tokens_that_the_model_reads(wire: Wire, name: str) -> None:
+    texts = [TEXT, "", "a"]
+    request = model_service_pb2.TokenizeTextRequest(name=f"models/{name}", texts=texts)
+    response = wire.models.TokenizeText(request)
+    wanted = [TOKENIZERS[name].encode(text) for text in texts]
+    assert list(response.lengths) == [len(tokens) for tokens in wanted]
+    assert list(response.tokens) == [*chain(*wanted)]
+
+
+@pytest.mark.parametrize(
+    ("model", "texts", "reason"),
+    [
+        ("bytes", [], "INVALID_FIELD"),
+        ("bytes", ["a" * 2**19, "a" * 2**19 + "a"], "MESSAGE_TOO_LARGE"),
+        ("king-james", ["a", "\u6771"], "TOKEN_OUT_OF_RANGE"),
+        ("sunspots", ["a"], "NO_TOKENIZER"),
+        ("nowhere", ["a"], "MODEL_NOT_FOUND"),
+    ],
+)
+def test_what_cannot_be_tokens_is_refused(
+    wire: Wire, model: str, texts: list[str], reason: str
+) -> None:
+    request = model_service_pb2.TokenizeTextRequest(name=f"models/{model}", texts=texts)
+    with pytest.raises(grpc.RpcError) as failure:
+        wire.models.TokenizeText(request)
+    assert error_of(failure.value).reason == reason
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

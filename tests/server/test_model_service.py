@@ -19,6 +19,7 @@ import torch
 
 from carousel import errors
 from carousel.model import Classifier, Features, ModelConfig, Network, digest, save
+from carousel.model.baseline import measure
 from carousel.server.request_ids import RequestIds
 from carousel.v1 import model_pb2, session_pb2, session_service_pb2, session_service_pb2_grpc
 from carousel.v1 import model_service_pb2 as pb
@@ -51,7 +52,9 @@ def folder(home: Path) -> Path:
     """A model's folder below `imports`."""
     torch.manual_seed(1)
     folder = home / "imports" / "good"
-    save(folder, Network(CONFIG), card="# Grüße\n")
+    network = Network(CONFIG)
+    save(folder, network, card="# Grüße\n")
+    (folder / "baseline.json").write_text(measure(network, torch.randn(9, 3)).to_json())
     return folder
 
 
@@ -74,6 +77,7 @@ def header(folder: Path, model: str = "x", **changes: Any) -> pb.UploadHeader:
         "parent": f"models/{model}",
         "config_json": (folder / "config.json").read_text(),
         "card": (folder / "README.md").read_text(encoding="utf-8"),
+        "baseline_json": (folder / "baseline.json").read_text(),
         "weights_bytes": len(weights),
         "weights_sha256": hashlib.sha256(weights).digest(),
     }
@@ -146,6 +150,9 @@ def test_a_version_is_described(models: rpc.ModelServiceStub, folder: Path) -> N
     assert version.weights_bytes == (folder / "weights.safetensors").stat().st_size
     assert [(t.name, list(t.shape)) for t in version.state_schema] == [("h", [2, 6]), ("c", [2, 6])]
     assert version.card == "# Grüße\n"
+    assert version.baseline_json == (folder / "baseline.json").read_text()
+    [listed] = models.ListModelVersions(pb.ListModelVersionsRequest(parent="models/x")).versions
+    assert (listed.card, listed.baseline_json) == ("", "")
     assert abs(version.create_time.ToSeconds() - time.time()) < 60
     assert json.loads(version.config.json) == CONFIG.to_dict()
     config = version.config
@@ -199,6 +206,8 @@ def pieces_of(folder: Path, *, drop: int = 0, add: bytes = b"", **changes: Any) 
         ({"config_json": '{"cell": "lstm"}'}, errors.WeightsInvalid),
         ({"config_json": "[" * 100_000}, errors.WeightsInvalid),
         ({"card": "x" * 1024**2 + "x"}, errors.InvalidField),
+        ({"baseline_json": "x" * 512 * 1024 + "x"}, errors.InvalidField),
+        ({"baseline_json": "{}"}, errors.WeightsInvalid),
     ],
 )
 def test_an_upload_that_is_not_what_was_announced_leaves_nothing(

@@ -248,7 +248,7 @@ def test_a_starting_server_leaves_the_staging_of_another_alone(
     store: ModelStore, made: Path
 ) -> None:
     with store.stage() as coming:
-        coming.write_text("{}", "")
+        coming.write_text("{}")
         ModelStore(store.root)
         assert (coming.folder / "config.json").exists()
     assert not coming.folder.exists()

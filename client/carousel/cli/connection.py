@@ -4,8 +4,10 @@ Modules with signatures for typer can't postpone the evaluation of annotations.
 """
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TARGET = "localhost:50051"
 _PANEL = "Connection"
+
+_said: ContextVar[tuple[str, ...]] = ContextVar("said", default=())
 
 
 def _option(*names: str, **more: Any) -> Any:
@@ -67,12 +71,33 @@ def connect(
     """A client for as long as the command runs."""
     from carousel.client import TLS, Client
 
+    said = _said.set(_words(target=target, tls=tls, ca=ca, cert=cert, key=key))
     wanted = TLS(ca=ca, cert=cert, key=key) if tls or ca or cert or key else None
     more: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
     # Not an option: the arguments of a command can be seen by everyone on the machine.
     token = os.environ.get("CAROUSEL_TOKEN") or None
-    with Client(target, tls=wanted, token=token, **more) as client:
-        yield client
+    try:
+        with Client(target, tls=wanted, token=token, **more) as client:
+            yield client
+    finally:
+        _said.reset(said)
+
+
+def command(*words: str) -> str:
+    """A command of ours as it can be typed, to the very server that this one talks to."""
+    return shlex.join(["carousel", *words, *_said.get()])
+
+
+def _words(*, target: str, tls: bool, **files: Path | None) -> tuple[str, ...]:
+    """The options that make this connection again in this shell."""
+    words = []
+    if target != (os.environ.get("CAROUSEL_TARGET") or DEFAULT_TARGET):
+        words += ["--server", target]
+    if tls:
+        words.append("--tls")
+    for name, file in files.items():
+        words += [f"--{name}", str(file)] if file else []
+    return tuple(words)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def dataset(one: Dataset) -> RenderableType:
         "state": tables.state(one.state, _missing(one)),
         "format": str(one.format),
         "size": size(one.size_bytes),
-        "rows": count(one.rows),
+        **_size(one),
         "jobs": count(one.jobs),
         "came in": when(one.create_time),
         "file": one.file_name or "none",
@@ -57,6 +57,16 @@ def dataset(one: Dataset) -> RenderableType:
     rows = [(column.name, column.type, *_statistics(column)) for column in one.columns]
     table = tables.table("column", "type", *_NUMBERS, rows=rows, numbers=_NUMBERS)
     return Group(tables.facts(pairs), "", table)
+
+
+def _size(one: Dataset) -> dict[str, RenderableType]:
+    if one.text is None:
+        return {"rows": count(one.rows)}
+    return {
+        "characters": count(one.text.characters),
+        "lines": count(one.text.lines),
+        "symbols": f"{count(one.text.symbols)} different ones",
+    }
 
 
 def deleted(done: Mapping[str, str]) -> RenderableType:

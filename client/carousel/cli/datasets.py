@@ -36,14 +36,16 @@ def upload(
     client: "Client",
     file: Annotated[
         Path,
-        typer.Argument(exists=True, dir_okay=False, help="Text, CSV, Parquet or .npz of numpy."),
+        typer.Argument(
+            exists=True, dir_okay=False, help="Text, CSV, Parquet, JSON lines or .npz of numpy."
+        ),
     ],
     dataset_id: Annotated[
         str | None, typer.Option("--id", help="Its id; unset: of the file's name and checksum.")
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option(help="text, csv, parquet or npz; unset: the file's name tells."),
+        typer.Option(help="text, csv, parquet, jsonl or npz; unset: the file's name tells."),
     ] = None,
 ) -> "Dataset":
     """Send a file; one that broke off goes on where it stood, one that is there stays."""

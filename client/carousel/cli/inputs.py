@@ -1,4 +1,4 @@
-"""Inputs from files and arguments: features from CSV or numpy's files, tokens from text."""
+"""Inputs from files and arguments: features from tables or numpy's files, tokens from text."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import io
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carousel.errors import InputMismatch, NoTokenizer, TokenOutOfRange
+from carousel.cli import table_file
+from carousel.cli.table_file import JSON_LINES, PARQUET, TableFile
+from carousel.errors import InputMismatch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,30 +22,56 @@ if TYPE_CHECKING:
 
     from carousel.client import ModelConfig
 
-Sequences = "list[npt.NDArray[np.generic]]"
+Tokenize = Callable[[list[str]], list[Any]]
+"""Texts to [T] tokens each."""
 
 
-def read(
-    path: Path, config: ModelConfig, columns: Sequence[str] = (), sequence: str | None = None
-) -> list[Any]:
-    """The sequences of one file, each [T, D] features or [T] tokens; `-` is standard input.
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """What is meant of a table: the columns to read, which of its columns says of which sequence a
+    row is, and by which rows are in order."""
+
+    columns: Sequence[str] = ()
+    sequence: str | None = None
+    time: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.columns or self.sequence or self.time)
+
+    @property
+    def others(self) -> tuple[str | None, ...]:
+        return self.sequence, self.time
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A sequence [T, D] of features or [T] of tokens, and the name that its table gives it."""
+
+    values: Any
+    name: str = ""
+
+
+def read(path: Path, config: ModelConfig, tokenize: Tokenize, pick: Pick = Pick()) -> list[Named]:
+    """The sequences of one file, features or tokens; `-` is standard input.
 
     .npy holds one sequence, or [N, T, D] features of N; .npz a dataset with `x` and perhaps
-    `starts`, as jobs learn from, or else a sequence in each array. Everything else is text:
-    for a model of tokens the text itself is the sequence, for a model of features it is CSV, a
-    step a line, with blank lines between sequences. Of a table with a heading `columns` picks
-    what is read, and the column `sequence` says which sequence a row is of.
+    `starts`, as jobs learn from, or else a sequence in each array. Parquet, JSON lines, and CSV
+    with a heading are tables. Everything else is text: for a model of tokens the text itself is
+    the sequence, for a model of features it is CSV, a step a line, with blank lines between
+    sequences.
     """
-    if path.suffix in (".npy", ".npz"):
-        return _from_numpy(path, config)
-    text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-    if config.input_type == "tokens" and (columns or sequence):
-        blocks = _of_table(text, columns, sequence)
-        return [encode("\n".join(block), config) for block in blocks]
+    suffix = path.suffix.lower()
+    if suffix in (".npy", ".npz"):
+        return [Named(values) for values in _from_numpy(path, config)]
+    if suffix in (*PARQUET, *JSON_LINES):
+        return _of_table(table_file.read(path), config, tokenize, pick)
+    text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8-sig")
+    if pick or _has_names(text, config):
+        return _of_table(table_file.read(path, text), config, tokenize, pick)
     if config.input_type == "tokens":
         # An editor ends a file with a newline that nobody typed.
-        return [encode(text.removesuffix("\n"), config)]
-    return [features(block, config) for block in _blocks(text, columns, sequence)]
+        return [Named(tokens) for tokens in tokenize([text.removesuffix("\n")])]
+    return [Named(features(block, config)) for block in _blocks(text)]
 
 
 def _from_numpy(path: Path, config: ModelConfig) -> list[Any]:
@@ -66,9 +95,79 @@ def _from_archive(arrays: Any) -> list[Any]:
     return [x[begin:end] for begin, end in itertools.pairwise(arrays["starts"])]
 
 
-def _blocks(text: str, columns: Sequence[str], sequence: str | None) -> list[list[str]]:
-    if columns or sequence:
-        return _of_table(text, columns, sequence)
+def _has_names(text: str, config: ModelConfig) -> bool:
+    """Whether it is one table, whose heading has the columns of the model."""
+    header = next(csv.reader(io.StringIO(text)), [])
+    named = bool(config.input_names) and set(config.input_names) <= set(header)
+    return named and all(line.strip() for line in text.strip().splitlines())
+
+
+def _of_table(table: TableFile, config: ModelConfig, tokenize: Tokenize, pick: Pick) -> list[Named]:
+    """A sequence for each different value of the column that says so, in the order of its times."""
+    import numpy as np
+
+    columns = _columns(table, config, pick)
+    sequences = _rows(table, pick)
+    if config.input_type == "tokens":
+        symbols = table.texts(columns[0])
+        # Words have blanks between them; of all other tokens each is a symbol of its own.
+        between = " " if _tokenizer(config) == "words" else ""
+        texts = [between.join(symbols[row] for row in rows) for rows in sequences.values()]
+        return [Named(*one) for one in zip(tokenize(texts), sequences, strict=True)]
+    values = np.stack([table.numbers(name) for name in columns], axis=1)  # [N, D]
+    return [Named(_filled(values[rows], config), name) for name, rows in sequences.items()]
+
+
+def _columns(table: TableFile, config: ModelConfig, pick: Pick) -> Sequence[str]:
+    """The columns to read: those given, those that the model learned from, or all that are left."""
+    for name in (*pick.columns, *pick.others):
+        if name is not None:
+            table.column(name)
+    columns = pick.columns or [name for name in table.columns if name not in pick.others]
+    if not pick.columns and set(config.input_names) <= set(columns):
+        columns = config.input_names or columns
+    width = config.input_size if config.input_type == "features" else 1
+    if len(columns) != width:
+        wanted = ", ".join(config.input_names) or f"{width} column(s)"
+        raise InputMismatch(
+            f"the model reads {wanted}, there are {', '.join(columns)}; --column names each in the "
+            "model's order"
+        )
+    return columns
+
+
+def _rows(table: TableFile, pick: Pick) -> dict[str, list[int]]:
+    """The rows of each sequence by its name; they come in the order in which they appear."""
+    count = len(next(iter(table.columns.values()), ()))
+    order: Iterable[int] = range(count)
+    if pick.time:
+        moments = table.moments(pick.time)
+        order = sorted(order, key=moments.__getitem__)
+    if not pick.sequence:
+        return {"": list(order)}
+    names = table.texts(pick.sequence)
+    rows: dict[str, list[int]] = {name: [] for name in names}
+    for row in order:
+        rows[names[row]].append(row)
+    return rows
+
+
+def _filled(values: npt.NDArray[np.float64], config: ModelConfig) -> npt.NDArray[np.float32]:
+    """Missing values [T, D] become the last ones before them, else the mean, as in training."""
+    import numpy as np
+
+    here = ~np.isnan(values)
+    if not here.all():
+        mean = (json.loads(config.json).get("normalization") or {}).get("mean")
+        if mean is None:
+            raise InputMismatch("values are missing, and the model does not say by what to fill")
+        steps = np.arange(1, len(values) + 1)[:, None]
+        latest = np.maximum.accumulate(np.where(here, steps, 0), axis=0)
+        values = np.concatenate([[mean], values])[latest, np.arange(values.shape[1])]
+    return values.astype(np.float32)
+
+
+def _blocks(text: str) -> list[list[str]]:
     blocks: list[list[str]] = [[]]
     for line in text.splitlines():
         if line.strip():
@@ -78,68 +177,25 @@ def _blocks(text: str, columns: Sequence[str], sequence: str | None) -> list[lis
     return [block for block in blocks if block]
 
 
-def _of_table(text: str, columns: Sequence[str], sequence: str | None) -> list[list[str]]:
-    """Only these columns, all but `sequence` when there are none, a block a sequence."""
-    rows = csv.DictReader(io.StringIO(text), restval="")
-    header = rows.fieldnames or []
-    for column in (*columns, *([sequence] if sequence else [])):
-        if column not in header:
-            raise InputMismatch(f"there is no column {column!r}, there are {', '.join(header)}")
-    chosen = columns or [column for column in header if column != sequence]
-    blocks: dict[str, list[str]] = {}
-    for row in rows:
-        block = blocks.setdefault(row[sequence] if sequence else "", [])
-        block.append(",".join(row[column] for column in chosen))
-    return list(blocks.values())
-
-
 def features(lines: Iterable[str], config: ModelConfig) -> npt.NDArray[np.float32]:
     """CSV as [T, D]. A first line without a number in it is taken for a heading."""
     import numpy as np
 
     rows = [row for row in csv.reader(lines) if row]
-    if rows and not any(map(_is_number, rows[0])):
+    if rows and all(table_file.number(cell) is None for cell in rows[0]):
         rows = rows[1:]
     wide = config.input_size
-    for number, row in enumerate(rows, start=1):
-        if len(row) != wide or not all(map(_is_number, row)):
+    names = f" ({', '.join(config.input_names)})" if config.input_names else ""
+    for count, row in enumerate(rows, start=1):
+        if len(row) != wide or any(table_file.number(cell) is None for cell in row):
             raise InputMismatch(
-                f"each step must have {wide} numbers separated by commas, "
-                f"got {','.join(row)!r} in step {number}"
+                f"each step must have {wide} numbers{names} separated by commas, "
+                f"got {','.join(row)!r} in step {count}"
             )
     return np.asarray([[float(cell) for cell in row] for row in rows], np.float32)  # [T, D]
 
 
-def encode(text: str, config: ModelConfig) -> npt.NDArray[np.int64]:
-    """Text as [T] tokens, through the tokenizer in the model's config, if it is a plain one."""
-    import numpy as np
-
-    tokenizer = json.loads(config.json).get("tokenizer") or {}
-    kind = tokenizer.get("type", "characters")
-    if kind == "bytes":
-        return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
-    if kind == "words":  # 0 is every word that was not learned
-        known = {word: number for number, word in enumerate(tokenizer["words"], start=1)}
-        return np.asarray([known.get(word, 0) for word in text.split()], np.int64)
-    symbols = tokenizer.get("symbols")
-    if kind != "characters" or not symbols:
-        has = (
-            f"a tokenizer of {kind}, which the server alone applies"
-            if tokenizer
-            else "no tokenizer"
-        )
-        raise NoTokenizer(f"the model has {has}: give token numbers, as .npy of whole numbers")
-    ids = {symbol: number for number, symbol in enumerate(symbols)}
-    unknown = next((c for c in text if c not in ids), None)
-    if unknown is not None:
-        raise TokenOutOfRange(
-            f"the character {unknown!r} at place {text.index(unknown)} is not in the vocabulary: "
-            f"{symbols!r}"
-        )
-    return np.asarray([ids[character] for character in text], np.int64)  # [T]
-
-
-def steps(values: Sequence[str], config: ModelConfig) -> Any:
+def steps(values: Sequence[str], config: ModelConfig, tokenize: Tokenize) -> Any:
     """Arguments as [T, D] features (`0.1,0.2`) or [T] tokens (numbers, or text)."""
     import numpy as np
 
@@ -147,12 +203,9 @@ def steps(values: Sequence[str], config: ModelConfig) -> Any:
         return features(io.StringIO("\n".join(values)), config)
     if all(value.isdecimal() for value in values):
         return np.asarray([int(value) for value in values], np.int64)
-    return encode(" ".join(values), config)
+    return tokenize([" ".join(values)])[0]
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+def _tokenizer(config: ModelConfig) -> str:
+    """`characters`, `bytes`, `subwords` or `words`; empty where there is none."""
+    return str((json.loads(config.json).get("tokenizer") or {}).get("type", ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("model", "version", "aliases", "state", "network", "maps", "parameters", "sessions")
 _NUMBERS = ("version", "parameters", "sessions")
+_KEEPS = ("forget", "update")
 
 
 def models(listed: Sequence[Mapping[str, Any]]) -> RenderableType:
@@ -68,9 +70,22 @@ def version(one: ModelVersion) -> RenderableType:
         "came in": when(one.create_time),
         "digest": one.digest,
     }
+    if one.baseline_json:
+        pairs["on held-out data"] = _baseline(json.loads(one.baseline_json))
     if one.config.labels:
         pairs["labels"] = ", ".join(one.config.labels)
     return _with_card(tables.facts(pairs), one.card)
+
+
+def _baseline(found: Mapping[str, Any]) -> str:
+    """How its memory behaves: the gate that keeps, and how large the state is."""
+    parts = []
+    for layer in found["layers"]:
+        norm, gates = layer["state_norm"], layer["gates"]
+        kept = [f"{name} gate {gates[name]['mean']:.2f}, " for name in _KEEPS if name in gates]
+        size_of = f"state norm {norm['mean']:.3g} +- {norm['std']:.2g}"
+        parts.append(f"layer {layer['layer']}: {''.join(kept)}{size_of}")
+    return "; ".join(parts)
 
 
 def _with_card(above: RenderableType, card: str) -> RenderableType:

@@ -75,7 +75,7 @@ def export(
     model: ModelName,
     folder: Annotated[Path, typer.Argument(help="Where to; it is made, and must be empty.")],
 ) -> dict[str, str]:
-    """Write a version's config, weights and card into a folder of this machine."""
+    """Write a version's files into a folder of this machine."""
     client.export_model(model, folder)
     return {"model": model, "folder": str(folder)}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from carousel.cli import tables
+from carousel.cli.generate_view import harmless
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,19 +23,30 @@ _WIDEST = 8
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Outputs [T, O] of each sequence; `first_steps` has the step index of each one's first row."""
+    """Outputs [T, O] of each sequence; `first_steps` has the step index of each one's first row.
+
+    `names` say what each of the O numbers is; of a softmax, tokens, there are none.
+    """
 
     source: str
+    sequences: Sequence[str]
     outputs: Sequence[Any]
     first_steps: Sequence[int]
     config: ModelConfig = field(repr=False)
     as_csv: bool = field(repr=False)
+    names: Sequence[str] = field(init=False)
 
-    def rows(self) -> Iterator[tuple[int, int, Any]]:
+    def __post_init__(self) -> None:
+        named = self.config.head != "softmax"
+        object.__setattr__(self, "names", _names(self.config) if named else ())
+
+    def rows(self) -> Iterator[tuple[str, int, Any]]:
         """Sequence, step index, [O]."""
-        for number, (begin, rows) in enumerate(zip(self.first_steps, self.outputs, strict=True)):
+        for sequence, begin, rows in zip(
+            self.sequences, self.first_steps, self.outputs, strict=True
+        ):
             for place, row in enumerate(rows):
-                yield number, begin + place, row
+                yield sequence, begin + place, row
 
 
 def show(made: Outputs) -> RenderableType | None:
@@ -43,35 +55,34 @@ def show(made: Outputs) -> RenderableType | None:
         return None
     all_rows = list(made.rows())
     if len(all_rows) == 1 and made.config.head == "linear" and made.config.output_size > _WIDEST:
-        return _upright(all_rows[0][2])
+        return _upright(all_rows[0][2], _names(made.config))
     several = len(made.outputs) > 1
     columns, cells = _columns(made.config)
     lead = ("sequence", "step") if several else ("step",)
     rows = [
-        (*((str(number),) if several else ()), str(step), *cells(row))
-        for number, step, row in all_rows
+        (*((harmless(sequence),) if several else ()), str(step), *cells(row))
+        for sequence, step, row in all_rows
     ]
     return tables.table(*lead, *columns, rows=rows, numbers=(*lead, *columns))
 
 
-def _upright(row: Any) -> RenderableType:
+def _upright(row: Any, names: Sequence[str]) -> RenderableType:
     """A single row [O] that is too wide, as a forecast of many steps: an output a line."""
-    rows = [(f"y{place}", f"{value:.6g}") for place, value in enumerate(row)]
+    rows = [(name, f"{value:.6g}") for name, value in zip(names, row, strict=True)]
     return tables.table("output", "value", rows=rows, numbers=("value",))
 
 
 def _write_csv(made: Outputs) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    names = made.config.labels or [f"y{i}" for i in range(made.config.output_size)]
-    writer.writerow(["sequence", "step", *names])
-    for number, step, row in made.rows():
-        writer.writerow([number, step, *(f"{value:.9g}" for value in row)])
+    writer.writerow(["sequence", "step", *_names(made.config)])
+    for sequence, step, row in made.rows():
+        writer.writerow([sequence, step, *(f"{value:.9g}" for value in row)])
 
 
 def _columns(config: ModelConfig) -> tuple[Sequence[str], Any]:
     """The columns for this head, and what makes a row's cells."""
     if config.head == "classifier":
-        labels = config.labels or [str(i) for i in range(config.output_size)]
+        labels = _names(config)
         return ("answer", "probability"), lambda row: _likeliest(row, labels, 1)[0]
     if config.head == "softmax":
         names = _symbols(config)
@@ -79,10 +90,15 @@ def _columns(config: ModelConfig) -> tuple[Sequence[str], Any]:
         return columns, lambda row: [" ".join(pair) for pair in _likeliest(row, names, _LIKELIEST)]
     shown = min(config.output_size, _WIDEST)
     more = ["..."] if config.output_size > shown else []
-    return [f"y{i}" for i in range(shown)] + more, lambda row: [
+    return [*_names(config)[:shown], *more], lambda row: [
         *(f"{value:.6g}" for value in row[:shown]),
         *more,
     ]
+
+
+def _names(config: ModelConfig) -> Sequence[str]:
+    """What each output is, `y0` and so on where the model does not say."""
+    return config.output_names or [f"y{place}" for place in range(config.output_size)]
 
 
 def _likeliest(logits: Any, names: Sequence[str], count: int) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ Modules with signatures for typer can't postpone the evaluation of annotations.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from carousel.client import Client
 
 FILES_HELP = (
-    "Features: CSV, a step a line, blank lines between sequences; .npy with [T, D] or [N, T, D]; "
-    ".npz. Tokens: text, or .npy with [T]. - is standard input."
+    "Features: CSV, Parquet or JSON lines, a step a row; .npy with [T, D] or [N, T, D]; .npz. "
+    "Tokens: text, a column of a table, or .npy with [T]. - is standard input."
 )
 Csv = Annotated[bool, typer.Option("--csv", help="CSV on standard output.")]
 
@@ -38,26 +38,30 @@ def predict(
         list[str] | None,
         typer.Option(
             metavar="COLUMN",
-            help="Column of a CSV with a heading, in the model's order; once for each.",
+            help="Column to read, once for each in the model's order; unset: as it learned.",
         ),
     ] = None,
     sequence: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="Column that says which sequence a row is of."),
     ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column that orders the rows; unset: they are."),
+    ] = None,
     as_csv: Csv = False,
 ) -> Outputs:
     """Run whole sequences from the model's initial state; nothing is kept."""
-    from carousel.cli import inputs
+    from carousel.cli import inputs, whole_sequences
 
     version = client.get_version(model)
-    sequences = [
-        one for file in files for one in inputs.read(file, version.config, column or (), sequence)
-    ]
-    if last:
-        rows = [row[None] for row in client.predict(version.name, sequences, outputs="last")]
-        begins = [len(one) - 1 for one in sequences]
-    else:
-        rows = client.predict(version.name, sequences)
-        begins = [0] * len(rows)
-    return Outputs(version.name, rows, begins, version.config, as_csv)
+    pick = inputs.Pick(column or (), sequence, time)
+
+    def tokenize(texts: list[str]) -> list[Any]:
+        return whole_sequences.tokenize(client, version.name, texts)
+
+    sequences = [one for file in files for one in inputs.read(file, version.config, tokenize, pick)]
+    rows = whole_sequences.predict(client, version, [one.values for one in sequences], last=last)
+    begins = [len(one.values) - 1 if last else 0 for one in sequences]
+    names = [one.name or str(place) for place, one in enumerate(sequences)]
+    return Outputs(version.name, names, rows, begins, version.config, as_csv)

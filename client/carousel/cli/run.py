@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from carousel.cli import exits, job_lines, job_live, job_views
+from carousel.cli.connection import command
 from carousel.cli.job_history import History
 from carousel.cli.output import console
 
@@ -22,7 +23,7 @@ _PAST_SECONDS = 3.0
 class Run(Iterator["JobEvent | Job"]):
     """Events, and at last the job itself. Ctrl-C leaves it running.
 
-    `use` makes the command that uses a version out of the ended job.
+    `use` makes the commands that use a version out of the ended job.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Run(Iterator["JobEvent | Job"]):
         job: Job,
         *,
         after: int = 0,
-        use: Callable[[Job], str] | None = None,
+        use: Callable[[Job], list[str]] | None = None,
     ) -> None:
         self.job = job
         self.use = use
@@ -85,7 +86,8 @@ def show(run: Run) -> None:
         out.print("", job_views.evaluation(run.job.evaluation), "", sep="\n")
     out.print(outcome(run.job), soft_wrap=True, markup=False)
     if run.use is not None and run.job.version:
-        out.print(f"$ {run.use(run.job)}", soft_wrap=True, markup=False)
+        for typed in run.use(run.job):
+            out.print(f"$ {typed}", soft_wrap=True, markup=False)
     run.check()
 
 
@@ -96,20 +98,21 @@ def outcome(job: Job) -> str:
         return f"{job_views.version(job)} is made{alias}"
     why = f": {job.state_message}" if job.state_message else ""
     if job.state == "succeeded":
+        model = () if job.promotion.model else ("--model", "MODEL")
         return (
             f"{job.id} has ended and made no version{why}\n"
-            f"carousel jobs promote {job.id} --model MODEL makes one all the same"
+            f"{command('jobs', 'promote', job.id, *model)} makes one all the same"
         )
     ended = f"{job.id} {job_lines.became(job.state)}"
     if not job.checkpoint_step:
         return ended
-    return f"{ended}; carousel jobs resume {job.id} lets it go on"
+    return f"{ended}; {command('jobs', 'resume', job.id)} lets it go on"
 
 
 def detached(job: Job) -> str:
     return (
-        f"{job.id} goes on without this command: carousel jobs watch {job.id} follows it, "
-        f"carousel jobs cancel {job.id} stops it"
+        f"{job.id} goes on without this command: {command('jobs', 'watch', job.id)} follows it, "
+        f"{command('jobs', 'cancel', job.id)} stops it"
     )
 
 

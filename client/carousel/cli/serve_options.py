@@ -89,6 +89,14 @@ def options(
         str | None,
         _models("async", "What a session gets that asks for nothing: memory, async or sync."),
     ] = None,
+    store_refresh: Annotated[
+        str | None,
+        _models(
+            "2",
+            "How often to look for what others brought into the store; off: never.",
+            metavar="SECONDS",
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         _models("auto", "Where models run: auto, cpu, cuda or cuda:N; auto: cuda if there is one."),
@@ -114,12 +122,14 @@ def options(
         _limit(
             "as many as sessions",
             "States on the device, of each model version; sessions that idle longest are parked "
-            "in memory when more are needed.",
+            "in memory when more are needed. Unset: as many as sessions.",
         ),
     ] = None,
     host_sessions: Annotated[
         int | None,
-        _limit("all", "Parked sessions in memory; the rest go to the store of sessions."),
+        _limit(
+            "all", "Parked sessions in memory; the rest go to the store of sessions. Unset: all."
+        ),
     ] = None,
     max_batch: Annotated[int | None, _limit("256", "Rows in one turn.")] = None,
     chunk_slice: Annotated[

@@ -35,8 +35,9 @@ def step(
     """Take steps of a session and show the outputs. Whoever holds it must attach again."""
     from carousel.cli import inputs
 
-    config = client.get_version(client.get_session(session).model_version).config
-    chunk = inputs.steps(values, config)
+    version = client.get_version(client.get_session(session).model_version)
+    config = version.config
+    chunk = inputs.steps(values, config, lambda texts: client.tokenize(version.name, texts))
     held = client.attach(session)
     begin = held.step_index
-    return Outputs(held.name, [held.chunk(chunk)], [begin], config, as_csv)
+    return Outputs(held.name, ["0"], [held.chunk(chunk)], [begin], config, as_csv)

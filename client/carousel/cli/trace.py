@@ -45,10 +45,13 @@ def trace(
     begin = model if session is None else f"sessions/{session.removeprefix('sessions/')}"
     if file is None:
         return client.trace(begin, text)
-    [sequence, *more] = inputs.read(file, client.get_version(model).config)
+    version = client.get_version(model)
+    [sequence, *more] = inputs.read(
+        file, version.config, lambda texts: client.tokenize(version.name, texts)
+    )
     if more:
         raise typer.BadParameter(f"{file} has {len(more) + 1} sequences, and one can be traced")
-    return client.trace(begin, sequence)
+    return client.trace(begin, sequence.values)
 
 
 def show(one: "Trace") -> "RenderableType":

@@ -5,13 +5,12 @@ Modules with signatures for typer can't postpone the evaluation of annotations.
 
 import inspect
 import re
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from carousel.cli import run, train_options, train_task
+from carousel.cli import run, train_options, train_task, train_use
 from carousel.cli.connection import Server
 from carousel.cli.remote import remote
 from carousel.cli.upload_bar import upload_progress
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
     from carousel.client import Client, Dataset, Job
 
 _PANEL = "Job"
-_FILE_HELP = "Text, CSV, Parquet or .npz of numpy; or datasets/ID of one that is on the server."
+_FILE_HELP = (
+    "Text, CSV, Parquet, JSON lines or .npz of numpy; or datasets/ID of one that is on the server."
+)
 
 
 def _frame(
@@ -103,7 +104,7 @@ def train(
     found = client.datasets.get(file) if is_there else None
     shown = Path(found.file_name or f"data.{found.format}") if found else path
     recipe = train_options.make(train_task.guess(shown, options), _without_task(options))
-    model = name or _model_id(path)
+    model = name or _model_id(shown)
     dataset = found or _upload(client, path)
     job = client.jobs.create(
         recipe=recipe,
@@ -118,7 +119,7 @@ def train(
     )
     if detach or validate_only:
         return job
-    return run.Run(client, job, use=lambda ended: use(ended, dataset, path, model))
+    return run.Run(client, job, use=lambda done: train_use.commands(client, done, dataset, path))
 
 
 def _upload(client: "Client", path: Path) -> "Dataset":
@@ -132,48 +133,6 @@ def _show(made: "run.Run | Job") -> Any:
     if isinstance(made, run.Run):
         return run.show(made)
     return job_views.job(made)
-
-
-def use(job: "Job", dataset: "Dataset", path: Path, model: str) -> str:
-    """The command that uses the version which the job made."""
-    from carousel.client import Forecast, LanguageModel, Tag
-
-    task = job.recipe.task
-    if isinstance(task, LanguageModel):
-        return f"carousel generate {model} 'The '"
-    words = ["carousel", "predict", model, str(path)]
-    if path.suffix == ".csv":
-        words += [word for column in _columns(job, dataset) for word in ("--column", column)]
-        group = task.group_column if isinstance(task, Forecast) else task.sequence_column
-        words += ["--sequence", group] if group else []
-    if not isinstance(task, Tag):
-        words.append("--last")
-    return shlex.join(words)
-
-
-def _columns(job: "Job", dataset: "Dataset") -> list[str]:
-    """What the model reads, in its order: the targets, then the features."""
-    from carousel.client import Forecast, LanguageModel
-
-    task = job.recipe.task
-    if isinstance(task, LanguageModel):
-        return []
-    targets = list(task.targets) if isinstance(task, Forecast) else []
-    if task.features:
-        return [*targets, *task.features]
-    other = (*targets, task.time_column, *_marks(task))
-    left = [column for column in dataset.columns if column.name not in other]
-    numbers = [column.name for column in left if column.mean is not None]
-    return [*targets, *(numbers or [column.name for column in left])]
-
-
-def _marks(task: Any) -> tuple[str | None, ...]:
-    """The columns that say what a row is of."""
-    from carousel.client import Forecast
-
-    if isinstance(task, Forecast):
-        return (task.group_column,)
-    return task.label_column, task.sequence_column
 
 
 def _without_task(options: dict[str, Any]) -> dict[str, Any]:

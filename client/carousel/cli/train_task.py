@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 TASKS = ("text", "forecast", "classify", "tag")
-_TABLES = (".csv", ".parquet")
+_TABLES = (".csv", ".parquet", ".pq", ".jsonl", ".ndjson")
 
 
 def guess(file: Path, given: Mapping[str, Any]) -> str:
@@ -24,9 +24,10 @@ def guess(file: Path, given: Mapping[str, Any]) -> str:
         return "forecast"
     if given.get("label_column"):
         return "classify" if given.get("sequence_column") else "tag"
-    if file.suffix == ".npz":
+    suffix = file.suffix.lower()
+    if suffix == ".npz":
         return _labels_of(file)
-    if file.suffix in _TABLES:
+    if suffix in _TABLES:
         raise typer.BadParameter(
             f"a table needs --target COL to forecast, or --label COL to classify{_columns(file)}"
         )
@@ -47,7 +48,7 @@ def _labels_of(file: Path) -> str:
 
 
 def _columns(file: Path) -> str:
-    if file.suffix != ".csv" or not file.is_file():
+    if file.suffix.lower() != ".csv" or not file.is_file():
         return ""
     with file.open(newline="", encoding="utf-8", errors="replace") as lines:
         header = next(csv.reader(lines), [])

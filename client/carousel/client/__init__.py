@@ -15,7 +15,13 @@ from carousel.client._async_session import AsyncSession
 from carousel.client._async_token_stream import AsyncTokenStream
 from carousel.client._channel import TLS
 from carousel.client._client import Client
-from carousel.client._datasets_values import Column, Dataset, DatasetFormat, DatasetState
+from carousel.client._datasets_values import (
+    Column,
+    Dataset,
+    DatasetFormat,
+    DatasetState,
+    TextStatistics,
+)
 from carousel.client._events import Event
 from carousel.client._held import HeldState
 from carousel.client._inference_values import FinishReason, Token, TokenProbability, Trace
@@ -108,6 +114,7 @@ __all__ = [
     "StepErrors",
     "StoreStatus",
     "Tag",
+    "TextStatistics",
     "Token",
     "TokenProbability",
     "TokenStream",

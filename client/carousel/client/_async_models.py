@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 from carousel.client import _model_calls as calls
 from carousel.client import _model_values
 from carousel.client._async_transport import AsyncTransport
+from carousel.client._model_calls import Ints
 from carousel.client._model_values import Model, ModelVersion
 from carousel.client._names import model_name
 from carousel.client._transfer import EXPORT, SLOWEST, UPLOAD, Export, Progress, Upload
@@ -69,7 +70,7 @@ class AsyncModels:
         progress: Progress | None = None,
         timeout: float | None = None,
     ) -> ModelVersion:
-        """Send a folder with config.json, weights.safetensors and, as its card, README.md.
+        """Send a folder: config.json, weights.safetensors, perhaps README.md and baseline.json.
 
         `version` 0 is one above the highest. `validate_only` checks everything and keeps nothing.
         `progress(sent, total)` is told bytes. The deadline allows a second
@@ -149,6 +150,16 @@ class AsyncModels:
     async def delete_version(self, name: str, *, timeout: float | None = None) -> None:
         """Delete an unloaded version that no alias points at. Raises ModelInUse."""
         await self._transport.call(calls.delete_version(name), timeout)
+
+    async def tokenize(
+        self, model: str, texts: Sequence[str], *, timeout: float | None = None
+    ) -> list[Ints]:
+        """Each text as the model's tokens, [T] int64, as its server reads text.
+
+        Raises ModelNotFound, NoTokenizer, TokenOutOfRange, MessageTooLarge (more than 1,048,576
+        characters together).
+        """
+        return await self._transport.call(calls.tokenize(model, texts), timeout)
 
     async def set_alias(
         self, model: str, *, alias: str, version: int, timeout: float | None = None

@@ -17,6 +17,7 @@ class DatasetFormat(StrEnum):
     TEXT = "text"
     CSV = "csv"
     PARQUET = "parquet"
+    JSONL = "jsonl"
     NPZ = "npz"
 
 
@@ -46,12 +47,22 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextStatistics:
+    """What is in a text; `symbols` counts the different characters."""
+
+    characters: int = 0
+    lines: int = 0
+    symbols: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
     """Bytes to learn from, immutable once ready.
 
     `sha256` is in hexadecimal. `received_bytes` are safely there, less than `size_bytes` while
     it is uploading. `rows` counts rows, characters of a text or steps of an archive. `columns`
-    are not there in lists. `jobs` counts the unfinished ones that learn from it.
+    are not there in lists. `jobs` counts the unfinished ones that learn from it. `text` is of texts
+    alone.
     """
 
     name: str
@@ -65,6 +76,7 @@ class Dataset:
     columns: tuple[Column, ...]
     create_time: datetime
     jobs: int
+    text: TextStatistics | None = None
 
     @property
     def id(self) -> str:
@@ -84,4 +96,5 @@ def dataset(message: pb.Dataset) -> Dataset:
         columns=tuple(read(Column, one, name=one.name) for one in message.columns),
         create_time=to_datetime(message.create_time),
         jobs=message.jobs,
+        text=read(TextStatistics, message.text) if message.HasField("text") else None,
     )

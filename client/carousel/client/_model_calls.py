@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 
@@ -14,10 +17,18 @@ from carousel.client._model_values import Model, ModelVersion
 from carousel.client._names import model_name, parent_name
 from carousel.client._server_values import ServerInfo, Statistics
 from carousel.client._times import Seconds, to_duration
-from carousel.errors import CarouselError, DeadlineExceeded, ServerUnreachable, Unavailable
+from carousel.errors import (
+    CarouselError,
+    DeadlineExceeded,
+    InvalidField,
+    ServerUnreachable,
+    Unavailable,
+)
 from carousel.v1 import admin_service_pb2 as admin_pb
 from carousel.v1 import model_pb2
 from carousel.v1 import model_service_pb2 as pb
+
+Ints = npt.NDArray[np.int64]
 
 SLOW = 300.0
 """Seconds for what reads or checks whole weights."""
@@ -71,6 +82,13 @@ def delete_version(name: str) -> Call[None]:
     return Call(_path("DeleteModelVersion"), request, empty_pb2.Empty, nothing)
 
 
+def tokenize(name: str, texts: Sequence[str]) -> Call[list[Ints]]:
+    if isinstance(texts, str):  # a sequence of its characters, which nobody means
+        raise InvalidField("texts must be a list of texts, got one text", field="texts")
+    request = pb.TokenizeTextRequest(name=model_name(name), texts=texts)
+    return Call(_path("TokenizeText"), request, pb.TokenizeTextResponse, _tokens)
+
+
 def set_alias(model: str, alias: str, version: int) -> Call[Model]:
     request = pb.SetModelAliasRequest(name=parent_name(model), alias=alias, version=version)
     return _model("SetModelAlias", request)
@@ -119,6 +137,11 @@ def _models(message: pb.ListModelsResponse) -> tuple[list[Model], str]:
 
 def _versions(message: pb.ListModelVersionsResponse) -> tuple[list[ModelVersion], str]:
     return [values.model_version(one) for one in message.versions], message.next_page_token
+
+
+def _tokens(message: pb.TokenizeTextResponse) -> list[Ints]:
+    tokens = np.asarray(message.tokens, np.int64)
+    return np.split(tokens, np.cumsum(message.lengths)[:-1])
 
 
 def check_waiting(error: CarouselError, target: str, left: float) -> None:

@@ -40,7 +40,8 @@ class ModelConfig:
 
     `cell` is lstm, gru, rnn_tanh or rnn_relu; `head` is none, linear, softmax or classifier.
     `input_size` is features per step or, for tokens, the vocabulary's size; `output_size` is
-    numbers per output.
+    numbers per output. `input_names` are the columns of the features, and `target_names` those
+    that a forecast is of, () where that is not known.
     """
 
     cell: str
@@ -54,6 +55,16 @@ class ModelConfig:
     bidirectional: bool
     has_tokenizer: bool
     json: str
+    input_names: tuple[str, ...] = ()
+    target_names: tuple[str, ...] = ()
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What each number of an output is: a label, or as in `load+3` a forecast; () else."""
+        if not self.target_names:
+            return self.labels
+        ahead = range(1, self.output_size // len(self.target_names) + 1)
+        return tuple(f"{name}+{steps}" for steps in ahead for name in self.target_names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +73,8 @@ class ModelVersion:
 
     `digest` is the SHA-256 of config and weights in hexadecimal, `parameters` counts numbers,
     `state_schema` has the shape [L, H] of each tensor of a session's state, `sessions` counts the
-    live ones, `card` is Markdown and only there from `get_version`.
+    live ones. Only from `get_version` there are `card`, which is Markdown, and `baseline_json`: how
+    the gates and states behave on held-out data, of a version that was trained here.
     """
 
     name: str
@@ -76,6 +88,7 @@ class ModelVersion:
     sessions: int
     create_time: datetime
     card: str
+    baseline_json: str = ""
 
     @property
     def model(self) -> str:
@@ -104,6 +117,7 @@ def model_version(message: model_pb2.ModelVersion) -> ModelVersion:
         sessions=message.sessions,
         create_time=to_datetime(message.create_time),
         card=message.card,
+        baseline_json=message.baseline_json,
     )
 
 
@@ -121,6 +135,8 @@ def _config(message: model_pb2.ModelConfig) -> ModelConfig:
         bidirectional=message.bidirectional,
         has_tokenizer=message.has_tokenizer,
         json=message.json,
+        input_names=tuple(message.input_names),
+        target_names=tuple(message.target_names),
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from carousel.client import _model_calls as calls
 from carousel.client import _model_values
+from carousel.client._model_calls import Ints
 from carousel.client._model_values import Model, ModelVersion
 from carousel.client._names import model_name
 from carousel.client._transfer import EXPORT, SLOWEST, UPLOAD, Export, Progress, Upload
@@ -62,7 +63,7 @@ class Models:
         progress: Progress | None = None,
         timeout: float | None = None,
     ) -> ModelVersion:
-        """Send a folder with config.json, weights.safetensors and, as its card, README.md.
+        """Send a folder: config.json, weights.safetensors, perhaps README.md and baseline.json.
 
         `version` 0 is one above the highest. `validate_only` checks everything and keeps nothing.
         `progress(sent, total)` is told bytes, from another thread. The deadline allows a second
@@ -141,6 +142,16 @@ class Models:
     def delete_version(self, name: str, *, timeout: float | None = None) -> None:
         """Delete an unloaded version that no alias points at. Raises ModelInUse."""
         self._transport.call(calls.delete_version(name), timeout)
+
+    def tokenize(
+        self, model: str, texts: Sequence[str], *, timeout: float | None = None
+    ) -> list[Ints]:
+        """Each text as the model's tokens, [T] int64, as its server reads text.
+
+        Raises ModelNotFound, NoTokenizer, TokenOutOfRange, MessageTooLarge (more than 1,048,576
+        characters together).
+        """
+        return self._transport.call(calls.tokenize(model, texts), timeout)
 
     def set_alias(
         self, model: str, *, alias: str, version: int, timeout: float | None = None

@@ -17,7 +17,8 @@ from carousel.v1 import model_service_pb2 as pb
 UPLOAD = "carousel.v1.ModelService/UploadModelVersion"
 EXPORT = "carousel.v1.ModelService/ExportModelVersion"
 
-CONFIG, WEIGHTS, CARD = "config.json", "weights.safetensors", "README.md"
+CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+CARD, BASELINE = "README.md", "baseline.json"
 
 PIECE_BYTES = 2**20
 SLOWEST = 2**20
@@ -30,7 +31,7 @@ _LOG = logging.getLogger("carousel.client")
 
 
 class Upload:
-    """A folder with config.json, weights.safetensors and perhaps README.md, the model card."""
+    """A folder with config.json, weights.safetensors and perhaps README.md and baseline.json."""
 
     def __init__(
         self,
@@ -44,13 +45,13 @@ class Upload:
     ) -> None:
         self._weights = Path(folder) / WEIGHTS
         self._progress = progress
-        card = Path(folder) / CARD
         self.size = self._weights.stat().st_size
         self._header = pb.UploadHeader(
             parent=parent_name(model),
             version=version,
             config_json=(Path(folder) / CONFIG).read_text(),
-            card=card.read_text() if card.exists() else "",
+            card=_text(Path(folder) / CARD),
+            baseline_json=_text(Path(folder) / BASELINE),
             weights_bytes=self.size,
             weights_sha256=_digest(self._weights),
             validate_only=validate_only,
@@ -96,8 +97,9 @@ class Export:
         if _digest(self._half_done / WEIGHTS) != self._header.weights_sha256:
             raise UploadDamaged("the weights that arrived are not those that were announced")
         (self._half_done / CONFIG).write_text(self._header.config_json)
-        if self._header.card:
-            (self._half_done / CARD).write_text(self._header.card)
+        for name, text in ((CARD, self._header.card), (BASELINE, self._header.baseline_json)):
+            if text:
+                (self._half_done / name).write_text(text)
         self._half_done.chmod(0o755)
         self._half_done.rename(self.folder)
         return self.folder
@@ -115,6 +117,10 @@ def tell(progress: Progress | None, done: int, total: int) -> None:
         progress(done, total)
     except Exception:
         _LOG.exception("progress failed")
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def _digest(path: Path) -> bytes:

@@ -1,5 +1,6 @@
 """The mathematics of recurrent sequence models: configs, cells, networks, kernels, weights."""
 
+from carousel.model.baseline import BASELINE, Baseline, load_baseline
 from carousel.model.config import (
     Classifier,
     Features,
@@ -29,7 +30,9 @@ from carousel.model.weights import digest, load, load_config, save
 from carousel.model.zoo import shipped
 
 __all__ = [
+    "BASELINE",
     "KERNELS",
+    "Baseline",
     "Bytes",
     "Characters",
     "Classifier",
@@ -59,6 +62,7 @@ __all__ = [
     "climb",
     "digest",
     "load",
+    "load_baseline",
     "load_config",
     "make_kernel",
     "sample",

@@ -19,12 +19,18 @@ MAX_VOCABULARY = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Each step is a vector of `size` float32 numbers."""
+    """Each step is a vector of `size` float32 numbers; `names` are their columns, or ()."""
 
     size: int
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         integer("input.size", self.size, 1, MAX_SIZE)
+        _check_names("input.names", self.names)
+        if len(self.names) not in (0, self.size):
+            raise ConfigError(
+                f"input.names must be {self.size}, one for each feature, got {len(self.names)}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +56,13 @@ class Linear:
 
     With `residual` k the first k input features are added to it, over and over when it is longer:
     the network learns how far the next values are from the present ones, and may follow a series to
-    where it never was in training.
+    where it never was in training. Of a forecast `targets` are the columns that it is of: first all
+    of them one step ahead, then two steps, and so on.
     """
 
     size: int
     residual: int = 0
+    targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         integer("head.size", self.size, 1, MAX_SIZE)
@@ -63,6 +71,12 @@ class Linear:
             raise ConfigError(
                 f"head.size must be a multiple of head.residual, got {self.size} and "
                 f"{self.residual}"
+            )
+        _check_names("head.targets", self.targets)
+        if self.targets and self.size % len(self.targets):
+            raise ConfigError(
+                f"head.size must be a multiple of the number of head.targets, got {self.size} and "
+                f"{len(self.targets)}"
             )
 
 
@@ -261,6 +275,11 @@ class ModelConfig:
             if values.get(name) is not None:
                 values[name] = build(name, Normalization, mapping(name, values[name]))
         return build("config", cls, values)
+
+
+def _check_names(name: str, given: object) -> None:
+    if not isinstance(given, tuple) or not all(isinstance(one, str) for one in given):
+        raise ConfigError(f"{name} must be a list of strings, got {given!r:.200}")
 
 
 def _plain(part: Normalization | None) -> dict[str, Any] | None:

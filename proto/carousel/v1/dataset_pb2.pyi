@@ -36,6 +36,10 @@ class _DatasetFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dataset
     """Apache Parquet."""
     DATASET_FORMAT_NPZ: _DatasetFormat.ValueType  # 4
     """A NumPy archive: `x` [N, D] or [N], `starts` [S + 1], and `y` [S] or [N]; or `x` [S, T, D]."""
+    DATASET_FORMAT_JSONL: _DatasetFormat.ValueType  # 5
+    """JSON lines: a table, an object a line. Its values are numbers, texts, true, false or null; a
+    key that a line does not have is a missing value.
+    """
 
 class DatasetFormat(_DatasetFormat, metaclass=_DatasetFormatEnumTypeWrapper):
     """How a dataset's bytes are read."""
@@ -50,6 +54,10 @@ DATASET_FORMAT_PARQUET: DatasetFormat.ValueType  # 3
 """Apache Parquet."""
 DATASET_FORMAT_NPZ: DatasetFormat.ValueType  # 4
 """A NumPy archive: `x` [N, D] or [N], `starts` [S + 1], and `y` [S] or [N]; or `x` [S, T, D]."""
+DATASET_FORMAT_JSONL: DatasetFormat.ValueType  # 5
+"""JSON lines: a table, an object a line. Its values are numbers, texts, true, false or null; a
+key that a line does not have is a missing value.
+"""
 Global___DatasetFormat: _TypeAlias = DatasetFormat  # noqa: Y015
 
 class _DatasetState:
@@ -93,6 +101,7 @@ class Dataset(_message.Message):
     COLUMNS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`datasets/{id}`; the id has 1 to 63 of a-z, 0-9 and '-', and begins with a letter or digit."""
     state: Global___DatasetState.ValueType
@@ -119,6 +128,10 @@ class Dataset(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When its first byte came."""
 
+    @_builtins.property
+    def text(self) -> Global___TextStatistics:
+        """Output only. Of a text: its statistics."""
+
     def __init__(
         self,
         *,
@@ -133,14 +146,45 @@ class Dataset(_message.Message):
         columns: _abc.Iterable[Global___Column] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         jobs: _builtins.int = ...,
+        text: Global___TextStatistics | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "create_time", b"create_time", "file_name", b"file_name", "format", b"format", "jobs", b"jobs", "name", b"name", "received_bytes", b"received_bytes", "rows", b"rows", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "create_time", b"create_time", "file_name", b"file_name", "format", b"format", "jobs", b"jobs", "name", b"name", "received_bytes", b"received_bytes", "rows", b"rows", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Dataset: _TypeAlias = Dataset  # noqa: Y015
+
+@_typing.final
+class TextStatistics(_message.Message):
+    """What is in a text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHARACTERS_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    SYMBOLS_FIELD_NUMBER: _builtins.int
+    characters: _builtins.int
+    """Characters (Unicode code points)."""
+    lines: _builtins.int
+    """Lines; the last one may end without a newline."""
+    symbols: _builtins.int
+    """Different characters."""
+    def __init__(
+        self,
+        *,
+        characters: _builtins.int = ...,
+        lines: _builtins.int = ...,
+        symbols: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["characters", b"characters", "lines", b"lines", "symbols", b"symbols"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextStatistics: _TypeAlias = TextStatistics  # noqa: Y015
 
 @_typing.final
 class Column(_message.Message):

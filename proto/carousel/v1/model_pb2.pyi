@@ -124,6 +124,7 @@ class ModelVersion(_message.Message):
     SESSIONS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     CARD_FIELD_NUMBER: _builtins.int
+    BASELINE_JSON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`models/{model}/versions/{number}`."""
     state: Global___VersionState.ValueType
@@ -140,6 +141,10 @@ class ModelVersion(_message.Message):
     """Output only. Live sessions pinned to it."""
     card: _builtins.str
     """The model card, Markdown. Only in GetModelVersion."""
+    baseline_json: _builtins.str
+    """How its gates and states behave on held-out data, to hold live traffic against: baseline.json
+    as it stands in the store. Empty: it was not trained here. Only in GetModelVersion.
+    """
     @_builtins.property
     def config(self) -> Global___ModelConfig:
         """The architecture."""
@@ -166,10 +171,11 @@ class ModelVersion(_message.Message):
         sessions: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         card: _builtins.str = ...,
+        baseline_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["card", b"card", "config", b"config", "create_time", b"create_time", "digest", b"digest", "name", b"name", "parameters", b"parameters", "sessions", b"sessions", "state", b"state", "state_message", b"state_message", "state_schema", b"state_schema", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_json", b"baseline_json", "card", b"card", "config", b"config", "create_time", b"create_time", "digest", b"digest", "name", b"name", "parameters", b"parameters", "sessions", b"sessions", "state", b"state", "state_message", b"state_message", "state_schema", b"state_schema", "weights_bytes", b"weights_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -220,6 +226,8 @@ class ModelConfig(_message.Message):
     BIDIRECTIONAL_FIELD_NUMBER: _builtins.int
     HAS_TOKENIZER_FIELD_NUMBER: _builtins.int
     JSON_FIELD_NUMBER: _builtins.int
+    INPUT_NAMES_FIELD_NUMBER: _builtins.int
+    TARGET_NAMES_FIELD_NUMBER: _builtins.int
     cell: _builtins.str
     """lstm, gru, rnn_tanh or rnn_relu."""
     layers: _builtins.int
@@ -244,6 +252,16 @@ class ModelConfig(_message.Message):
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of a classifier's outputs."""
 
+    @_builtins.property
+    def input_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The columns that a step's features come from, in their order. Empty: not known, or tokens."""
+
+    @_builtins.property
+    def target_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The columns that a forecast is of: output i is target_names[i % n], i / n + 1 steps ahead, n
+        being their number. Empty: not known, or no forecast.
+        """
+
     def __init__(
         self,
         *,
@@ -258,10 +276,12 @@ class ModelConfig(_message.Message):
         bidirectional: _builtins.bool = ...,
         has_tokenizer: _builtins.bool = ...,
         json: _builtins.str = ...,
+        input_names: _abc.Iterable[_builtins.str] | None = ...,
+        target_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bidirectional", b"bidirectional", "cell", b"cell", "has_tokenizer", b"has_tokenizer", "head", b"head", "hidden_size", b"hidden_size", "input_size", b"input_size", "input_type", b"input_type", "json", b"json", "labels", b"labels", "layers", b"layers", "output_size", b"output_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bidirectional", b"bidirectional", "cell", b"cell", "has_tokenizer", b"has_tokenizer", "head", b"head", "hidden_size", b"hidden_size", "input_names", b"input_names", "input_size", b"input_size", "input_type", b"input_type", "json", b"json", "labels", b"labels", "layers", b"layers", "output_size", b"output_size", "target_names", b"target_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from carousel.v1 import model_pb2 as carousel_dot_v1_dot_model__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63\x61rousel/v1/model_service.proto\x12\x0b\x63\x61rousel.v1\x1a\x17\x63\x61rousel/v1/model.proto\x1a\x1bgoogle/protobuf/empty.proto\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.carousel.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Q\n\x18ListModelVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x19ListModelVersionsResponse\x12+\n\x08versions\x18\x01 \x03(\x0b\x32\x19.carousel.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x16GetModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"`\n\x19UploadModelVersionRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.carousel.v1.UploadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xac\x01\n\x0cUploadHeader\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x13\n\x0b\x63onfig_json\x18\x03 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x04 \x01(\t\x12\x15\n\rweights_bytes\x18\x05 \x01(\x04\x12\x16\n\x0eweights_sha256\x18\x06 \x01(\x0c\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\t\"u\n\x19ImportModelVersionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\")\n\x19\x45xportModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"a\n\x1a\x45xportModelVersionResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.carousel.v1.UploadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\'\n\x17LoadModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x19UnloadModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\")\n\x19\x44\x65leteModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x14SetModelAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\"6\n\x17\x44\x65leteModelAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t2\x89\x08\n\x0cModelService\x12M\n\nListModels\x12\x1e.carousel.v1.ListModelsRequest\x1a\x1f.carousel.v1.ListModelsResponse\x12<\n\x08GetModel\x12\x1c.carousel.v1.GetModelRequest\x1a\x12.carousel.v1.Model\x12\x62\n\x11ListModelVersions\x12%.carousel.v1.ListModelVersionsRequest\x1a&.carousel.v1.ListModelVersionsResponse\x12Q\n\x0fGetModelVersion\x12#.carousel.v1.GetModelVersionRequest\x1a\x19.carousel.v1.ModelVersion\x12Y\n\x12UploadModelVersion\x12&.carousel.v1.UploadModelVersionRequest\x1a\x19.carousel.v1.ModelVersion(\x01\x12W\n\x12ImportModelVersion\x12&.carousel.v1.ImportModelVersionRequest\x1a\x19.carousel.v1.ModelVersion\x12g\n\x12\x45xportModelVersion\x12&.carousel.v1.ExportModelVersionRequest\x1a\'.carousel.v1.ExportModelVersionResponse0\x01\x12S\n\x10LoadModelVersion\x12$.carousel.v1.LoadModelVersionRequest\x1a\x19.carousel.v1.ModelVersion\x12W\n\x12UnloadModelVersion\x12&.carousel.v1.UnloadModelVersionRequest\x1a\x19.carousel.v1.ModelVersion\x12T\n\x12\x44\x65leteModelVersion\x12&.carousel.v1.DeleteModelVersionRequest\x1a\x16.google.protobuf.Empty\x12\x46\n\rSetModelAlias\x12!.carousel.v1.SetModelAliasRequest\x1a\x12.carousel.v1.Model\x12L\n\x10\x44\x65leteModelAlias\x12$.carousel.v1.DeleteModelAliasRequest\x1a\x12.carousel.v1.Modelb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63\x61rousel/v1/model_service.proto\x12\x0b\x63\x61rousel.v1\x1a\x17\x63\x61rousel/v1/model.proto\x1a\x1bgoogle/protobuf/empty.proto\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.carousel.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Q\n\x18ListModelVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x19ListModelVersionsResponse\x12+\n\x08versions\x18\x01 \x03(\x0b\x32\x19.carousel.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x16GetModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"`\n\x19UploadModelVersionRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.carousel.v1.UploadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xc3\x01\n\x0cUploadHeader\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x13\n\x0b\x63onfig_json\x18\x03 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x04 \x01(\t\x12\x15\n\rweights_bytes\x18\x05 \x01(\x04\x12\x16\n\x0eweights_sha256\x18\x06 \x01(\x0c\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x15\n\rbaseline_json\x18\t \x01(\t\"u\n\x19ImportModelVersionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\")\n\x19\x45xportModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"a\n\x1a\x45xportModelVersionResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.carousel.v1.UploadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\'\n\x17LoadModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x19UnloadModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\")\n\x19\x44\x65leteModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"2\n\x13TokenizeTextRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"7\n\x14TokenizeTextResponse\x12\x0f\n\x07lengths\x18\x01 \x03(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\r\"D\n\x14SetModelAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\"6\n\x17\x44\x65leteModelAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t2\xde\x08\n\x0cModelService\x12M\n\nListModels\x12\x1e.carousel.v1.ListModelsRequest\x1a\x1f.carousel.v1.ListModelsResponse\x12<\n\x08GetModel\x12\x1c.carousel.v1.GetModelRequest\x1a\x12.carousel.v1.Model\x12\x62\n\x11ListModelVersions\x12%.carousel.v1.ListModelVersionsRequest\x1a&.carousel.v1.ListModelVersionsResponse\x12Q\n\x0fGetModelVersion\x12#.carousel.v1.GetModelVersionRequest\x1a\x19.carousel.v1.ModelVersion\x12Y\n\x12UploadModelVersion\x12&.carousel.v1.UploadModelVersionRequest\x1a\x19.carousel.v1.ModelVersion(\x01\x12W\n\x12ImportModelVersion\x12&.carousel.v1.ImportModelVersionRequest\x1a\x19.carousel.v1.ModelVersion\x12g\n\x12\x45xportModelVersion\x12&.carousel.v1.ExportModelVersionRequest\x1a\'.carousel.v1.ExportModelVersionResponse0\x01\x12S\n\x10LoadModelVersion\x12$.carousel.v1.LoadModelVersionRequest\x1a\x19.carousel.v1.ModelVersion\x12W\n\x12UnloadModelVersion\x12&.carousel.v1.UnloadModelVersionRequest\x1a\x19.carousel.v1.ModelVersion\x12T\n\x12\x44\x65leteModelVersion\x12&.carousel.v1.DeleteModelVersionRequest\x1a\x16.google.protobuf.Empty\x12S\n\x0cTokenizeText\x12 .carousel.v1.TokenizeTextRequest\x1a!.carousel.v1.TokenizeTextResponse\x12\x46\n\rSetModelAlias\x12!.carousel.v1.SetModelAliasRequest\x1a\x12.carousel.v1.Model\x12L\n\x10\x44\x65leteModelAlias\x12$.carousel.v1.DeleteModelAliasRequest\x1a\x12.carousel.v1.Modelb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,23 +48,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADMODELVERSIONREQUEST']._serialized_start=500
   _globals['_UPLOADMODELVERSIONREQUEST']._serialized_end=596
   _globals['_UPLOADHEADER']._serialized_start=599
-  _globals['_UPLOADHEADER']._serialized_end=771
-  _globals['_IMPORTMODELVERSIONREQUEST']._serialized_start=773
-  _globals['_IMPORTMODELVERSIONREQUEST']._serialized_end=890
-  _globals['_EXPORTMODELVERSIONREQUEST']._serialized_start=892
-  _globals['_EXPORTMODELVERSIONREQUEST']._serialized_end=933
-  _globals['_EXPORTMODELVERSIONRESPONSE']._serialized_start=935
-  _globals['_EXPORTMODELVERSIONRESPONSE']._serialized_end=1032
-  _globals['_LOADMODELVERSIONREQUEST']._serialized_start=1034
-  _globals['_LOADMODELVERSIONREQUEST']._serialized_end=1073
-  _globals['_UNLOADMODELVERSIONREQUEST']._serialized_start=1075
-  _globals['_UNLOADMODELVERSIONREQUEST']._serialized_end=1131
-  _globals['_DELETEMODELVERSIONREQUEST']._serialized_start=1133
-  _globals['_DELETEMODELVERSIONREQUEST']._serialized_end=1174
-  _globals['_SETMODELALIASREQUEST']._serialized_start=1176
-  _globals['_SETMODELALIASREQUEST']._serialized_end=1244
-  _globals['_DELETEMODELALIASREQUEST']._serialized_start=1246
-  _globals['_DELETEMODELALIASREQUEST']._serialized_end=1300
-  _globals['_MODELSERVICE']._serialized_start=1303
-  _globals['_MODELSERVICE']._serialized_end=2336
+  _globals['_UPLOADHEADER']._serialized_end=794
+  _globals['_IMPORTMODELVERSIONREQUEST']._serialized_start=796
+  _globals['_IMPORTMODELVERSIONREQUEST']._serialized_end=913
+  _globals['_EXPORTMODELVERSIONREQUEST']._serialized_start=915
+  _globals['_EXPORTMODELVERSIONREQUEST']._serialized_end=956
+  _globals['_EXPORTMODELVERSIONRESPONSE']._serialized_start=958
+  _globals['_EXPORTMODELVERSIONRESPONSE']._serialized_end=1055
+  _globals['_LOADMODELVERSIONREQUEST']._serialized_start=1057
+  _globals['_LOADMODELVERSIONREQUEST']._serialized_end=1096
+  _globals['_UNLOADMODELVERSIONREQUEST']._serialized_start=1098
+  _globals['_UNLOADMODELVERSIONREQUEST']._serialized_end=1154
+  _globals['_DELETEMODELVERSIONREQUEST']._serialized_start=1156
+  _globals['_DELETEMODELVERSIONREQUEST']._serialized_end=1197
+  _globals['_TOKENIZETEXTREQUEST']._serialized_start=1199
+  _globals['_TOKENIZETEXTREQUEST']._serialized_end=1249
+  _globals['_TOKENIZETEXTRESPONSE']._serialized_start=1251
+  _globals['_TOKENIZETEXTRESPONSE']._serialized_end=1306
+  _globals['_SETMODELALIASREQUEST']._serialized_start=1308
+  _globals['_SETMODELALIASREQUEST']._serialized_end=1376
+  _globals['_DELETEMODELALIASREQUEST']._serialized_start=1378
+  _globals['_DELETEMODELALIASREQUEST']._serialized_end=1432
+  _globals['_MODELSERVICE']._serialized_start=1435
+  _globals['_MODELSERVICE']._serialized_end=2553
 # @@protoc_insertion_point(module_scope)

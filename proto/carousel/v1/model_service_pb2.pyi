@@ -219,6 +219,7 @@ class UploadHeader(_message.Message):
     WEIGHTS_SHA256_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    BASELINE_JSON_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`models/{model}`; made when there is none."""
     version: _builtins.int
@@ -235,6 +236,8 @@ class UploadHeader(_message.Message):
     """Check everything and keep nothing."""
     request_id: _builtins.str
     """The same id again returns the first result. Empty: none."""
+    baseline_json: _builtins.str
+    """baseline.json, see ModelVersion. Empty: none."""
     def __init__(
         self,
         *,
@@ -246,10 +249,11 @@ class UploadHeader(_message.Message):
         weights_sha256: _builtins.bytes = ...,
         validate_only: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        baseline_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["card", b"card", "config_json", b"config_json", "parent", b"parent", "request_id", b"request_id", "validate_only", b"validate_only", "version", b"version", "weights_bytes", b"weights_bytes", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_json", b"baseline_json", "card", b"card", "config_json", b"config_json", "parent", b"parent", "request_id", b"request_id", "validate_only", b"validate_only", "version", b"version", "weights_bytes", b"weights_bytes", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -271,7 +275,9 @@ class ImportModelVersionRequest(_message.Message):
     version: _builtins.int
     """The version's number. 0: one above the highest."""
     path: _builtins.str
-    """The folder with config.json and weights.safetensors, relative to the server's `import_root`."""
+    """The folder with config.json, weights.safetensors and perhaps README.md and baseline.json,
+    relative to the server's `import_root`.
+    """
     validate_only: _builtins.bool
     """Check everything and keep nothing."""
     request_id: _builtins.str
@@ -414,6 +420,64 @@ class DeleteModelVersionRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteModelVersionRequest: _TypeAlias = DeleteModelVersionRequest  # noqa: Y015
+
+@_typing.final
+class TokenizeTextRequest(_message.Message):
+    """Asks to turn texts into tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in CreateSessionRequest.model; the version need not be loaded."""
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 65,536 texts, of at most 1,048,576 characters together."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenizeTextRequest: _TypeAlias = TokenizeTextRequest  # noqa: Y015
+
+@_typing.final
+class TokenizeTextResponse(_message.Message):
+    """Texts as tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LENGTHS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of each text."""
+
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tokens of all texts, one after the other."""
+
+    def __init__(
+        self,
+        *,
+        lengths: _abc.Iterable[_builtins.int] | None = ...,
+        tokens: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lengths", b"lengths", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenizeTextResponse: _TypeAlias = TokenizeTextResponse  # noqa: Y015
 
 @_typing.final
 class SetModelAliasRequest(_message.Message):

@@ -87,6 +87,11 @@ class ModelServiceStub:
                 request_serializer=carousel_dot_v1_dot_model__service__pb2.DeleteModelVersionRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.TokenizeText = channel.unary_unary(
+                '/carousel.v1.ModelService/TokenizeText',
+                request_serializer=carousel_dot_v1_dot_model__service__pb2.TokenizeTextRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_model__service__pb2.TokenizeTextResponse.FromString,
+                _registered_method=True)
         self.SetModelAlias = channel.unary_unary(
                 '/carousel.v1.ModelService/SetModelAlias',
                 request_serializer=carousel_dot_v1_dot_model__service__pb2.SetModelAliasRequest.SerializeToString,
@@ -179,8 +184,17 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TokenizeText(self, request, context):
+        """Turns texts into tokens, as the version's tokenizer does. Errors: MODEL_NOT_FOUND,
+        VERSION_NOT_FOUND, NO_TOKENIZER, TOKEN_OUT_OF_RANGE, MESSAGE_TOO_LARGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetModelAlias(self, request, context):
-        """Points an alias at a version. Sessions stay on the version they began with.
+        """Points an alias at a version. Sessions stay on the version they began with. Servers that share
+        the store take it up by themselves.
         Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -246,6 +260,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.DeleteModelVersion,
                     request_deserializer=carousel_dot_v1_dot_model__service__pb2.DeleteModelVersionRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'TokenizeText': grpc.unary_unary_rpc_method_handler(
+                    servicer.TokenizeText,
+                    request_deserializer=carousel_dot_v1_dot_model__service__pb2.TokenizeTextRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_model__service__pb2.TokenizeTextResponse.SerializeToString,
             ),
             'SetModelAlias': grpc.unary_unary_rpc_method_handler(
                     servicer.SetModelAlias,
@@ -529,6 +548,33 @@ class ModelService:
             '/carousel.v1.ModelService/DeleteModelVersion',
             carousel_dot_v1_dot_model__service__pb2.DeleteModelVersionRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TokenizeText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carousel.v1.ModelService/TokenizeText',
+            carousel_dot_v1_dot_model__service__pb2.TokenizeTextRequest.SerializeToString,
+            carousel_dot_v1_dot_model__service__pb2.TokenizeTextResponse.FromString,
             options,
             channel_credentials,
             insecure,

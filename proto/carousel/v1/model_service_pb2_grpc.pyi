@@ -66,8 +66,13 @@ class ModelServiceStub:
     """Deletes an unloaded version that no alias points at. Errors: MODEL_NOT_FOUND,
     VERSION_NOT_FOUND, MODEL_IN_USE.
     """
+    TokenizeText: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.TokenizeTextRequest, _model_service_pb2.TokenizeTextResponse]
+    """Turns texts into tokens, as the version's tokenizer does. Errors: MODEL_NOT_FOUND,
+    VERSION_NOT_FOUND, NO_TOKENIZER, TOKEN_OUT_OF_RANGE, MESSAGE_TOO_LARGE.
+    """
     SetModelAlias: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.SetModelAliasRequest, _model_pb2.Model]
-    """Points an alias at a version. Sessions stay on the version they began with.
+    """Points an alias at a version. Sessions stay on the version they began with. Servers that share
+    the store take it up by themselves.
     Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, INVALID_FIELD.
     """
     DeleteModelAlias: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelAliasRequest, _model_pb2.Model]
@@ -109,8 +114,13 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Deletes an unloaded version that no alias points at. Errors: MODEL_NOT_FOUND,
     VERSION_NOT_FOUND, MODEL_IN_USE.
     """
+    TokenizeText: _aio.UnaryUnaryMultiCallable[_model_service_pb2.TokenizeTextRequest, _model_service_pb2.TokenizeTextResponse]  # type: ignore[assignment]
+    """Turns texts into tokens, as the version's tokenizer does. Errors: MODEL_NOT_FOUND,
+    VERSION_NOT_FOUND, NO_TOKENIZER, TOKEN_OUT_OF_RANGE, MESSAGE_TOO_LARGE.
+    """
     SetModelAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.SetModelAliasRequest, _model_pb2.Model]  # type: ignore[assignment]
-    """Points an alias at a version. Sessions stay on the version they began with.
+    """Points an alias at a version. Sessions stay on the version they began with. Servers that share
+    the store take it up by themselves.
     Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, INVALID_FIELD.
     """
     DeleteModelAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelAliasRequest, _model_pb2.Model]  # type: ignore[assignment]
@@ -211,12 +221,23 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def TokenizeText(
+        self,
+        request: _model_service_pb2.TokenizeTextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.TokenizeTextResponse, _abc.Awaitable[_model_service_pb2.TokenizeTextResponse]]:
+        """Turns texts into tokens, as the version's tokenizer does. Errors: MODEL_NOT_FOUND,
+        VERSION_NOT_FOUND, NO_TOKENIZER, TOKEN_OUT_OF_RANGE, MESSAGE_TOO_LARGE.
+        """
+
+    @_abc_1.abstractmethod
     def SetModelAlias(
         self,
         request: _model_service_pb2.SetModelAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.Model, _abc.Awaitable[_model_pb2.Model]]:
-        """Points an alias at a version. Sessions stay on the version they began with.
+        """Points an alias at a version. Sessions stay on the version they began with. Servers that share
+        the store take it up by themselves.
         Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, INVALID_FIELD.
         """
 

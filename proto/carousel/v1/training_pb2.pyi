@@ -156,17 +156,17 @@ class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.V
     PRECISION_FLOAT32: _Precision.ValueType  # 1
     """Single precision."""
     PRECISION_BFLOAT16: _Precision.ValueType  # 2
-    """Products in bfloat16."""
+    """Products in bfloat16, on GPUs, and on CPUs with AVX-512; refused on others (INVALID_FIELD)."""
 
 class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
-    """In which numbers a GPU computes. A CPU takes BFLOAT16 products too; weights stay float32."""
+    """In which numbers products are computed; weights stay float32."""
 
 PRECISION_UNSPECIFIED: Precision.ValueType  # 0
 """FLOAT32."""
 PRECISION_FLOAT32: Precision.ValueType  # 1
 """Single precision."""
 PRECISION_BFLOAT16: Precision.ValueType  # 2
-"""Products in bfloat16."""
+"""Products in bfloat16, on GPUs, and on CPUs with AVX-512; refused on others (INVALID_FIELD)."""
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
 class _Tokenization:

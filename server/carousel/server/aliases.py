@@ -26,6 +26,14 @@ def read_aliases(folder: Path) -> dict[str, int]:
         raise WeightsInvalid(f"{ALIASES} of models/{folder.name} is damaged: {error}") from None
 
 
+def aliases_moment(folder: Path) -> int:
+    """When they last changed, in nanoseconds since 1970; 0 where there are none."""
+    try:
+        return os.lstat(folder / ALIASES).st_mtime_ns
+    except OSError:
+        return 0
+
+
 def write_aliases(folder: Path, aliases: Mapping[str, int], staging: Staging) -> None:
     """Replace the file in one rename. Raises StoreUnwritable."""
     with writing():

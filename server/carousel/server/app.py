@@ -24,6 +24,7 @@ from carousel.model.zoo import shipped
 from carousel.server import logs
 from carousel.server.at_rest import AtRest
 from carousel.server.engine import Engine
+from carousel.server.follower import Follower
 from carousel.server.hall import Hall
 from carousel.server.held.keys import KeysError
 from carousel.server.http import HttpServer
@@ -89,6 +90,7 @@ class Server:
         self.instance_id = secrets.token_hex(8)
         self.metrics = Metrics()
         self._ready = False
+        self._follower: Follower | None = None
         self._stopped = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
         self._reports: set[asyncio.Task[None]] = set()
@@ -139,12 +141,18 @@ class Server:
         registry.starting = True
         await self._listen()
         engine.start()
+        if settings.store_refresh is not None:
+            self._follower = Follower(store, settings.load)
+            # Before anything is loaded, so that nothing is missed.
+            await asyncio.to_thread(self._follower.look)
         await self._load_models()
         registry.starting = False
         gc.collect()
         gc.freeze()  # torch's hundred thousands of objects stay: no collection looks at them again
         self.office.start()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep_store())
+        if self._follower is not None and settings.store_refresh is not None:
+            self._follower.start(registry, every=settings.store_refresh)
         self._ready = True
         await self._report("", *(s.full_name for s in SERVICES.values()))
         log.info(
@@ -205,6 +213,8 @@ class Server:
             return
         self._ready = False
         self._sweeper.cancel()
+        if self._follower is not None:
+            await self._follower.close()
         await asyncio.gather(self._grpc.stop(grace), self.office.close(grace))
         await self._store_all(min(max(grace, END_SECONDS), 60.0))
         await asyncio.to_thread(self.hall.engine.stop)

@@ -14,10 +14,10 @@ from carousel.model import SamplingError, SamplingOptions, Softmax, sample
 from carousel.server.gatekeeper import reply_of
 from carousel.server.hall import Hall
 from carousel.server.loaded import LoadedVersion
-from carousel.server.sequences import encode_text
 from carousel.server.sessions import Terms
 from carousel.server.stop_texts import StopTexts
 from carousel.server.table import MEMORY
+from carousel.server.texts import encode_text
 from carousel.server.work import Floats, Ints
 from carousel.v1 import inference_service_pb2 as pb
 
@@ -191,7 +191,7 @@ def _options(
 
 def _prompt(request: pb.GenerateRequest, version: LoadedVersion) -> Ints:
     if request.WhichOneof("prompt") == "text":
-        return encode_text(version, request.text, field="text")
+        return encode_text(version.name, version.config, request.text, field="text")
     tokens = np.array(request.tokens.ids, np.int64)
     if len(tokens) and tokens.max() >= version.vocabulary:
         raise TokenOutOfRange(

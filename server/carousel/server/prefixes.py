@@ -16,7 +16,7 @@ from carousel.server.hall import Hall
 from carousel.server.held.queue import HeldWork
 from carousel.server.inputs import bad_inputs, read_inputs
 from carousel.server.loaded import LoadedVersion
-from carousel.server.sequences import encode_text
+from carousel.server.texts import encode_text
 from carousel.server.work import NEVER, Floats, Inputs
 from carousel.v1 import session_service_pb2 as pb
 
@@ -118,7 +118,7 @@ def _inputs(version: LoadedVersion, request: pb.CreateSessionRequest, max_chunk:
     if request.initial_state:
         raise InvalidField(f"{kind} can't be used together with initial_state", field=kind)
     if kind == "prefix_text":
-        inputs: Inputs = encode_text(version, request.prefix_text, field=kind)
+        inputs: Inputs = encode_text(version.name, version.config, request.prefix_text, field=kind)
     else:
         inputs = _read(version, request)
     if not 1 <= len(inputs) <= max_chunk:

@@ -58,6 +58,7 @@ class Registry:
         self._loaded: dict[tuple[str, int], LoadedVersion] = {}
         self._by_ordinal: dict[int, LoadedVersion] = {}
         self._failed: dict[tuple[str, int], str] = {}
+        self._settled: dict[ModelRef, int] = {}
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
         self._ordinals = 0
         self.starting = False  # the server's first models are still on their way
@@ -79,6 +80,8 @@ class Registry:
         version = self._loaded.get((model, number))
         if version is None and ref.version is None and ref.alias is None:
             version = self._newest(model) if "stable" not in self._store.aliases(model) else None
+        if version is None and ref in self._settled:  # until what it stands for now is loaded
+            version = self._loaded.get((model, self._settled[ref]))
         if version is None:
             why = self._failed.get((model, number))
             if why is None and (self.starting or self._is_loading((model, number))):
@@ -88,6 +91,10 @@ class Registry:
                 + (f": {why}" if why else "; LoadModelVersion loads it")
             )
         return version
+
+    def settle(self, ref: ModelRef, number: int) -> None:
+        """Let a name stand for this version until another one that it stands for is loaded."""
+        self._settled[ref] = number
 
     def _newest(self, model: str) -> LoadedVersion | None:
         numbers = [number for name, number in self._loaded if name == model]

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from carousel import tensors
-from carousel.errors import ChunkTooLong, InvalidField, NoTokenizer, QueueFull, TokenOutOfRange
-from carousel.model import TokenizerError
+from carousel.errors import ChunkTooLong, InvalidField, QueueFull
 from carousel.server import names, steps
 from carousel.server.hall import Hall
 from carousel.server.inputs import bad_inputs, read_inputs
 from carousel.server.loaded import LoadedVersion
+from carousel.server.texts import encode_text
 from carousel.server.work import Floats, Inputs, Ints
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import tensor_pb2
@@ -93,7 +93,7 @@ class Sequences:
         if kind is None:
             raise InvalidField("inputs or text must be set", field="sequence")
         if kind == "text":
-            inputs: Inputs = encode_text(version, request.text, field="text")
+            inputs: Inputs = encode_text(version.name, version.config, request.text, field="text")
         else:
             shape = request.inputs.shape
             inputs = read_inputs(request.inputs, version, shape[0] if shape else 0)
@@ -111,17 +111,6 @@ class Sequences:
             return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
         finally:
             self._waiting -= 1
-
-
-def encode_text(version: LoadedVersion, text: str, *, field: str) -> Ints:
-    """Tokens of a text. Raises NoTokenizer or TokenOutOfRange."""
-    tokenizer = version.config.tokenizer
-    if tokenizer is None:
-        raise NoTokenizer(f"{version.name} has no tokenizer: give tokens instead of text")
-    try:
-        return np.array(tokenizer.encode(text), np.int64)
-    except TokenizerError as error:
-        raise TokenOutOfRange(str(error), field=field) from error
 
 
 def _predict(version: LoadedVersion, inputs: Inputs, lengths: Ints, only_last: bool) -> Floats:

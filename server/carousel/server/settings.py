@@ -147,6 +147,12 @@ class Settings(BaseSettings):
         "async",
         description="What a session gets that asks for nothing: memory, async or sync.",
     )
+    store_refresh: Annotated[float | None, BeforeValidator(_off)] = Field(
+        2.0,
+        description="How often to look for what others brought into the store; off: never.",
+        ge=0.01,
+        le=DAY,
+    )
     device: Annotated[str, AfterValidator(_device)] = Field(
         "auto",
         description="Where models run: auto, cpu, cuda or cuda:N; auto: cuda if there is one.",

@@ -13,9 +13,26 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from carousel.errors import ImportRefused, StoreUnwritable, WeightsInvalid
-from carousel.server.version import CARD, CONFIG, MAX_CARD_BYTES, MAX_CONFIG_BYTES, WEIGHTS
+from carousel.model import BASELINE
+from carousel.server.version import (
+    CARD,
+    CONFIG,
+    MAX_BASELINE_BYTES,
+    MAX_CARD_BYTES,
+    MAX_CONFIG_BYTES,
+    PROMOTED,
+    WEIGHTS,
+)
 
 PREFIX = ".staging-"
+
+# A version's files, with their largest sizes.
+FILES = {
+    CONFIG: MAX_CONFIG_BYTES,
+    CARD: MAX_CARD_BYTES,
+    BASELINE: MAX_BASELINE_BYTES,
+    WEIGHTS: None,
+}
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
@@ -61,23 +78,29 @@ class Staging:
             os.close(self._lock)
             self._lock = -1
 
-    def write_text(self, config_json: str, card: str) -> None:
-        """Write config.json and, unless it is empty, README.md."""
+    def write_text(self, config_json: str, *, card: str = "", baseline_json: str = "") -> None:
+        """Write config.json and, unless they are empty, README.md and baseline.json."""
+        texts = {CONFIG: config_json, CARD: card, BASELINE: baseline_json}
         with writing():
-            (self.folder / CONFIG).write_bytes(config_json.encode())
-            if card:
-                (self.folder / CARD).write_bytes(card.encode())
+            for name, text in texts.items():
+                if text:
+                    (self.folder / name).write_bytes(text.encode())
+
+    def mark_promoted(self) -> None:
+        """Say that training made it."""
+        with writing():
+            (self.folder / PROMOTED).touch()
 
     def open_weights(self) -> BinaryIO:
         with writing():
             return (self.folder / WEIGHTS).open("xb")
 
     def _copy(self, source: int) -> None:
-        for name, limit in ((CONFIG, MAX_CONFIG_BYTES), (CARD, MAX_CARD_BYTES), (WEIGHTS, None)):
+        for name, limit in FILES.items():
             try:
                 file = open_file(source, name)
             except FileNotFoundError:
-                if name == CARD:
+                if name in (CARD, BASELINE):
                     continue
                 raise ImportRefused(f"the folder has no {name}") from None
             except OSError as error:

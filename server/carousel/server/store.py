@@ -1,15 +1,17 @@
 """The model store: a folder of models, their immutable versions and their aliases.
 
-    {root}/{model}/{version}/config.json, weights.safetensors, README.md
+    {root}/{model}/{version}/config.json, weights.safetensors, README.md, baseline.json
     {root}/{model}/aliases.json
 
 Models that come with Carousel, folders of versions too, lie over it, read-only. Where the store
 has, or had, a version of that very number, it wins; others of the same name, and aliases, add up.
-A deleted version leaves an empty folder behind, so that its number is never given again.
+A deleted version leaves an empty folder behind, so that its number is never given again. What
+training made has a file `promoted` beside its weights: other servers take it up by that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -26,12 +28,14 @@ from carousel.errors import (
     VersionExists,
     VersionNotFound,
 )
-from carousel.server.aliases import read_aliases, write_aliases
+from carousel.server.aliases import aliases_moment, read_aliases, write_aliases
 from carousel.server.names import MAX_VERSION, ModelRef, is_id, is_number, model_name, version_name
 from carousel.server.staging import Staging, open_folder, sweep, sync, writing
-from carousel.server.version import StoredVersion, check_folder, is_version
+from carousel.server.version import StoredVersion, check_folder, is_promoted, is_version
 
 DEFAULT_ALIAS = "stable"
+
+Stamp = tuple[int, int]
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +83,21 @@ class ModelStore:
     def aliases(self, model: str) -> dict[str, int]:
         """Version numbers by alias; none of a model that there isn't. Raises WeightsInvalid."""
         return read_aliases(self.root / model)
+
+    def stamps(self) -> dict[str, Stamp]:
+        """By model, what changes when its versions or its aliases do: moments, in nanoseconds."""
+        found = {}
+        for entry in _entries(self.root):
+            if is_id(entry.name):
+                with contextlib.suppress(OSError):
+                    moment = entry.stat(follow_symlinks=False).st_mtime_ns
+                    found[entry.name] = (moment, aliases_moment(self.root / entry.name))
+        return found
+
+    def newest_promoted(self, model: str) -> int | None:
+        """The highest version that training made; None when there is none."""
+        made = (n for n in reversed(self._numbers(model)) if is_promoted(self._folder(model, n)))
+        return next(made, None)
 
     def version(self, model: str, number: int) -> StoredVersion:
         """Raises ModelNotFound, VersionNotFound."""
@@ -136,14 +155,18 @@ class ModelStore:
             )
         return number
 
-    def add(self, model: str, folder: Path, *, version: int = 0) -> StoredVersion:
-        """Take in a folder of the server's own, such as a training job's result.
+    def add(
+        self, model: str, folder: Path, *, version: int = 0, promoted: bool = False
+    ) -> StoredVersion:
+        """Take in a folder of the server's own; `promoted`: it is what training made.
 
         Raises VersionExists, WeightsInvalid, StoreUnwritable.
         """
         self.check_free(model, version)
         path = open_folder(folder.parent, folder.name)
         with path as source, Staging.of(self.root, source) as staging:
+            if promoted:
+                staging.mark_promoted()
             return self.commit(staging, model, version)
 
     def stage_import(self, import_root: Path | None, path: str) -> Staging:

@@ -13,6 +13,7 @@ from carousel.errors import InvalidField, StoreUnwritable, UploadDamaged
 from carousel.server.names import model_id
 from carousel.server.staging import Staging, writing
 from carousel.server.version import (
+    MAX_BASELINE_BYTES,
     MAX_CARD_BYTES,
     MAX_CONFIG_BYTES,
     max_weights_bytes,
@@ -37,6 +38,8 @@ async def read_header(requests: Requests) -> pb.UploadHeader:
     model_id(header.parent, field="header.parent")
     _check_size("header.config_json", len(header.config_json.encode()), 1, MAX_CONFIG_BYTES)
     _check_size("header.card", len(header.card.encode()), 0, MAX_CARD_BYTES)
+    baseline_bytes = len(header.baseline_json.encode())
+    _check_size("header.baseline_json", baseline_bytes, 0, MAX_BASELINE_BYTES)
     _check_size("header.weights_sha256", len(header.weights_sha256), SHA256_BYTES, SHA256_BYTES)
     # So nobody can fill the disk with what could never be this model.
     limit = await asyncio.to_thread(lambda: max_weights_bytes(read_config(header.config_json)))
@@ -117,7 +120,7 @@ def _begin(header: pb.UploadHeader, staging: Staging) -> None:
         raise StoreUnwritable(
             f"the model store has {free:,} bytes free, the weights need {header.weights_bytes:,}"
         )
-    staging.write_text(header.config_json, header.card)
+    staging.write_text(header.config_json, card=header.card, baseline_json=header.baseline_json)
 
 
 async def to_end(work: Callable[[], T], *, final: bool = False) -> T:

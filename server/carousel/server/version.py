@@ -13,16 +13,26 @@ from typing import BinaryIO, NamedTuple
 import torch
 
 from carousel.errors import VersionNotFound, WeightsInvalid
-from carousel.model import ModelConfig, ModelError, Network, digest, load
+from carousel.model import (
+    BASELINE,
+    ModelConfig,
+    ModelError,
+    Network,
+    digest,
+    load,
+    load_baseline,
+)
 from carousel.server.names import version_name
 
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
 CARD = "README.md"
+PROMOTED = "promoted"  # an empty file
 
-# Both fit, with room, into one message of gRPC's default limit of 4 MiB.
+# All fit, with room, into one message of gRPC's default limit of 4 MiB.
 MAX_CONFIG_BYTES = 2 * 1024**2
 MAX_CARD_BYTES = 1024**2
+MAX_BASELINE_BYTES = 512 * 1024
 
 Stamp = tuple[int, int, int]
 
@@ -53,6 +63,10 @@ class StoredVersion(NamedTuple):
 
     def card(self) -> str:
         return self._read(CARD) if (self.folder / CARD).is_file() else ""
+
+    def baseline_json(self) -> str:
+        """How its gates behave on held-out data; empty where it was not trained here."""
+        return self._read(BASELINE) if (self.folder / BASELINE).is_file() else ""
 
     def config(self) -> ModelConfig:
         return read_config(self.config_json())
@@ -104,6 +118,11 @@ def is_version(folder: Path) -> bool:
     return not folder.is_symlink() and all(map(stat.S_ISREG, modes))
 
 
+def is_promoted(folder: Path) -> bool:
+    """Whether training made this version."""
+    return (folder / PROMOTED).exists()
+
+
 def read_config(text: str) -> ModelConfig:
     """The config in the text of a config.json. Raises WeightsInvalid."""
     try:
@@ -115,7 +134,7 @@ def read_config(text: str) -> ModelConfig:
 def check_folder(folder: Path) -> None:
     """Load the model as a server would, and forget it. Raises WeightsInvalid."""
     try:
-        load(folder)
+        load_baseline(folder, load(folder).config)
     except (ModelError, OverflowError, RecursionError) as error:
         raise WeightsInvalid(str(error)) from None
 

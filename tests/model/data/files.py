@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,17 @@ def write_csv(
     lines = [",".join(columns)]
     lines += [",".join(map(str, row)) for row in zip(*columns.values(), strict=True)]
     path = folder / name
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_json_lines(folder: Path, columns: Mapping[str, Sequence[object]]) -> Path:
+    """An object a line; of an empty cell the key is left out, of a NaN there is null."""
+    lines = []
+    for row in zip(*columns.values(), strict=True):
+        found = {name: value for name, value in zip(columns, row, strict=True) if value != ""}
+        lines.append(json.dumps({k: None if v != v else v for k, v in found.items()}))
+    path = folder / "data.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
 

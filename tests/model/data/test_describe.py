@@ -96,6 +96,19 @@ def test_an_archive_has_its_arrays(tmp_path: Path) -> None:
     assert (found["y"].type, found["y"].distinct) == ("string", 2)
 
 
+def test_json_lines_are_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    lines = ['\ufeff{"n": 1, "word": "a"}', '{"n": "2.5", "word": null}', "", '{"late": true}']
+    path.write_text("\n".join(lines))
+    description = describe(path, "jsonl")
+    assert description.rows == 3
+    found = by_name(description)
+    assert list(found) == ["n", "word", "late"]
+    assert (found["n"].type, found["n"].missing, found["n"].mean) == ("float64", 1, 1.75)
+    assert (found["word"].type, found["word"].missing) == ("string", 2)
+    assert (found["late"].type, found["late"].missing) == ("string", 2)
+
+
 def test_a_text_has_characters_and_lines(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("één\ntwee\n\nvier")
@@ -110,6 +123,19 @@ def test_a_text_has_characters_and_lines(tmp_path: Path) -> None:
         ("csv", b"a,b\n1,2\n3\n", "row 2: data is not csv: .*Expected 2 columns, got 1"),
         ("csv", b"a,b\n", "no rows"),
         ("parquet", b"PAR1", "data is not parquet"),
+        ("jsonl", b"\n\n", "no rows"),
+        ("jsonl", b"{}\n{}\n", "no rows"),
+        ("jsonl", b'{"a": 1}\n\n{"a": 1\n', "row 2: the line is not JSON: "),
+        ("jsonl", b'{"a": 1}\n[1, 2]\n', r"row 2: a line must be an object, .* got '\[1, 2\]'"),
+        (
+            "jsonl",
+            b'{"a": 1}\n{"a": [2]}\n',
+            "row 2, column 'a': .*true, false or null, got a list",
+        ),
+        ("jsonl", b'{"a": {"b": 2}}\n', "row 1, column 'a': .* got an object"),
+        ("jsonl", b'{"a": "\\ud800"}\n', "row 1, column 'a': half of a surrogate pair"),
+        ("jsonl", b'{"a": "\xff"}\n', "row 1: byte 0xff is not UTF-8"),
+        ("jsonl", b"[" * 100_000, "row 1: the line is not JSON: "),
         ("npz", b"PK", "data is no NumPy archive"),
     ],
 )

@@ -130,7 +130,7 @@ def test_the_network_s_shape_can_be_given_in_part(tmp_path: Path) -> None:
         ({"test_share": -0.1}, "test_share must be at least 0"),
         ({"validation_share": 0.5, "test_share": 0.5}, "at most 0.9 together"),
         ({"format": "csv"}, "a language model learns from text"),
-        ({"format": "zip"}, "the format must be one of text, csv, parquet, npz, got 'zip'"),
+        ({"format": "zip"}, "the format must be one of text, csv, parquet, jsonl, npz, got 'zip'"),
     ],
 )
 def test_impossible_options_are_refused(
@@ -155,7 +155,7 @@ def test_without_shares_everything_is_learned(tmp_path: Path) -> None:
 
 def test_a_format_is_told_by_the_name() -> None:
     names = ["a.txt", "a.CSV", "b.parquet", "c.npz", "d.jsonl"]
-    assert [guess_format(name) for name in names] == ["text", "csv", "parquet", "npz", "text"]
+    assert [guess_format(name) for name in names] == ["text", "csv", "parquet", "npz", "jsonl"]
     with pytest.raises(DataError, match=r"the format of 'a\.xls' cannot be told"):
         guess_format("a.xls")
     with pytest.raises(DataError, match="the format must be one of"):

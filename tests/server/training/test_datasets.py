@@ -14,10 +14,10 @@ import pytest
 
 from carousel.errors import InvalidField
 from carousel.server.training.data_folder import DataFolder
-from carousel.v1 import dataset_pb2
+from carousel.v1 import dataset_pb2, training_pb2
 from carousel.v1 import training_service_pb2 as pb
 from tests.server.contract import error_of
-from tests.server.training.wire import FOX, PIECE, Training, pieces
+from tests.server.training.wire import FOX, PIECE, Training, pieces, recipe
 
 TABLE = "day,load\n" + "".join(f"{day},{day % 7}\n" for day in range(400))
 
@@ -38,6 +38,25 @@ def test_what_arrived_whole_is_ready_and_described(training: Training) -> None:
     assert (made.columns[1].minimum, made.columns[1].maximum) == (0, 6)
     assert training.dataset("loads") == made
     assert training.upload(TABLE, name="loads.csv", id="loads") == made  # the same bytes again
+
+
+def test_a_text_is_described(training: Training) -> None:
+    text = "één\ntwee\n\nvier" * 100_000  # so large that a process of its own reads it
+    made = training.upload(text, name="counting.txt", id="counting")
+    assert (made.text.characters, made.text.lines, made.text.symbols) == (1_400_000, 300_001, 9)
+    assert training.dataset("counting").text == made.text
+    assert not training.upload(TABLE, name="loads.csv", id="loads").HasField("text")
+
+
+def test_json_lines_are_a_table(training: Training) -> None:
+    lines = "".join(f'{{"day": {day}, "load": {day % 7}}}\n' for day in range(400))
+    made = training.upload(lines, name="loads.jsonl", id="json-lines")
+    assert made.format == dataset_pb2.DATASET_FORMAT_JSONL
+    assert made.columns == training.upload(TABLE, name="loads.csv", id="loads").columns
+    wanted = recipe(forecast=training_pb2.ForecastTask(targets=["lode"]))
+    with pytest.raises(grpc.RpcError) as failed:
+        training.create(dataset="json-lines", recipe=wanted, validate_only=True)
+    assert "it has day, load" in str(error_of(failed.value))
 
 
 def test_a_broken_upload_goes_on_where_it_broke(training: Training) -> None:

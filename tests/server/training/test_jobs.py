@@ -106,6 +106,10 @@ def test_what_does_not_fit_the_dataset_is_refused_at_once(jobs: Training) -> Non
     refused = refusal(jobs, dataset="loads", recipe=forecast)
     assert "targets names 'lod'" in refused
     assert "day, load" in refused
+    classify = recipe(classify=training_pb2.ClassifyTask(label_column="load"))
+    assert "sequence_column must be set" in refusal(jobs, dataset="loads", recipe=classify)
+    tag = recipe(tag=training_pb2.TagTask())
+    assert "label_column must be set" in refusal(jobs, dataset="loads", recipe=tag)
     assert "learns from text" in refusal(jobs, dataset="loads")
     assert "learns from a table" in refusal(jobs, recipe=forecast)
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
 
 import grpc
 import numpy as np
+import pytest
 
+from carousel.model.training.precision import has_bfloat16
 from carousel.server.training.process import signal_all
-from carousel.v1 import training_pb2
+from carousel.v1 import model_service_pb2, training_pb2
 from carousel.v1 import training_service_pb2 as pb
 from tests.conftest import RunningServer
-from tests.server.contract import Wire
+from tests.server.contract import Wire, error_of
 from tests.server.training.wire import Training, recipe, states
 
 
@@ -41,6 +44,12 @@ def test_a_job_becomes_a_version_and_old_sessions_live_on(
     assert first.attempts == 1
 
     wire = Wire(trainer_channel)
+    version = wire.models.GetModelVersion(
+        model_service_pb2.GetModelVersionRequest(name=first.version)
+    )
+    baseline = json.loads(version.baseline_json)
+    assert baseline["steps"] > 100
+    assert set(baseline["layers"][0]["gates"]) >= {"forget", "cell"}
     old = wire.create("models/fox")
     training.create("second", promotion=promotion)
     assert training.finish("second").version == "models/fox/versions/2"
@@ -93,6 +102,21 @@ def test_bad_data_is_refused_with_row_and_column(training: Training) -> None:
     assert job.state == training_pb2.JOB_STATE_FAILED
     assert "row 300" in job.state_message
     assert "'load'" in job.state_message
+
+
+def test_a_precision_that_the_machine_lacks_is_refused_before_the_job_is_made(
+    training: Training,
+) -> None:
+    wanted = recipe(precision=training_pb2.PRECISION_BFLOAT16)
+    if has_bfloat16():
+        checked = training.create(recipe=wanted, validate_only=True)
+        assert checked.recipe.precision == training_pb2.PRECISION_BFLOAT16
+        return
+    with pytest.raises(grpc.RpcError) as failed:
+        training.create("narrow", recipe=wanted)
+    error = error_of(failed.value)
+    assert (error.reason, error.field) == ("INVALID_FIELD", "job.recipe.precision")
+    assert "must be float32 here, got bfloat16" in error.message
 
 
 def test_a_cancelled_job_keeps_a_checkpoint_and_goes_on_from_it(training: Training) -> None:

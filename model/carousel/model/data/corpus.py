@@ -125,7 +125,7 @@ class Corpus:
         inward: Input = (
             Tokens(self.vocabulary, given("embedding_size", 64))
             if text
-            else Features(self.steps.shape[1])
+            else Features(self.steps.shape[1], self.inputs)
         )
         return ModelConfig(
             cell=given("cell", "lstm"),
@@ -145,7 +145,11 @@ class Corpus:
         if isinstance(self.task, ForecastTask):
             # [first step's targets, second step's targets, ...]
             targets = len(self.task.targets)
-            return Linear(self.horizon * targets, residual=targets if self.residual else 0)
+            return Linear(
+                self.horizon * targets,
+                residual=targets if self.residual else 0,
+                targets=self.task.targets,
+            )
         if isinstance(self.task, LanguageModelTask):
             return Softmax(self.vocabulary)
         if self.labels is None:

@@ -17,13 +17,14 @@ from carousel.model.data.tables import Table
 from carousel.model.data.text import text_pieces
 from carousel.model.errors import DataError
 
-FORMATS = ("text", "csv", "parquet", "npz")
+FORMATS = ("text", "csv", "parquet", "jsonl", "npz")
 ENDINGS = {
     ".txt": "text",
     ".text": "text",
     ".md": "text",
-    ".jsonl": "text",
     ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
     ".npz": "npz",
@@ -60,7 +61,7 @@ class Description:
 
 
 def guess_format(file_name: str) -> str:
-    """`text`, `csv`, `parquet` or `npz`, told by the file's name; raises DataError else."""
+    """One of FORMATS, told by the file's name; raises DataError where it does not tell."""
     ending = Path(file_name).suffix.lower()
     if ending not in ENDINGS:
         raise DataError(

@@ -167,7 +167,8 @@ def _columns(table: Table, task: ClassifyTask | TagTask) -> tuple[tuple[str, ...
     if not columns and len(texts) == 1:
         columns = texts
     if not columns:
-        raise DataError("there is no column of numbers to read beside the label")
+        more = f", and several of text: name one of {', '.join(texts):.80}" if texts else ""
+        raise DataError(f"there is no column of numbers to read beside the label{more}")
     if len(columns) == 1 and table.kinds[columns[0]] == "text":
         return (), columns[0]
     return columns, ""

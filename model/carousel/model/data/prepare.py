@@ -26,9 +26,9 @@ def prepare(
 ) -> Corpus:
     """Read a file in bounded memory and write its corpus to the folder.
 
-    `format` is text, csv, parquet or npz; None: told by the file's name. Raises DataError for data
-    that cannot be learned from, with row and column where they are known, and ConfigError for a
-    task that is not of such a file.
+    `format` is text, csv, parquet, jsonl or npz; None: told by the file's name. Raises DataError
+    for data that cannot be learned from, with row and column where they are known, and ConfigError
+    for a task that is not of such a file.
     """
     format = format or guess_format(Path(path).name)
     if format not in FORMATS:
@@ -41,7 +41,7 @@ def prepare(
         )
     if isinstance(task, ForecastTask):
         if format == "npz":
-            raise ConfigError("forecasts are learned from csv or parquet, got npz")
+            raise ConfigError("forecasts are learned from tables (csv, parquet, jsonl), got npz")
         return prepare_series(
             path,
             task,

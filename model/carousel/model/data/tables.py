@@ -1,4 +1,4 @@
-"""A CSV or Parquet file as a row of record batches, so that it may be larger than memory."""
+"""A file of CSV, JSON lines or Parquet as record batches, so that it may be larger than memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
+from carousel.model.data import json_lines
 from carousel.model.data.cells import is_number, present_texts
 from carousel.model.errors import DataError
 
@@ -27,8 +28,8 @@ SAMPLE = 1000
 class Table:
     """The columns of a file, and its rows in batches; raises DataError when it cannot be read.
 
-    Every column of a CSV file is read as text: what is a number is decided by who asks for one, so
-    that a wrong cell is refused with its row. Rows count from 1 behind the header.
+    Every column of CSV and of JSON lines is read as text: what is a number is decided by who asks
+    for one, so that a wrong cell is refused with its row. Rows count from 1 behind the header.
     """
 
     def __init__(self, path: Path | str, format: str) -> None:
@@ -37,12 +38,14 @@ class Table:
             if format == "csv":
                 with pa_csv.open_csv(self.path, read_options=ONE_THREAD) as reader:
                     self.names: tuple[str, ...] = tuple(reader.schema.names)
+            elif format == "jsonl":
+                self.names = json_lines.names_of(self.path)
             else:
                 schema = pa_parquet.read_schema(self.path)
                 self.names = tuple(schema.names)
                 self.types = {field.name: field.type for field in schema}
         self._check_names()
-        if format == "csv":
+        if format != "parquet":
             self.types = dict.fromkeys(self.names, pa.string())
             self.kinds = self._guess_kinds()
         else:
@@ -79,6 +82,8 @@ class Table:
                 ),
             ) as reader:
                 yield from reader
+        elif self.format == "jsonl":
+            yield from json_lines.batches(self.path, names)
         else:
             # A row group may be the whole file: it must not be read ahead.
             with pa_parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False) as file:
@@ -97,7 +102,7 @@ class Table:
     def _guess_kinds(self) -> dict[str, Kind]:
         first = next((batch for _, batch in self.batches(self.names)), None)
         if first is None:
-            raise DataError("there are no rows behind the header")
+            raise DataError("there are no rows")
         return {name: _guess(present_texts(first[name][:SAMPLE])) for name in self.names}
 
     @contextmanager

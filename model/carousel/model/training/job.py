@@ -4,12 +4,11 @@ import errno
 import json
 import os
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from carousel.model import weights
-from carousel.model.config import Linear, ModelConfig, Tokens
+from carousel.model.config import Features, Linear, ModelConfig, Tokens
 from carousel.model.data import Corpus
 from carousel.model.errors import ModelError
 from carousel.model.network import Network
@@ -102,7 +101,7 @@ def _hold_against(
         return None, True
     try:
         other = weights.load(given["baseline"])
-        if _reads(other.config) != _reads(trainer.network.config):
+        if not alike(other.config, trainer.network.config):
             raise ModelError("it reads or answers something else than the data has")
     except ModelError as error:
         emit("warning", trainer.step, message=f"not held against the version in service: {error}")
@@ -115,11 +114,28 @@ def _hold_against(
     return loss, margin is None or test.loss < loss * (1 - margin)
 
 
+def alike(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether both read and answer the same, however they do so."""
+    if _reads(one) != _reads(other):
+        return False
+    pairs = zip(_columns(one), _columns(other), strict=True)
+    return all(mine == its or not (mine and its) for mine, its in pairs)  # (): not known
+
+
 def _reads(config: ModelConfig) -> tuple[object, ...]:
-    """What a model reads and answers, however it does so."""
-    head = replace(config.head, residual=0) if isinstance(config.head, Linear) else config.head
+    head: object = config.head
+    if isinstance(config.head, Linear):
+        head = config.head.size
     size = config.input.vocabulary if isinstance(config.input, Tokens) else config.input_size
     return config.takes_tokens, size, head, config.tokenizer
+
+
+def _columns(config: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of what is read and of what is forecast."""
+    return (
+        config.input.names if isinstance(config.input, Features) else (),
+        config.head.targets if isinstance(config.head, Linear) else (),
+    )
 
 
 def _tell(events: Events, error: Exception, final: bool) -> None:

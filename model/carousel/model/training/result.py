@@ -1,27 +1,24 @@
 """What a finished job leaves: a model version with a card, and how its gates behave on data."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from carousel.model import weights
+from carousel.model.baseline import BASELINE, measure
 from carousel.model.data import Corpus
+from carousel.model.errors import ConfigError
 from carousel.model.network import Network
 from carousel.model.training.checkpoint import sync
 from carousel.model.training.evaluate import Evaluation
 from carousel.model.training.recipe import Recipe
 
-BASELINE = "baseline.json"
 # Steps of the held-out part that the baseline is taken over.
 SAMPLE = 512
-# Values of a gate, and of what may be negative.
-RANGES = {"candidate": (-1.0, 1.0), "hidden": (-1.0, 1.0), "cell": (-4.0, 4.0)}
-BINS = 10
 
 
 def write_result(
@@ -39,7 +36,7 @@ def write_result(
     shutil.rmtree(draft, ignore_errors=True)
     card = model_card(network, recipe, corpus, step=step, seconds=seconds, test=test)
     weights.save(draft, network, card=card)
-    (draft / BASELINE).write_text(json.dumps(baseline(network, corpus), indent=1) + "\n")
+    write_baseline(draft, network, corpus)
     for file in draft.iterdir():
         sync(file)
     sync(draft)
@@ -49,43 +46,19 @@ def write_result(
     sync(folder.parent)
 
 
-@torch.no_grad()
-def baseline(network: Network, corpus: Corpus) -> dict[str, Any]:
-    """Means and histograms of every gate, and the norms of the states, over a held-out sample.
+def write_baseline(folder: Path, network: Network, corpus: Corpus) -> None:
+    """Put how the gates and states behave over a held-out sample beside the weights.
 
-    {"steps", "layers": [{"layer", "gates": {name: {"mean", "low", "high", "histogram"}},
-    "state_norm": {"mean", "std"}}]}; a histogram is shares of 10 equal bins from low to high, what
-    lies beyond counted at the ends. A server can hold live traffic against it.
+    Where they do not stay finite there is nothing to hold traffic against, and no file.
     """
     part = next((s for s in ("validation", "test", "train") if len(corpus.segments[s])), "train")
     begin, _, end = (int(v) for v in corpus.segments[part][0])
     steps = torch.from_numpy(np.array(corpus.steps[begin : min(end, begin + SAMPLE)]))
     steps = steps.long() if network.config.takes_tokens else steps
-    network = network.cpu().eval()
-    trace = network.trace(steps, network.initial_rows(1))
-    state = trace.gates["cell" if network.config.cell == "lstm" else "hidden"]  # [T, L, H]
-    return {
-        "steps": len(steps),
-        "layers": [
-            {
-                "layer": layer,
-                "gates": {name: _spread(name, v[:, layer]) for name, v in trace.gates.items()},
-                "state_norm": _moments(state[:, layer].norm(dim=1)),
-            }
-            for layer in range(network.config.layers)
-        ],
-    }
-
-
-def _spread(name: str, values: Tensor) -> dict[str, Any]:
-    low, high = RANGES.get(name, (0.0, 1.0))
-    bins = ((values - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
-    shares = torch.bincount(bins.flatten(), minlength=BINS) / values.numel()
-    return {"mean": values.mean().item(), "low": low, "high": high, "histogram": shares.tolist()}
-
-
-def _moments(values: Tensor) -> dict[str, float]:
-    return {"mean": values.mean().item(), "std": values.std(correction=0).item()}
+    with contextlib.suppress(ConfigError):
+        draft = folder / f"{BASELINE}.part"
+        draft.write_text(measure(network.cpu().eval(), steps).to_json())
+        draft.rename(folder / BASELINE)
 
 
 CARD = """# A model trained by Carousel

@@ -23,6 +23,7 @@ from carousel.model.training.flow import gradient_flow
 from carousel.model.training.health import GIVE_UP_AFTER, ROLL_BACK_AFTER, BackOff, Tally
 from carousel.model.training.objective import Objective
 from carousel.model.training.optimizer import Schedule, make_optimizer
+from carousel.model.training.precision import check_precision
 from carousel.model.training.progress import Progress
 from carousel.model.training.recipe import Recipe
 from carousel.model.training.snapshot import Snapshot
@@ -35,7 +36,10 @@ FIRST_PROGRESS = 5  # updates
 
 
 class Trainer:
-    """One run of a recipe over a corpus; `run` goes on from the newest checkpoint in the folder."""
+    """One run of a recipe over a corpus; `run` goes on from the newest checkpoint in the folder.
+
+    Raises ConfigError when the device can't learn in the recipe's precision.
+    """
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class Trainer:
         self.recipe, self.corpus, self.folder = recipe, corpus, Path(folder)
         self.workers, self.emit = workers or Workers(), emit
         device = self.workers.device
+        check_precision(recipe.precision, device)
         torch.manual_seed(recipe.seed)
         self.network = make_network(recipe, corpus).to(device)
         # The workers begin alike, and drop different units.

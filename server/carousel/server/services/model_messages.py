@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carousel.model import Classifier, Features, ModelConfig, StateSchema, Tokens
+from carousel.model import Classifier, Features, Linear, ModelConfig, StateSchema, Tokens
 from carousel.server.names import model_name
 from carousel.server.store import StoredModel
 from carousel.server.version import StoredVersion
@@ -50,6 +50,8 @@ def _config(config: ModelConfig, text: str) -> model_pb2.ModelConfig:
         bidirectional=config.bidirectional,
         has_tokenizer=config.tokenizer is not None,
         json=text,
+        input_names=config.input.names if isinstance(config.input, Features) else (),
+        target_names=config.head.targets if isinstance(config.head, Linear) else (),
     )
 
 
@@ -59,6 +61,7 @@ def export_header(version: StoredVersion) -> pb.UploadHeader:
         version=version.number,
         config_json=version.config_json(),
         card=version.card(),
+        baseline_json=version.baseline_json(),
         weights_bytes=version.weights_bytes(),
         weights_sha256=version.weights_sha256(),
     )

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 from weakref import WeakValueDictionary
 
 from google.protobuf import empty_pb2
 
-from carousel.errors import CarouselError, ModelInUse, ModelNotFound, WeightsInvalid
+from carousel.errors import (
+    CarouselError,
+    InvalidField,
+    MessageTooLarge,
+    ModelInUse,
+    ModelNotFound,
+    WeightsInvalid,
+)
 from carousel.server import names
 from carousel.server.names import ModelRef
 from carousel.server.request_ids import RequestIds
@@ -24,6 +31,7 @@ from carousel.server.services.model_messages import (
 from carousel.server.settings import Settings
 from carousel.server.staging import Staging
 from carousel.server.store import DEFAULT_ALIAS, ModelStore
+from carousel.server.texts import encode_text
 from carousel.server.uploads import Requests, read_header, read_rest, receive, staged, to_end
 from carousel.server.version import StoredVersion
 from carousel.v1 import model_pb2
@@ -32,6 +40,9 @@ from carousel.v1 import model_service_pb2 as pb
 log = logging.getLogger(__name__)
 
 EXPORT_PIECE = 1024**2
+MAX_TEXTS = 65_536
+# Some tens of milliseconds of Python, at which steps can't be looked after.
+MAX_TEXT_LENGTH = 1024**2
 # Configs can be large: a page that gets heavy ends early, as pages may.
 PAGE_BYTES = 1024**2
 
@@ -102,6 +113,7 @@ class ModelService:
         version = await self._resolve(request.name)
         response = await self._describe(version)
         response.card = await asyncio.to_thread(version.card)
+        response.baseline_json = await asyncio.to_thread(version.baseline_json)
         return response
 
     async def UploadModelVersion(
@@ -195,6 +207,21 @@ class ModelService:
             await to_end(lambda: self._store.delete(model, number), final=True)
         return empty_pb2.Empty()
 
+    async def TokenizeText(
+        self, request: pb.TokenizeTextRequest, context: Context
+    ) -> pb.TokenizeTextResponse:
+        if not 1 <= len(request.texts) <= MAX_TEXTS:
+            raise InvalidField(
+                f"texts must be 1 to {MAX_TEXTS:,}, got {len(request.texts):,}", field="texts"
+            )
+        if (size := sum(map(len, request.texts))) > MAX_TEXT_LENGTH:
+            raise MessageTooLarge(
+                f"texts must have at most {MAX_TEXT_LENGTH:,} characters together, got {size:,}",
+                field="texts",
+            )
+        version = await self._resolve(request.name)
+        return await asyncio.to_thread(_tokenize, version, request.texts)
+
     async def SetModelAlias(
         self, request: pb.SetModelAliasRequest, context: Context
     ) -> model_pb2.Model:
@@ -240,3 +267,12 @@ class ModelService:
         response.state, response.state_message = self._registry.state(version.model, version.number)
         response.sessions = self._registry.sessions(version.model, version.number)
         return response
+
+
+def _tokenize(version: StoredVersion, texts: Iterable[str]) -> pb.TokenizeTextResponse:
+    config, response = version.config(), pb.TokenizeTextResponse()
+    for text in texts:
+        tokens = encode_text(version.name, config, text, field="texts")
+        response.lengths.append(len(tokens))
+        response.tokens.extend(tokens.tolist())
+    return response

@@ -191,11 +191,13 @@ class TrainingService:
     async def PromoteCheckpoint(
         self, request: pb.PromoteCheckpointRequest, context: Context
     ) -> pb.PromoteCheckpointResponse:
-        job, _, folder = await self._checkpoint(request.name)
+        job, checkpoint, folder = await self._checkpoint(request.name)
         if not (request.model or job.model):
             raise InvalidField("model must be given: the job promotes to none", field="model")
         model = names.model_id(request.model, field="model") if request.model else job.model
         alias = names.check_alias(request.alias) if request.alias else ""
+        job_folder = JobFolder(self._office.folder.job(job.number))
+        await asyncio.to_thread(job_folder.add_baseline, checkpoint["step"])
         version = await self._office.promotion.add(folder, model, alias, announce=lambda _: None)
         return pb.PromoteCheckpointResponse(version=version.name)
 

@@ -99,14 +99,15 @@ class Datasets:
             record = _find(session, dataset)
             record.state, record.received_bytes = READY, record.size_bytes
             record.rows, record.columns = found["rows"], found["columns"]
+            record.text = found["text"]
         return record
 
     def describe(self, file: Path, kind: str) -> Object:
-        """Rows and columns, read by a process of its own. Raises DatasetInvalid.
+        """What is in it, read by a process of its own. Raises DatasetInvalid.
 
         Plain files that are small can do no harm, and need not wait for a process.
         """
-        if kind in ("text", "csv") and file.stat().st_size <= SMALL_BYTES:
+        if kind in ("text", "csv", "jsonl") and file.stat().st_size <= SMALL_BYTES:
             try:
                 return describe.read(file, kind)
             except DataError as error:

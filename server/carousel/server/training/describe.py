@@ -11,9 +11,14 @@ from carousel.server.training.child import Object, answer
 
 
 def read(file: Path, kind: str) -> Object:
-    """Rows and columns of a file. Raises DataError."""
+    """What a dataset's record keeps of its file. Raises DataError."""
     found = describe(file, kind)
-    return {"rows": found.rows, "columns": [asdict(column) for column in found.columns]}
+    text = {"characters": found.rows, "lines": found.lines, "symbols": found.symbols}
+    return {
+        "rows": found.rows,
+        "columns": [asdict(column) for column in found.columns],
+        "text": text if kind == "text" else None,
+    }
 
 
 if __name__ == "__main__":

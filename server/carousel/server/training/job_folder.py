@@ -9,6 +9,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from carousel.model import BASELINE, ModelError, load
+from carousel.model.data import Corpus
+from carousel.model.training.result import write_baseline
 from carousel.server.training.records import JobRecord
 
 LOG_BYTES = 600
@@ -41,6 +44,14 @@ class JobFolder:
 
     def checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"{step:08}"
+
+    def add_baseline(self, step: int) -> None:
+        """Let a checkpoint have what a result has: how its gates behave on held-out data."""
+        folder = self.checkpoint(step)
+        # What is wrong with the checkpoint is said when it becomes a version.
+        with contextlib.suppress(ModelError, OSError):
+            if not (folder / BASELINE).exists():
+                write_baseline(folder, load(folder), Corpus.open(self.corpus))
 
     def write_job(self, job: JobRecord, baseline: Path | None) -> None:
         """job.json, whole or as it was."""

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
@@ -21,7 +22,9 @@ from carousel.errors import (
     JobNotResumable,
     QueueFull,
 )
+from carousel.model import ConfigError
 from carousel.model.data import DataError, guess_format
+from carousel.model.training.precision import check_precision
 from carousel.server.training import events
 from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.database import Database
@@ -39,6 +42,8 @@ from carousel.server.training.records import (
     RequestRecord,
 )
 
+# What a task must name of a table.
+MUST_NAME = {"classify": ("label_column", "sequence_column"), "tag": ("label_column",)}
 REMEMBER_SECONDS = 7 * 86_400.0
 RETRY_SECONDS = 30.0
 
@@ -61,10 +66,13 @@ class NewJob:
 class Jobs:
     """Methods block, each for one transaction: in a server, call them in a thread."""
 
-    def __init__(self, database: Database, folder: DataFolder, *, queue: int) -> None:
+    def __init__(
+        self, database: Database, folder: DataFolder, *, queue: int, runs_here: bool
+    ) -> None:
         self._database = database
         self._folder = folder
         self._queue = queue
+        self._runs_here = runs_here  # this server trains what is at home in its folder
 
     def create(
         self, new: NewJob, *, validate_only: bool, request_id: str, digest: bytes
@@ -81,6 +89,8 @@ class Jobs:
             ):
                 return made
             home, kind = self._check_source(session, new)
+            if self._runs_here and home == self._folder.home:
+                _check_machine(new.recipe)
             job = JobRecord(
                 id=new.id or f"job-{secrets.token_hex(4)}",
                 home=home,
@@ -241,8 +251,15 @@ def check_columns(task: Mapping[str, Any], dataset: DatasetRecord) -> None:
             f"{task['type']} learns from {wanted}, datasets/{dataset.id} is {dataset.format}",
             field="job.recipe.task",
         )
-    if dataset.format not in ("csv", "parquet"):
+    if dataset.format in ("text", "npz"):
         return
+    for key in MUST_NAME.get(task["type"], ()):
+        if not task[key]:
+            raise DatasetInvalid(
+                f"{key} must be set to learn {task['type']} from a table: only an archive says it "
+                "by itself",
+                field=f"job.recipe.{task['type']}.{key}",
+            )
     there = [column["name"] for column in dataset.columns]
     for key, value in task.items():
         if key in ("targets", "features") or key.endswith("_column"):
@@ -253,6 +270,19 @@ def check_columns(task: Mapping[str, Any], dataset: DatasetRecord) -> None:
                         + ", ".join(there)[:500],
                         field=f"job.recipe.{task['type']}.{key}",
                     )
+
+
+def _check_machine(recipe: Mapping[str, Any]) -> None:
+    """Whether this machine can learn so. Raises InvalidField.
+
+    A GPU that its processes would use is not touched here; they look for themselves.
+    """
+    if torch.cuda.is_available():
+        return
+    try:
+        check_precision(recipe["precision"])
+    except ConfigError as error:
+        raise InvalidField(f"job.recipe.{error}", field="job.recipe.precision") from None
 
 
 def format_of(file_name: str, *, field: str = "job.uri") -> str:

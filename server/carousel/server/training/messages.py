@@ -29,6 +29,7 @@ def encode_dataset(record: DatasetRecord, jobs: int, *, columns: bool) -> datase
         rows=record.rows,
         create_time=_time(record.created),
         jobs=jobs,
+        text=None if record.text is None else dataset_pb2.TextStatistics(**record.text),
     )
     if columns:
         response.columns.extend(_column(column) for column in record.columns)

@@ -35,7 +35,12 @@ class Office:
         self.database = Database(self.folder.root, url.get_secret_value() if url else None)
         self.datasets = Datasets(self.database, self.folder, threads=self.threads)
         self.uploads = DatasetUploads(self.datasets)
-        self.jobs = Jobs(self.database, self.folder, queue=settings.training_queue)
+        self.jobs = Jobs(
+            self.database,
+            self.folder,
+            queue=settings.training_queue,
+            runs_here=settings.training_jobs_at_once > 0,
+        )
         self.promotion = Promotion(store, registry)
         self.bells = Bells()
         self.closing = False

@@ -58,7 +58,7 @@ class Promotion:
             await asyncio.to_thread(announce, number)
             try:
                 version = await to_end(
-                    lambda n=number: self._store.add(model, folder, version=n),  # type: ignore[misc]
+                    lambda n=number: self._store.add(model, folder, version=n, promoted=True),  # type: ignore[misc]
                     final=True,
                 )
                 break

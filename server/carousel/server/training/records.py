@@ -59,6 +59,7 @@ class DatasetRecord(Record):
     received_bytes: Mapped[int]
     rows: Mapped[int] = mapped_column(default=0)
     columns: Mapped[list[Object]] = mapped_column(default=list)
+    text: Mapped[Object | None]  # of a text: its statistics, as in the proto
     created: Mapped[float]
 
 
