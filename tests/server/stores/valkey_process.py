@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import importlib.util
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ class ValkeyProcess:
 
     def __init__(self, binary: Path, folder: Path, *options: str) -> None:
         self._command = [str(binary), "--dir", str(folder), "--bind", "127.0.0.1", "--save", ""]
+        self._folder = folder
         self._command += ["--hz", "500"]  # it looks that often whether its log is synced
         self._options = options
         for _ in range(TRIES):
@@ -51,6 +53,11 @@ class ValkeyProcess:
         """Start again on what lies in the folder."""
         if not self._start(*(options or ("--appendonly", "yes", *self._options))):
             raise RuntimeError("Valkey did not start: " + "".join(self._said))
+
+    def empty(self) -> None:
+        """Remove its files, while it does not run."""
+        for file in self._folder.iterdir():
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
 
     def pause(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
