@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from carousel.client import AsyncClient, AsyncSession, Client, Event
+from carousel.client import AsyncClient, AsyncSession, Client, Event, Session
 from carousel.errors import SessionFenced, SessionNotFound
 from tests.client.conftest import Floats, assert_close
 from tests.processes import ServerProcess
@@ -82,6 +83,66 @@ def test_kill_9_in_the_middle_of_streams_is_not_noticed(
     mortal.wait_ready()
     recovered = [event.session for event in events if event.kind == "session_recovered"]
     assert len(set(recovered)) >= 8
+
+
+def test_kill_9_in_the_middle_of_generations_is_not_noticed(mortal: ServerProcess) -> None:
+    """Every token comes once, with both clients; what follows shows that each was fed once."""
+    options: dict[str, Any] = {"max_tokens": 200, "seed": 8, "repetition_penalty": 1.1}
+    prompts = {"async": [3, 1, 4], "sync": [1, 5, 9], "blocking": [2, 6]}
+    events: list[Event] = []
+
+    async def run(
+        session: AsyncSession, prompt: list[int], meeting: asyncio.Barrier
+    ) -> tuple[list[int | None], Floats]:
+        ids = []
+        async for token in session.generate(prompt, **options):
+            ids.append(token.id)
+            if len(ids) == 30:
+                await meeting.wait()
+        return ids, await session.step(7)
+
+    def run_blocking(
+        session: Session, prompt: list[int], meet: Callable[[], object]
+    ) -> tuple[list[int | None], Floats]:
+        ids = []
+        for token in session.generate(prompt, **options):
+            ids.append(token.id)
+            if len(ids) == 30:
+                meet()
+        return ids, session.step(7)
+
+    async def main(blocking: Client) -> dict[str, tuple[list[int | None], Floats]]:
+        loop, meeting = asyncio.get_running_loop(), asyncio.Barrier(len(prompts) + 1)
+
+        def meet() -> None:
+            asyncio.run_coroutine_threadsafe(meeting.wait(), loop).result(60)
+
+        async with AsyncClient(mortal.target, timeout=60, on_event=events.append) as client:
+            runs = {}
+            for name in ("async", "sync"):
+                session = await client.session("letters", durability=name)
+                runs[name] = asyncio.create_task(run(session, prompts[name], meeting))
+            alone = blocking.session("letters")
+            runs["blocking"] = asyncio.create_task(
+                asyncio.to_thread(run_blocking, alone, prompts["blocking"], meet)
+            )
+            await meeting.wait()
+            mortal.kill()
+            mortal.launch()
+            return {name: await task for name, task in runs.items()}
+
+    with Client(mortal.target, timeout=60, on_event=events.append) as client:
+        truth = {
+            name: run_blocking(client.session("letters"), prompt, lambda: None)
+            for name, prompt in prompts.items()
+        }
+        got = asyncio.run(asyncio.wait_for(main(client), 120))
+    mortal.wait_ready()
+    for name, (ids, following) in truth.items():
+        assert got[name][0] == ids
+        assert len(ids) == 200
+        assert_exact(got[name][1], following)
+    assert sum(event.kind == "session_recovered" for event in events) == len(prompts)
 
 
 def test_every_call_about_a_session_finds_it_after_a_kill(

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carousel.model import Characters, SamplingError, SamplingOptions, TokenizerError, sample
+from carousel.model import (
+    Characters,
+    SamplingError,
+    SamplingOptions,
+    TokenizerError,
+    sample,
+    skip,
+)
 
 LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1], dtype=np.float32))
 
@@ -110,3 +117,12 @@ def test_unknown_characters_and_ids_are_named() -> None:
         tokenizer.decode([0, 3])
     with pytest.raises(TokenizerError, match="got -1"):
         tokenizer.decode([-1])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_who_skips_what_was_drawn_draws_what_follows(temperature: float) -> None:
+    options = SamplingOptions(seed=5, temperature=temperature)
+    rng, other = options.generator(), options.generator()
+    whole = [sample(LOGITS, options, [], rng)[0] for _ in range(40)]
+    skip(25, options, other)
+    assert [sample(LOGITS, options, [], other)[0] for _ in range(15)] == whole[25:]

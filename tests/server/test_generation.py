@@ -172,7 +172,7 @@ def test_going_on_at_another_step_than_the_next_is_a_conflict(wire: Wire) -> Non
     fields = {"handle": session.handle, "step_index": index, "max_tokens": 1, "temperature": 0.0}
     generate(wire, **fields)
     with pytest.raises(grpc.RpcError) as failure:
-        generate(wire, **fields)
+        generate(wire, **fields, top_k=2)
     error = error_of(failure.value)
     assert error.reason == "STEP_CONFLICT"
     assert error.metadata["expected_step"] == str(index + 1)

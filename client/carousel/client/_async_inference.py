@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 from carousel.client import _generation
 from carousel.client import _inference_calls as calls
@@ -16,7 +16,6 @@ from carousel.client._generation import Generation, Prompt, Sampling
 from carousel.client._held import HeldBatch, HeldState
 from carousel.client._inference_values import Trace
 from carousel.client._inputs import Array, Floats, Input
-from carousel.v1 import inference_service_pb2 as pb
 
 
 class AsyncInference:
@@ -138,13 +137,7 @@ class AsyncInference:
         )
         request = _generation.from_model(model, prompt, sampling)
         seconds = sampling.deadline(timeout, self._transport.timeout)
-
-        async def start() -> Any:
-            return self._transport.stream(
-                _generation.PATH, request, pb.GenerateResponse, timeout=seconds
-            )
-
-        return AsyncTokenStream(self._transport, start, Generation())
+        return AsyncTokenStream(self._transport, Generation(request), seconds)
 
     async def trace(
         self, source: str | AsyncSession, sequence: Input | str, *, timeout: float | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from carousel.client import _generation, _session_calls
 from carousel.client._async_stepping import AsyncStepping
@@ -24,7 +24,6 @@ from carousel.errors import (
     NotFound,
     SessionFenced,
 )
-from carousel.v1 import inference_service_pb2 as pb
 
 
 class AsyncSession(AsyncStepping):
@@ -115,7 +114,9 @@ class AsyncSession(AsyncStepping):
         """Feed a prompt and iterate over the tokens that follow; options as in `Client.generate`.
 
         Without a prompt the first token is sampled from the session's last output. Every token
-        that is made is also fed. The next use of the session ends a generation that still runs.
+        that is made is also fed, exactly once, whatever happens to the connection, and to the
+        server of a session that survives it. The next use of the session ends a generation that
+        still runs.
         """
         sampling = Sampling(
             max_tokens=max_tokens,
@@ -127,20 +128,21 @@ class AsyncSession(AsyncStepping):
             seed=seed,
             log_probabilities=log_probabilities,
         )
-        generation = _generation.Generation(self._cursor)
+        generation = _generation.Generation(_generation.request(prompt, sampling), self._cursor)
+        seconds = sampling.deadline(timeout, self._transport.timeout)
 
-        async def start() -> Any:
+        async def prepare() -> None:
             async with self._turn:
                 await self._ready(timeout)
-                cursor = self._cursor
-                request = _generation.from_session(cursor.handle, cursor.index, prompt, sampling)
+                generation.begin()
                 self._generation = generation
-                seconds = sampling.deadline(timeout, self._transport.timeout)
-                return self._transport.stream(
-                    _generation.PATH, request, pb.GenerateResponse, timeout=seconds
-                )
 
-        return AsyncTokenStream(self._transport, start, generation)
+        async def recover(end: float) -> None:
+            async with self._turn:
+                if self._generation is generation:  # nobody has used the session since
+                    await self._recover(end)
+
+        return AsyncTokenStream(self._transport, generation, seconds, prepare, recover)
 
     async def fork(
         self,

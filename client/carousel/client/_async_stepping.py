@@ -5,16 +5,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from carousel.client import _session_calls
 from carousel.client._async_transport import AsyncTransport
 from carousel.client._call import Call, Result
 from carousel.client._coalescer import Coalescer
 from carousel.client._columns import fill, fill_item, outcomes, settle
-from carousel.client._cursor import Item, far_ahead, shaped
-from carousel.client._errors import is_refusal
+from carousel.client._cursor import Item, Said, far_ahead, shaped
+from carousel.client._errors import is_refusal, may_go_better
 from carousel.client._events import Event
+from carousel.client._generation import PATH
 from carousel.client._inputs import Floats
 from carousel.client._retry import delay
 from carousel.client._session_view import SessionView
@@ -24,7 +25,6 @@ from carousel.errors import (
     MessageTooLarge,
     SessionAtRest,
     SessionNotFound,
-    Unavailable,
 )
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_pb2
@@ -122,44 +122,61 @@ class AsyncStepping(SessionView):
     async def _recover(self, end: float) -> None:
         """The server that had the session is gone: attach, and send again what was not stored."""
         cursor = self._cursor
-        made = await self._persist(_session_calls.reattach(cursor), end)
+        made = await self._ask(_session_calls.reattach(cursor), end)
         self._transport.link.tell(Event("session_recovered", session=self.name))
         steps = list(cursor.replay(made.step_index))
         cursor.reattach(made)
         for index, item in steps:
-            request = pb.StepRequest(handles=[cursor.handle], step_indexes=[index])
-            fill_item(request, item)
-            response = await self._transport.step(
-                request,
-                shard=cursor.shard,
-                timeout=max(end - self._now(), 0.001),
-                patient=True,
-            )
-            outcome = outcomes(response)[0]
-            if isinstance(outcome, SessionNotFound):
+            try:
+                await self._replay(index, item, end)
+            except SessionNotFound:
                 return await self._recover(end)  # it was lost once more
-            if isinstance(outcome, CarouselError):
-                raise outcome
 
-    async def _persist(self, call: Call[Result], end: float) -> Result:
-        """Make a call until the server can be reached, or the time is up."""
+    async def _replay(self, index: int, item: Item | Said, end: float) -> None:
+        """Feed once more what was not stored."""
+        if isinstance(item, Said):
+            said, reply = item.again(self.handle), pb.GenerateResponse
+
+            def once(seconds: float) -> Awaitable[None]:
+                return self._transport.exhaust(PATH, said, reply, timeout=seconds)
+
+            await self._persist(once, end)
+            return
+        request = pb.StepRequest(handles=[self.handle], step_indexes=[index])
+        fill_item(request, item)
+        response = await self._transport.step(
+            request,
+            shard=self._cursor.shard,
+            timeout=max(end - self._now(), 0.001),
+            patient=True,
+        )
+        outcome = outcomes(response)[0]
+        if isinstance(outcome, CarouselError):
+            raise outcome
+
+    async def _persist(self, call: Callable[[float], Awaitable[Result]], end: float) -> Result:
+        """Make a call, given its seconds, until it comes through or the time is up."""
         attempt = 0
         while True:
             try:
-                return await self._transport.call(call, max(end - self._now(), 0.001))
-            except Unavailable as error:
+                return await call(max(end - self._now(), 0.001))
+            except CarouselError as error:
                 attempt += 1
                 wait = delay(attempt)
-                if self._now() + wait >= end:
+                if not may_go_better(error) or self._now() + wait >= end:
                     raise
                 self._transport.link.tell(Event("retry", attempt=attempt, delay=wait, error=error))
             await asyncio.sleep(wait)
+
+    async def _ask(self, call: Call[Result], end: float) -> Result:
+        """Make a unary call until it comes through or the time is up."""
+        return await self._persist(lambda seconds: self._transport.call(call, seconds), end)
 
     async def _wait_for_store(self, end: float) -> None:
         """Until the server has stored enough that no more inputs must be kept."""
         cursor = self._cursor
         while cursor.is_far_ahead:
-            cursor.stored((await self._persist(_session_calls.get(self.name), end)).durable_index)
+            cursor.stored((await self._ask(_session_calls.get(self.name), end)).durable_index)
             if cursor.is_far_ahead:
                 if self._now() >= end:
                     raise far_ahead(cursor)

@@ -85,6 +85,14 @@ class AsyncTransport:
         """A call with a stream of answers."""
         return self.method("unary_stream", path, reply)(request, timeout=timeout)
 
+    async def exhaust(
+        self, path: str, request: Message, reply: type[Message], *, timeout: float
+    ) -> None:
+        """The same for its effect alone, to its end."""
+        call = self.stream(path, request, reply, timeout=timeout)
+        while await self.read(call) is not None:
+            pass
+
     async def upload(
         self, path: str, parts: AsyncIterable[Message], reply: type[Message], *, timeout: float
     ) -> Any:

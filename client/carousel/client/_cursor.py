@@ -25,7 +25,7 @@ from carousel.errors import (
     StepsLost,
     StoreUnavailable,
 )
-from carousel.v1 import session_pb2
+from carousel.v1 import inference_service_pb2, session_pb2
 
 MODES = {"all": 1, "last": 2, "none": 3}
 """OutputMode by what a caller writes."""
@@ -55,6 +55,21 @@ class Item:
         return Item(self.width, end - begin, self.data[begin * size : end * size], NONE, True)
 
 
+@dataclass(slots=True)
+class Said:
+    """A generation as far as its tokens came: its request, which has them as `received`."""
+
+    request: inference_service_pb2.GenerateRequest
+    steps: int = 0
+
+    def again(self, handle: int) -> inference_service_pb2.GenerateRequest:
+        """A request that feeds what came, where it is missing, and no more."""
+        request = inference_service_pb2.GenerateRequest()
+        request.CopyFrom(self.request)
+        request.handle, request.max_tokens = handle, len(request.received)
+        return request
+
+
 class Cursor:
     """One incarnation of a session, as its holder sees it.
 
@@ -82,7 +97,7 @@ class Cursor:
         self.model_version = made.model_version
         self.shard = made.shard
         self.open: Item | None = None
-        self.kept: deque[tuple[int, Item]] = deque()  # by the index of the first step
+        self.kept: deque[tuple[int, Item | Said]] = deque()  # by the index of the first step
         self.survives = made.durability > session_pb2.DURABILITY_MEMORY
         self.renew(made)
 
@@ -110,6 +125,14 @@ class Cursor:
         self.index += item.steps
         self.open = None
 
+    def said(self, said: Said, step_index: int) -> None:
+        """Another token came, and was fed before `step_index`."""
+        begin = said.request.step_index
+        said.steps = step_index - begin
+        self.index = step_index
+        if self.survives and not (self.kept and self.kept[-1][1] is said):
+            self.kept.append((begin, said))
+
     def stored(self, durable: int) -> None:
         """Let go of inputs that the server has in its store."""
         if durable > self.durable:
@@ -123,7 +146,7 @@ class Cursor:
         """Whether more inputs are kept than should be: the server's store is behind."""
         return bool(self.kept) and self.index - self.durable >= MAX_LAG
 
-    def replay(self, begin: int) -> Iterator[tuple[int, Item]]:
+    def replay(self, begin: int) -> Iterator[tuple[int, Item | Said]]:
         """The kept inputs of the steps from `begin` on, in parts; raises StepsLost."""
         if begin < self.index and (not self.kept or self.kept[0][0] > begin):
             raise StepsLost(
@@ -131,6 +154,10 @@ class Cursor:
                 "in between are not kept"
             )
         for first, item in tuple(self.kept):
+            if isinstance(item, Said):
+                if begin < first + item.steps:
+                    yield first, item
+                continue
             for at in range(max(begin - first, 0), item.steps, REPLAYED_AT_ONCE):
                 yield first + at, item.part(at, min(at + REPLAYED_AT_ONCE, item.steps))
 

@@ -9,10 +9,12 @@ import grpc
 from google.rpc import status_pb2
 
 from carousel.client._events import Link
+from carousel.client._retry import RESENT
 from carousel.errors import (
     CarouselError,
     MessageTooLarge,
     ServerUnreachable,
+    Unavailable,
     from_parts,
     from_status,
 )
@@ -69,6 +71,15 @@ def is_refusal(error: BaseException | None) -> bool:
     if not isinstance(error, grpc.RpcError) or error.code() not in _REFUSALS:
         return False
     return _status(error) is not None
+
+
+def may_go_better(error: CarouselError) -> bool:
+    """Whether a call that is safe to make again should be: the server asks for it, or the call was
+    cut off on its way."""
+    if isinstance(error, Unavailable):
+        return True
+    cause = error.__cause__
+    return isinstance(cause, grpc.RpcError) and cause.code() in RESENT and _status(cause) is None
 
 
 _REFUSALS = frozenset(

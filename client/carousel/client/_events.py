@@ -29,10 +29,11 @@ class Event:
 
     connected: the server answered for the first time. disconnected: it can't be reached; `error`
     says why. reconnected: it answered again after that. retry: steps are sent again, under the
-    same step indexes; `attempt` counts from 1, `delay` is the wait before it in seconds.
-    moved: the server is going and named a successor, which is asked from now on. session_created,
-    session_ended: `session` is its name. session_recovered: the server that had the session was
-    lost; it goes on with another, and what was not stored is sent again.
+    same step indexes, or a generation goes on behind the last token that came; `attempt` counts
+    from 1, `delay` is the wait before it in seconds. moved: the server is going and named a
+    successor, which is asked from now on. session_created, session_ended: `session` is its name.
+    session_recovered: the server that had the session was lost; it goes on with another, and what
+    was not stored is sent again.
     """
 
     kind: EventKind

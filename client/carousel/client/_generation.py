@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,14 +10,18 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from carousel.client._cursor import Cursor
+from carousel.client._cursor import Cursor, Said
+from carousel.client._errors import may_go_better
 from carousel.client._inference_values import FinishReason, Token, TokenProbability
 from carousel.client._names import model_name
+from carousel.client._retry import ATTEMPTS
 from carousel.errors import (
     Cancelled,
     CarouselError,
     InvalidField,
+    SessionNotFound,
     SessionQuarantined,
+    StepConflict,
     TokenOutOfRange,
 )
 from carousel.v1 import inference_service_pb2 as pb
@@ -51,7 +56,7 @@ class Sampling:
 
 
 def request(prompt: Prompt, sampling: Sampling) -> pb.GenerateRequest:
-    """A request without its source."""
+    """A request without its source. It has a seed, so that it can be made again."""
     try:
         message = pb.GenerateRequest(
             max_tokens=sampling.max_tokens,
@@ -60,7 +65,7 @@ def request(prompt: Prompt, sampling: Sampling) -> pb.GenerateRequest:
             top_p=sampling.top_p,
             repetition_penalty=sampling.repetition_penalty,
             stop=[sampling.stop] if isinstance(sampling.stop, str) else sampling.stop,
-            seed=sampling.seed,
+            seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
             log_probabilities=sampling.log_probabilities,
         )
     except ValueError as error:  # a number that no field can hold
@@ -82,46 +87,72 @@ def from_model(model: str, prompt: Prompt, sampling: Sampling) -> pb.GenerateReq
     return message
 
 
-def from_session(
-    handle: int, step_index: int, prompt: Prompt, sampling: Sampling
-) -> pb.GenerateRequest:
-    message = request(prompt, sampling)
-    message.handle = handle
-    message.step_index = step_index
-    return message
-
-
 class Generation:
     """One generation: the call that brings it, and the session that it moves, if any.
 
-    Only a generation that came to its own end leaves its session's step index known.
+    What came is in the request, so that another call goes on behind it. Only a generation that
+    came to its own end leaves its session's step index known.
     """
 
-    def __init__(self, cursor: Cursor | None = None) -> None:
+    def __init__(self, request: pb.GenerateRequest, cursor: Cursor | None = None) -> None:
         self.call: Cancellable | None = None
+        self._said = Said(request)
         self._cursor = cursor
+        self._failures = 0  # since a token came
         self.text = ""
         self.finish_reason: FinishReason | None = None
         self.prompt_tokens = 0
         self.generated_tokens = 0
-        self.seed: int | None = None
+        self.seed = request.seed
         self.ended = False
         self._cut = ""
         self.index_known = False
 
+    def begin(self) -> None:
+        """It begins where its session stands."""
+        if self._cursor is not None:
+            self._said.request.step_index = self._cursor.index
+
+    def request(self) -> pb.GenerateRequest:
+        """What to ask for next."""
+        if self._cursor is not None:
+            self._said.request.handle = self._cursor.handle
+        return self._said.request
+
     def take(self, response: pb.GenerateResponse) -> Token:
         token = _token(response)
         self.text += token.text
-        self.generated_tokens += token.id is not None
+        self._failures = 0
+        if token.id is not None:
+            self.generated_tokens += 1
+            self._said.request.received.append(token.id)
         if self._cursor is not None and not self.ended:
-            self._cursor.index = response.step_index
+            self._cursor.said(self._said, response.step_index)
         if token.finish_reason is not None:
             self.finish_reason = token.finish_reason
             self.prompt_tokens = response.prompt_tokens
             self.generated_tokens = response.generated_tokens
-            self.seed = response.seed
             self.ended = self.index_known = True
         return token
+
+    def is_lost(self, error: CarouselError) -> bool:
+        """Whether the session must be brought back first; it survives its server."""
+        if self._cursor is None or not self._cursor.survives:
+            return False
+        begin = self._said.request.step_index
+        behind = isinstance(error, StepConflict) and (
+            int(error.metadata.get("expected_step", begin)) < begin
+        )
+        return behind or isinstance(error, SessionNotFound)
+
+    def retry(self, error: CarouselError) -> int:
+        """The number of the attempt that comes next; raises the error when none would help."""
+        self._failures += 1
+        patient = self._cursor is not None and self._cursor.survives
+        spent = self._failures >= ATTEMPTS and not patient
+        if spent or not (may_go_better(error) or self.is_lost(error)):
+            raise error
+        return self._failures
 
     def fail(self, error: CarouselError) -> None:
         self.ended = True

@@ -135,7 +135,7 @@ class Inference:
         )
         request = _generation.from_model(model, prompt, sampling)
         seconds = sampling.deadline(timeout, self._transport.timeout)
-        return TokenStream(self._transport, request, Generation(), seconds)
+        return TokenStream(self._transport, Generation(request), seconds)
 
     def trace(
         self, source: str | Session, sequence: Input | str, *, timeout: float | None = None

@@ -84,7 +84,9 @@ class Session(Stepping):
         """Feed a prompt and iterate over the tokens that follow; options as in `Client.generate`.
 
         Without a prompt the first token is sampled from the session's last output. Every token
-        that is made is also fed. The next use of the session ends a generation that still runs.
+        that is made is also fed, exactly once, whatever happens to the connection, and to the
+        server of a session that survives it. The next use of the session ends a generation that
+        still runs.
         """
         sampling = Sampling(
             max_tokens=max_tokens,
@@ -96,13 +98,19 @@ class Session(Stepping):
             seed=seed,
             log_probabilities=log_probabilities,
         )
+        generation = _generation.Generation(_generation.request(prompt, sampling), self._cursor)
+        seconds = sampling.deadline(timeout, self._transport.timeout)
+
+        def recover(end: float) -> None:
+            with self._lock:
+                if self._generation is generation:  # nobody has used the session since
+                    self._recover(end)
+
         with self._lock:
             self._ready(timeout)
-            cursor = self._cursor
-            request = _generation.from_session(cursor.handle, cursor.index, prompt, sampling)
-            seconds = sampling.deadline(timeout, self._transport.timeout)
-            self._generation = _generation.Generation(cursor)
-            return TokenStream(self._transport, request, self._generation, seconds)
+            generation.begin()
+            self._generation = generation
+            return TokenStream(self._transport, generation, seconds, recover)
 
     def fork(
         self,

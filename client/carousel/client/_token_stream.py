@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from carousel.client import _generation
-from carousel.client._generation import Generation
+from carousel.client._events import Event
+from carousel.client._generation import PATH, Generation
 from carousel.client._inference_values import FinishReason, Token
+from carousel.client._retry import delay
 from carousel.client._transport import Transport
 from carousel.errors import CarouselError
 from carousel.v1 import inference_service_pb2 as pb
@@ -42,8 +44,8 @@ class TokenStreamView:
         return self._generation.generated_tokens
 
     @property
-    def seed(self) -> int | None:
-        """The seed that was used; known at the end."""
+    def seed(self) -> int:
+        """The seed: the caller's, or one that was chosen."""
         return self._generation.seed
 
     def __del__(self) -> None:
@@ -53,35 +55,64 @@ class TokenStreamView:
 
 
 class TokenStream(TokenStreamView, Iterator[Token]):
-    """An iterator over tokens. Dropping it, or `close`, stops the generation."""
+    """An iterator over tokens. Dropping it, or `close`, stops the generation.
+
+    When the connection breaks, or the server of a session that survives it is lost, it goes on
+    with the token that follows the last one that came.
+    """
 
     def __init__(
         self,
         transport: Transport,
-        request: pb.GenerateRequest,
         generation: Generation,
         timeout: float,
+        recover: Callable[[float], None] = lambda end: None,
     ) -> None:
         super().__init__(generation)
         self._transport = transport
-        self._call = transport.stream(
-            _generation.PATH, request, pb.GenerateResponse, timeout=timeout
+        self._end = time.monotonic() + timeout
+        self._recover = recover  # brings the session back until this moment
+        self._open()
+
+    def _open(self) -> None:
+        self._call = self._generation.call = self._transport.stream(
+            PATH,
+            self._generation.request(),
+            pb.GenerateResponse,
+            timeout=max(self._end - time.monotonic(), 0.001),
         )
-        generation.call = self._call
 
     def __next__(self) -> Token:
-        if self._generation.is_over():
-            raise StopIteration
+        generation = self._generation
+        while not generation.is_over():
+            try:
+                response = self._transport.read(self._call)
+            except CarouselError as error:
+                if not generation.is_over():  # else gRPC says that the call was cancelled
+                    self._mend(error)
+            else:
+                if response is None:
+                    break
+                return generation.take(response)
+        raise StopIteration
+
+    def _mend(self, error: CarouselError) -> None:
+        """Go on behind what came; raises what can't be mended."""
+        generation = self._generation
         try:
-            response = self._transport.read(self._call)
-        except CarouselError as error:
-            if self._generation.is_over():  # gRPC says that the call was cancelled
-                raise StopIteration from None
-            self._generation.fail(error)
+            attempt = generation.retry(error)
+            wait = delay(attempt)
+            if time.monotonic() + wait >= self._end:
+                raise error
+            self._transport.link.tell(Event("retry", attempt=attempt, delay=wait, error=error))
+            time.sleep(wait)
+            if generation.is_lost(error):
+                self._recover(self._end)
+        except CarouselError as failure:
+            generation.fail(failure)
             raise
-        if response is None:
-            raise StopIteration
-        return self._generation.take(response)
+        if not generation.is_over():
+            self._open()
 
     def close(self) -> None:
         """Stop the generation; what was fed stays fed."""

@@ -103,6 +103,12 @@ class Transport:
         """A call with a stream of answers."""
         return self._method("unary_stream", path, reply)(request, timeout=timeout)
 
+    def exhaust(self, path: str, request: Message, reply: type[Message], *, timeout: float) -> None:
+        """The same for its effect alone, to its end."""
+        call = self.stream(path, request, reply, timeout=timeout)
+        while self.read(call) is not None:
+            pass
+
     def upload(
         self, path: str, parts: Iterable[Message], reply: type[Message], *, timeout: float
     ) -> Any:

@@ -23,7 +23,7 @@ from carousel.model.kernels import KERNELS, make_kernel
 from carousel.model.kernels.kernel import Kernel
 from carousel.model.ladder import Rung, climb
 from carousel.model.network import Network, Trace
-from carousel.model.sampling import SamplingOptions, sample
+from carousel.model.sampling import SamplingOptions, sample, skip
 from carousel.model.schema import StateSchema, TensorSpec
 from carousel.model.tokenizer import Bytes, Characters, Subwords, Tokenizer, Words
 from carousel.model.weights import digest, load, load_config, save
@@ -68,4 +68,5 @@ __all__ = [
     "sample",
     "save",
     "shipped",
+    "skip",
 ]

@@ -73,6 +73,12 @@ def sample(
     return token, float(_log_softmax(raw)[token])
 
 
+def skip(count: int, options: SamplingOptions, rng: np.random.Generator) -> None:
+    """Use up the random numbers that `sample` takes for `count` tokens."""
+    if options.temperature > 0:
+        rng.random(count)
+
+
 def _log_softmax(logits: Logits) -> Logits:
     shifted: Logits = logits - logits.max()
     return shifted - math.log(np.exp(shifted).sum())

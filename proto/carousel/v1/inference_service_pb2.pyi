@@ -500,12 +500,15 @@ class GenerateRequest(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """A session incarnation: goes on from its state and moves it."""
     model: _builtins.str
     """A model, as in CreateSessionRequest: from its initial state; nothing is kept."""
     step_index: _builtins.int
-    """With `handle`: the index of the first step. Absent: whatever comes next (not safe to retry)."""
+    """With `handle`: the index of the first step, that of the prompt's first token. Absent: whatever
+    comes next (not safe to retry).
+    """
     text: _builtins.str
     """Text, through the model's tokenizer."""
     max_tokens: _builtins.int
@@ -534,6 +537,17 @@ class GenerateRequest(_message.Message):
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Stop before any of these texts would be complete; at most 16, none empty. The text stays out."""
 
+    @_builtins.property
+    def received(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that the caller has from earlier attempts at this very generation, from its first one
+        on; at most `max_tokens`. They are not sent again. Where the session is behind them (an older
+        state was restored, or there is none: a model), they are fed as they are; what follows is drawn
+        with the random numbers that would have been left, so that with a `seed` it is the same as
+        without the break. All of them: the session is brought to their end, and one message says so.
+        With `handle`, `step_index` must be set. Errors: STEP_CONFLICT when the session was fed others,
+        INVALID_FIELD, TOKEN_OUT_OF_RANGE.
+        """
+
     def __init__(
         self,
         *,
@@ -550,10 +564,11 @@ class GenerateRequest(_message.Message):
         stop: _abc.Iterable[_builtins.str] | None = ...,
         seed: _builtins.int | None = ...,
         log_probabilities: _builtins.int | None = ...,
+        received: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_step_index", b"_step_index", "_temperature", b"_temperature", "_top_p", b"_top_p", "handle", b"handle", "log_probabilities", b"log_probabilities", "model", b"model", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "source", b"source", "step_index", b"step_index", "temperature", b"temperature", "text", b"text", "tokens", b"tokens", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_step_index", b"_step_index", "_temperature", b"_temperature", "_top_p", b"_top_p", "handle", b"handle", "log_probabilities", b"log_probabilities", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "source", b"source", "step_index", b"step_index", "stop", b"stop", "temperature", b"temperature", "text", b"text", "tokens", b"tokens", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_step_index", b"_step_index", "_temperature", b"_temperature", "_top_p", b"_top_p", "handle", b"handle", "log_probabilities", b"log_probabilities", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "received", b"received", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "source", b"source", "step_index", b"step_index", "stop", b"stop", "temperature", b"temperature", "text", b"text", "tokens", b"tokens", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__log_probabilities: _TypeAlias = _typing.Literal["log_probabilities"]  # noqa: Y015
     _WhichOneofArgType__log_probabilities: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities"]  # noqa: Y015
@@ -630,7 +645,7 @@ class GenerateResponse(_message.Message):
     GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     token: _builtins.int
-    """The token. In the last message it may be absent."""
+    """The token. Absent in the last message when the caller has all of them already."""
     text: _builtins.str
     """Text that is now certain: empty while a stop text may still come true."""
     log_probability: _builtins.float

@@ -113,7 +113,14 @@ class InferenceServiceServicer:
 
     def Generate(self, request, context):
         """Tokens one by one, from a session or from a model's initial state. Stops at once when the
-        caller goes away. Errors: those of Step, NO_TOKENIZER, NOT_GENERATIVE.
+        caller goes away. A session is fed each token exactly once: the same request again (the same
+        `step_index`, prompt, options and seed) goes on with the generation that it began, as long as
+        nothing else has moved the session since, also on another server that has the session from the
+        store: tokens that were made and did not arrive are sent, then the rest is made. `received`
+        leaves out what did arrive. Anything else at that index gets STEP_CONFLICT. A generation has one
+        caller: one that goes on with it ends the former call with CANCELLED. A server that is going
+        ends those of durable sessions with SERVER_DRAINING. Errors: those of Step, NO_TOKENIZER,
+        NOT_GENERATIVE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,7 +59,14 @@ class InferenceServiceStub:
     """
     Generate: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]
     """Tokens one by one, from a session or from a model's initial state. Stops at once when the
-    caller goes away. Errors: those of Step, NO_TOKENIZER, NOT_GENERATIVE.
+    caller goes away. A session is fed each token exactly once: the same request again (the same
+    `step_index`, prompt, options and seed) goes on with the generation that it began, as long as
+    nothing else has moved the session since, also on another server that has the session from the
+    store: tokens that were made and did not arrive are sent, then the rest is made. `received`
+    leaves out what did arrive. Anything else at that index gets STEP_CONFLICT. A generation has one
+    caller: one that goes on with it ends the former call with CANCELLED. A server that is going
+    ends those of durable sessions with SERVER_DRAINING. Errors: those of Step, NO_TOKENIZER,
+    NOT_GENERATIVE.
     """
     Trace: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.TraceRequest, _inference_service_pb2.TraceResponse]
     """A sequence with every gate, candidate, cell and hidden value per layer and step, computed by
@@ -97,7 +104,14 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """
     Generate: _aio.UnaryStreamMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Tokens one by one, from a session or from a model's initial state. Stops at once when the
-    caller goes away. Errors: those of Step, NO_TOKENIZER, NOT_GENERATIVE.
+    caller goes away. A session is fed each token exactly once: the same request again (the same
+    `step_index`, prompt, options and seed) goes on with the generation that it began, as long as
+    nothing else has moved the session since, also on another server that has the session from the
+    store: tokens that were made and did not arrive are sent, then the rest is made. `received`
+    leaves out what did arrive. Anything else at that index gets STEP_CONFLICT. A generation has one
+    caller: one that goes on with it ends the former call with CANCELLED. A server that is going
+    ends those of durable sessions with SERVER_DRAINING. Errors: those of Step, NO_TOKENIZER,
+    NOT_GENERATIVE.
     """
     Trace: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.TraceRequest, _inference_service_pb2.TraceResponse]  # type: ignore[assignment]
     """A sequence with every gate, candidate, cell and hidden value per layer and step, computed by
@@ -162,7 +176,14 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.GenerateResponse], _abc.AsyncIterator[_inference_service_pb2.GenerateResponse]]:
         """Tokens one by one, from a session or from a model's initial state. Stops at once when the
-        caller goes away. Errors: those of Step, NO_TOKENIZER, NOT_GENERATIVE.
+        caller goes away. A session is fed each token exactly once: the same request again (the same
+        `step_index`, prompt, options and seed) goes on with the generation that it began, as long as
+        nothing else has moved the session since, also on another server that has the session from the
+        store: tokens that were made and did not arrive are sent, then the rest is made. `received`
+        leaves out what did arrive. Anything else at that index gets STEP_CONFLICT. A generation has one
+        caller: one that goes on with it ends the former call with CANCELLED. A server that is going
+        ends those of durable sessions with SERVER_DRAINING. Errors: those of Step, NO_TOKENIZER,
+        NOT_GENERATIVE.
         """
 
     @_abc_1.abstractmethod

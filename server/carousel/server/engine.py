@@ -355,6 +355,8 @@ class Engine:
         table.next_index[chunk.slot] += length
         table.reply_index[chunk.slot] = chunk.start
         table.chunk_replies.put(chunk.slot, chunk.outputs[: chunk.done])
+        if chunk.work.memo is not None:
+            table.put_memo(chunk.slot, chunk.work.memo)
         if chunk.done == chunk.length:
             table.serving[chunk.slot] += 1
             self._give(gatekeeper.chunk_answer(table, chunk))
@@ -372,6 +374,8 @@ class Engine:
         for place, until in zip(some.tolist(), earliest, strict=True):
             part = slice(edges[place], edges[place + 1])
             work, slots = plan.works[place], ride.slots[part]
+            if work.memo is not None:
+                self.table.put_memo(int(slots[0]), work.memo)
             self._give(Answer(work, items[part], None, outputs[part], (), until, slots))
 
     def _give(self, answer: Answer) -> None:

@@ -205,7 +205,8 @@ def check_riders(
     """The riders whose next step this is, and answers for all others.
 
     A rider whose step is the last one again is answered from memory; a chunk that was half done
-    when its caller went away goes on where it stopped.
+    when its caller went away goes on where it stopped. Generations know by their memos what was
+    fed, and never ask for it again.
     """
     if plan.chunks:
         _resume_chunks(table, version, plan)
@@ -234,6 +235,7 @@ def _resume_chunks(table: SessionTable, version: LoadedVersion, plan: Plan) -> N
         known = (
             chunk.done == 0
             and ahead > 0
+            and chunk.work.memo is None
             and chunk.handle == int(table.handle[slot])
             and int(table.reply_index[slot]) == chunk.start
         )
@@ -329,7 +331,8 @@ def _turn_away(
         return _finish(table, version, plan, place, table.why_not(handle))
     if work.cancelled:
         return _finish(table, version, plan, place, Cancelled("the caller went away"))
-    if not plan.chunks and 0 <= index < table.next_index[slot] and table.reply_index[slot] == index:
+    again = 0 <= index < table.next_index[slot] and table.reply_index[slot] == index
+    if again and not plan.chunks and work.memo is None:
         table.serving[slot] += 1
         version.metrics.duplicates.inc()
         reply = reply_of(table, version, slot)[:1].copy()

@@ -1,4 +1,8 @@
-"""Generation: sample a token, feed it, and so on, through the same turns as everybody's steps."""
+"""Generation: sample a token, feed it, and so on, through the same turns as everybody's steps.
+
+A session remembers its generation (Memo), together with the state that came of it. So the same
+request, made again, finds out what was said and fed already, and goes on from there.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +13,54 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carousel.errors import InvalidField, NotGenerative, StepConflict, TokenOutOfRange
-from carousel.model import SamplingError, SamplingOptions, Softmax, sample
+from carousel.errors import Cancelled, InvalidField, NotGenerative, StepConflict
+from carousel.model import Softmax
+from carousel.server.claim import Claim
 from carousel.server.gatekeeper import reply_of
 from carousel.server.hall import Hall
 from carousel.server.loaded import LoadedVersion
+from carousel.server.memo import Memo
 from carousel.server.sessions import Terms
-from carousel.server.stop_texts import StopTexts
-from carousel.server.table import MEMORY
-from carousel.server.texts import encode_text
+from carousel.server.table import MEMORY, SYNC
+from carousel.server.token_writer import TokenWriter
+from carousel.server.transcript import Transcript, tokens_of
+from carousel.server.wanted import Wanted, read
 from carousel.server.work import Floats, Ints
+from carousel.server.write_behind import Done
 from carousel.v1 import inference_service_pb2 as pb
-
-DEFAULT_TOKENS = 256
-MAX_TOP = 20
-MAX_STOPS = 16
 
 
 @dataclass(slots=True)
 class Source:
-    """The session that generates; `borrowed` from the caller, or made for this call."""
+    """The session that generates: the caller's, or one that was made for this call.
+
+    `start` is the index of the generation's first step, `index` that of the next one to be fed.
+    """
 
     version: LoadedVersion
     handle: int
-    index: int
-    session_id: str = ""
+    start: int
+    claim: Claim
+    index: int = 0
+    durable: bool = False
+
+    async def feed(self, hall: Hall, tokens: Ints, memo: Memo, deadline: float) -> Floats:
+        """Step by tokens [T], at least one; gives the last output [V].
+
+        Raises the item's error, and Cancelled once another call has taken over.
+        """
+        last = np.zeros(0, np.float32)
+        for begin in range(0, len(tokens), hall.settings.max_chunk):
+            part = tokens[begin : begin + hall.settings.max_chunk]
+            async with self.claim.lock:
+                if self.claim.owner is not self:
+                    raise Cancelled("another call goes on with this generation")
+                outputs = await hall.run_steps(
+                    self.version, self.handle, self.index, part, deadline, memo
+                )
+            self.index += len(part)
+            last = outputs[-1]
+        return last
 
 
 async def generate(
@@ -42,28 +69,38 @@ async def generate(
     """The responses to a request, one a token; ends at once when the generator is closed."""
     begin = time.monotonic()
     version = _version(hall, request)
-    options, limit = _options(request, version, hall.settings.max_tokens)
-    prompt = _prompt(request, version)
+    wanted = read(request, version, hall.settings)
     own = f"generate-{secrets.token_hex(8)}" if request.WhichOneof("source") == "model" else ""
     try:
         source = await _source(hall, request, version, own)
-        logits = await _first_logits(hall, source, prompt, deadline)
-        source.index += len(prompt)
-        writer = _Writer(request, version, options, source, prompt)
-        for number in range(limit):
-            token, response = writer.next(logits)
-            inputs = np.array([token], np.int64)
-            outputs = await hall.run_steps(version, source.handle, source.index, inputs, deadline)
-            logits = outputs[-1]
-            source.index += 1
-            now = time.monotonic()
-            (version.metrics.next_token if number else version.metrics.first_token).observe(
-                now - begin
-            )
-            begin = now
-            version.metrics.generated_tokens.inc()
-            writer.finish(response, last=number + 1 == limit)
-            yield response
+        transcript, logits = await _take_up(hall, source, wanted, deadline)
+        received, known = len(wanted.received), len(transcript.rows)
+        version.metrics.duplicates.inc(known - received)
+        writer = TokenWriter(
+            request,
+            version,
+            prompt_tokens=len(wanted.prompt),
+            limit=wanted.limit,
+            seed=transcript.memo.seed,
+            first_index=None if own else source.start + len(wanted.prompt),
+        )
+        for number in range(wanted.limit):
+            if number >= known:
+                if hall.draining and source.durable:  # it goes on elsewhere
+                    raise hall.draining_error()
+                token = np.array([transcript.draw(logits)], np.int64)
+                logits = await source.feed(hall, token, transcript.memo, deadline)
+                now = time.monotonic()
+                (version.metrics.next_token if number else version.metrics.first_token).observe(
+                    now - begin
+                )
+                begin = now
+                version.metrics.generated_tokens.inc()
+            response = writer.write(transcript.rows[number])
+            if number >= received:
+                yield response
+            elif response.finish_reason:
+                yield writer.end_alone(response)
             if response.finish_reason:
                 return
     finally:
@@ -74,67 +111,6 @@ async def generate(
 def _end_quietly(hall: Hall, session_id: str) -> None:
     if session_id in hall.engine.table.slots:
         hall.sessions.delete(session_id)
-
-
-class _Writer:
-    """Samples tokens and puts them into responses."""
-
-    def __init__(
-        self,
-        request: pb.GenerateRequest,
-        version: LoadedVersion,
-        options: SamplingOptions,
-        source: Source,
-        prompt: Ints,
-    ) -> None:
-        self.seed = request.seed if request.HasField("seed") else secrets.randbits(63)
-        self.made = 0
-        self.prompt_tokens = len(prompt)
-        self._top = request.log_probabilities if request.HasField("log_probabilities") else None
-        self._version = version
-        self._tokenizer = version.config.tokenizer
-        self._decoder = None if self._tokenizer is None else self._tokenizer.decoder()
-        self._options = options
-        self._source = source
-        self._history = prompt.tolist()
-        self._stops = StopTexts(request.stop)
-        self._stopped = False
-        self._rng = np.random.default_rng(self.seed)
-
-    def next(self, logits: Floats) -> tuple[int, pb.GenerateResponse]:
-        token, log_probability = sample(logits, self._options, self._history, self._rng)
-        self._history.append(token)
-        self.made += 1
-        response = pb.GenerateResponse(token=token)
-        if self._decoder is not None:
-            response.text, self._stopped = self._stops.feed(self._decoder.feed(token))
-        if self._top is not None:
-            response.log_probability = log_probability
-            # The logits differ from log-probabilities by one number, the same for all.
-            self._add_likeliest(response, logits - logits[token] + log_probability)
-        return token, response
-
-    def finish(self, response: pb.GenerateResponse, *, last: bool) -> None:
-        """Complete a response once its token was fed."""
-        if self._source.session_id == "":
-            response.step_index = self._source.index
-        if not (last or self._stopped):
-            return
-        response.finish_reason = pb.FINISH_REASON_STOP if self._stopped else pb.FINISH_REASON_LENGTH
-        if self._decoder is not None and not self._stopped:
-            # A character that the last tokens left half done is shown as U+FFFD.
-            response.text += self._stops.feed(self._decoder.rest())[0]
-        response.text += self._stops.rest()
-        response.prompt_tokens = self.prompt_tokens
-        response.generated_tokens = self.made
-        response.seed = self.seed
-
-    def _add_likeliest(self, response: pb.GenerateResponse, probabilities: Floats) -> None:
-        likeliest = np.argsort(-probabilities, kind="stable")[: self._top]
-        for token in likeliest.tolist():
-            entry = response.top.add(token=token, log_probability=float(probabilities[token]))
-            if self._tokenizer is not None:
-                entry.text = self._tokenizer.decode([token])
 
 
 def _version(hall: Hall, request: pb.GenerateRequest) -> LoadedVersion:
@@ -158,101 +134,99 @@ def _version(hall: Hall, request: pb.GenerateRequest) -> LoadedVersion:
     return version
 
 
-def _options(
-    request: pb.GenerateRequest, version: LoadedVersion, max_tokens: int
-) -> tuple[SamplingOptions, int]:
-    limit = request.max_tokens or min(DEFAULT_TOKENS, max_tokens)
-    if limit > max_tokens:
-        raise InvalidField(f"max_tokens must be 1 to {max_tokens}, got {limit}", field="max_tokens")
-    if request.log_probabilities > MAX_TOP:
-        raise InvalidField(
-            f"log_probabilities must be 0 to {MAX_TOP}, got {request.log_probabilities}",
-            field="log_probabilities",
-        )
-    if len(request.stop) > MAX_STOPS or not all(request.stop):
-        raise InvalidField(f"stop must have at most {MAX_STOPS} texts, none empty", field="stop")
-    if request.stop and version.config.tokenizer is None:
-        raise InvalidField(f"{version.name} has no tokenizer and so no stop texts", field="stop")
-
-    def given(name: str, default: float) -> float:
-        return getattr(request, name) if request.HasField(name) else default  # type: ignore[arg-type]
-
-    try:
-        options = SamplingOptions(
-            temperature=given("temperature", 1.0),
-            top_k=request.top_k,
-            top_p=given("top_p", 1.0),
-            repetition_penalty=given("repetition_penalty", 1.0),
-        )
-    except SamplingError as error:
-        raise InvalidField(str(error), field=str(error).split(" ", 1)[0]) from error
-    return options, limit
-
-
-def _prompt(request: pb.GenerateRequest, version: LoadedVersion) -> Ints:
-    if request.WhichOneof("prompt") == "text":
-        return encode_text(version.name, version.config, request.text, field="text")
-    tokens = np.array(request.tokens.ids, np.int64)
-    if len(tokens) and tokens.max() >= version.vocabulary:
-        raise TokenOutOfRange(
-            f"tokens of {version.name} are 0 to {version.vocabulary - 1}, got {tokens.max()}",
-            field="tokens.ids",
-        )
-    return tokens
-
-
 async def _source(
     hall: Hall, request: pb.GenerateRequest, version: LoadedVersion, own: str
 ) -> Source:
     if own:
         terms = Terms(session_id=own, durability=MEMORY)
         session = await hall.engine.call(hall.sessions.create, version, terms)
-        return Source(version, session.handle, 0, terms.session_id)
-    slots, good = hall.engine.table.slots_of(np.array([request.handle], np.uint64))
-    if not good[0]:
-        raise hall.engine.table.why_not(request.handle)
-    index = int(hall.engine.table.next_index[slots[0]])
-    return Source(
-        version, request.handle, request.step_index if request.HasField("step_index") else index
-    )
+        return Source(version, session.handle, 0, Claim())
+    table = hall.engine.table
+    slot = table.slot_of(request.handle)
+    if slot is None:
+        raise table.why_not(request.handle)
+    start = request.step_index if request.HasField("step_index") else int(table.next_index[slot])
+    claim = hall.claims.setdefault(request.handle, Claim())
+    return Source(version, request.handle, start, claim)
 
 
-async def _first_logits(hall: Hall, source: Source, prompt: Ints, deadline: float) -> Floats:
-    """What the first token is sampled from."""
-    version = source.version
-    if len(prompt) > hall.settings.max_chunk:
-        raise InvalidField(
-            f"a prompt must have at most {hall.settings.max_chunk} tokens, got {len(prompt)}",
-            field="prompt",
-        )
-    if len(prompt):
-        outputs = await hall.run_steps(version, source.handle, source.index, prompt, deadline)
-        last: Floats = outputs[-1]
-        return last
-    slot = hall.engine.table.slot_of(source.handle)
-    if slot is not None:
-        await hall.resident(hall.engine.table.ids[slot])
-    reply = await hall.engine.call(_last_output, hall, source)
-    if not len(reply):
+@dataclass(slots=True)
+class _Found:
+    """Where a session stands."""
+
+    session_id: str
+    step_index: int
+    memo: Memo | None
+    output: Floats  # the last one [V]; [0] when none is kept
+    durable: bool
+    owed: bool  # what it answered last may not leave yet
+
+
+async def _take_up(
+    hall: Hall, source: Source, wanted: Wanted, deadline: float
+) -> tuple[Transcript, Floats]:
+    """Begin a generation, or go on with it: all that is decided of it is fed.
+
+    Gives what was said, and what the next token is sampled from.
+    """
+    async with source.claim.lock:
+        slot = hall.engine.table.slot_of(source.handle)
+        if slot is not None:
+            await hall.resident(hall.engine.table.ids[slot])
+        found = await hall.engine.call(_find, hall, source)
+        memo = _decided(found, source, wanted)
+        source.claim.owner = source
+    transcript = Transcript(memo, wanted.layout, wanted.options, wanted.prompt.tolist())
+    # A session that is not there yet may still have steps in the queue before these.
+    source.index = max(found.step_index, source.start)
+    source.durable = found.durable
+    fed = source.index - source.start
+    known = np.append(wanted.prompt, np.array(tokens_of(transcript.rows), np.int64))
+    if fed < len(known):
+        return transcript, await source.feed(hall, known[fed:], memo, deadline)
+    if not len(found.output):
         raise InvalidField(
             "without an output of a former step to go on from, the prompt must not be empty",
             field="prompt",
         )
-    latest: Floats = reply[-1]
-    return latest
+    if found.owed and fed:
+        await hall.stored(lambda done: _secure(hall, source.handle, done))
+    return transcript, found.output
 
 
-def _last_output(hall: Hall, source: Source) -> Floats:
+def _find(hall: Hall, source: Source) -> _Found:
     table = hall.engine.table
-    slots, good = table.slots_of(np.array([source.handle], np.uint64))
-    if not good[0]:
+    slot = table.slot_of(source.handle)
+    if slot is None:
         raise table.why_not(source.handle)
-    slot = int(slots[0])
-    expected = int(table.next_index[slot])
-    if source.index != expected:
-        # The last output belongs to the next step only: another one must not be sampled from it.
-        raise StepConflict(
-            f"the next step of sessions/{table.ids[slot]} is {expected}, got {source.index}",
-            metadata={"expected_step": str(expected)},
-        )
-    return reply_of(table, source.version, hall.sessions.at(slot)).copy()
+    step_index = int(table.next_index[slot])
+    outputs = reply_of(table, source.version, hall.sessions.at(slot))
+    return _Found(
+        session_id=table.ids[slot],
+        step_index=step_index,
+        memo=table.memo_of(slot),
+        output=outputs[-1].copy() if len(outputs) else np.zeros(0, np.float32),
+        durable=int(table.durability[slot]) != MEMORY,
+        owed=int(table.durability[slot]) == SYNC and table.durable_index[slot] < step_index,
+    )
+
+
+def _decided(found: _Found, source: Source, wanted: Wanted) -> Memo:
+    """The memo to go on with. Raises StepConflict where the session was fed something else."""
+    memo = wanted.goes_on(found.memo, source.start)
+    if memo is None and found.step_index <= source.start:
+        memo = wanted.memo(source.start)
+    if memo is not None:
+        known = len(wanted.prompt) + wanted.layout.count(memo.said)
+        if found.step_index == source.start or 0 < known >= found.step_index - source.start:
+            return memo
+    raise StepConflict(
+        f"the next step of sessions/{found.session_id} is {found.step_index}, and no generation "
+        f"like this one began at {source.start}",
+        metadata={"expected_step": str(found.step_index)},
+    )
+
+
+def _secure(hall: Hall, handle: int, done: Done) -> None:
+    slot = hall.engine.table.slot_of(handle)
+    hall.engine.behind.secure([] if slot is None else [slot], done)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from carousel.errors import CarouselError, ServerDraining
 from carousel.server.at_rest import AtRest
+from carousel.server.claim import Claim
 from carousel.server.engine import Engine
 from carousel.server.held import turn as held
 from carousel.server.held.queue import HeldWork
 from carousel.server.loaded import LoadedVersion
+from carousel.server.memo import Memo
 from carousel.server.metrics import Metrics
 from carousel.server.registry import Registry
 from carousel.server.sessions import Sessions
@@ -36,6 +39,7 @@ class Hall:
     registry: Registry
     at_rest: AtRest
     draining: bool = False
+    claims: WeakValueDictionary[int, Claim] = field(default_factory=WeakValueDictionary)
     successor: str = ""  # where a drained server's sessions go; empty: to its own address
 
     def version_of(self, handles: Iterable[int]) -> LoadedVersion | None:
@@ -103,6 +107,7 @@ class Hall:
         index: int,
         inputs: Inputs,
         deadline: float = NEVER,
+        memo: Memo | None = None,
     ) -> Floats:
         """Step one session alone: inputs [T, ...] -> outputs [T, O]; raises the item's error."""
         future: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
@@ -124,6 +129,7 @@ class Hall:
             lengths=None if len(inputs) == 1 else np.array([len(inputs)]),
             deadline=deadline,
             arrived=asyncio.get_running_loop().time(),
+            memo=memo,
         )
         self.engine.submit(version, work)
         try:

@@ -1,8 +1,9 @@
 """Records: a session as bytes for the store, verified when it comes back.
 
-header | rows [n, width] float32 | reply [steps, outputs] float32 | tail, JSON | checksum
+header | rows [n, width] float32 | reply [steps, outputs] float32 | tail | checksum
 
-The first row is the present state; kept states and bookmarks follow. The checksum is BLAKE2b over
+The first row is the present state; kept states and bookmarks follow. The tail is a line of JSON and
+what the memo of a generation says, in bytes. The checksum is BLAKE2b over
 the session's id and everything before it, so that a torn, altered or misplaced record is refused.
 Little-endian throughout.
 """
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from carousel.errors import SnapshotDamaged
 from carousel.server.loaded import LoadedVersion
+from carousel.server.memo import Memo
 from carousel.server.table import Ended
 from carousel.server.work import Floats, Ints
 
@@ -78,6 +80,7 @@ class Record:
     attach_index: int
     kept: dict[int, int] = field(default_factory=dict)
     marks: dict[str, tuple[int, int]] = field(default_factory=dict)  # step index, place
+    memo: Memo | None = None
     more: dict[str, Any] = field(default_factory=dict)
 
     def may_go_on(self, handle: int, current: int) -> bool:
@@ -143,9 +146,13 @@ def decode(session_id: str, data: bytes) -> Record | Ended:
         ) from error
 
 
-def tail(model_version: str, **more: object) -> bytes:
+def tail(model_version: str, *, memo: Memo | None = None, **more: object) -> bytes:
     """The tail of a record; what is empty is left out."""
-    return json.dumps({"model": model_version, **{k: v for k, v in more.items() if v}}).encode()
+    line = {"model": model_version, **{k: v for k, v in more.items() if v}}
+    if memo is None:
+        return json.dumps(line).encode()
+    line["memo"] = [memo.start, memo.digest.hex(), memo.seed]
+    return json.dumps(line).encode() + b"\n" + memo.said
 
 
 def _read(session_id: str, body: bytes) -> Record:
@@ -158,7 +165,8 @@ def _read(session_id: str, body: bytes) -> Record:
     at += rows.nbytes
     reply = np.frombuffer(body, "<f4", int(head["reply_steps"]) * outputs, at)
     at += reply.nbytes
-    said = json.loads(body[at : at + int(head["tail"])])
+    line, _, tokens = body[at : at + int(head["tail"])].partition(b"\n")
+    said = json.loads(line)
     return Record(
         session_id=session_id,
         model_version=said.pop("model"),
@@ -178,8 +186,13 @@ def _read(session_id: str, body: bytes) -> Record:
         attach_index=int(head["attach_index"]),
         kept={int(index): place for index, place in said.pop("kept", {}).items()},
         marks={name: tuple(mark) for name, mark in said.pop("marks", {}).items()},
+        memo=_memo(tokens, *said.pop("memo")) if "memo" in said else None,
         more=said,
     )
+
+
+def _memo(said: bytes, start: int, digest: str, seed: int) -> Memo:
+    return Memo(start, bytes.fromhex(digest), seed, said)
 
 
 def _checksum(session_id: str, body: bytes) -> bytes:

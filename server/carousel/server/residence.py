@@ -121,6 +121,8 @@ class Residence:
         table.row[slot] = rows[0]
         if len(record.reply):
             self.put_reply(version, slot, record.reply_index, record.reply.copy())
+        if record.memo is not None:
+            table.put_memo(slot, record.memo)
 
     def put_reply(self, version: LoadedVersion, slot: int, index: int, reply: Floats) -> None:
         self.table.reply_index[slot] = index
@@ -168,6 +170,7 @@ class Residence:
         for slot, record, news in zip(slots.tolist(), data, changed, strict=True):
             table.parked[slot] = record
             table.chunk_replies.forget(slot)
+            table.memos.pop(slot, None)
             if table.durability[slot] != MEMORY and (news or not self._is_stored(slot)):
                 self.engine.behind.spill(slot, record, let_go=False)
         table.row[slots] = NO_ROW

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carousel.errors import CarouselError, SessionEnded, SessionFenced, SessionNotFound
+from carousel.server.memo import Memo
 from carousel.server.replies import ChunkReplies
 from carousel.server.work import Handles, Ints
 
@@ -126,6 +127,7 @@ class SessionTable:
         self.slots: dict[str, int] = {}
         self.rings: dict[int, Ring] = {}
         self.marks: dict[int, dict[str, Mark]] = {}  # bookmarks by slot and name
+        self.memos: dict[int, tuple[int, Memo]] = {}  # by slot, with the step index they belong to
         self.parked: OrderedDict[int, bytes | None] = OrderedDict()  # records; None: in the store
         self.durables = 0  # sessions that are not of MEMORY
         self.syncs = 0  # sessions of SYNC
@@ -225,6 +227,7 @@ class SessionTable:
         self.chunk_replies.forget(slot)
         self.rings.pop(slot, None)
         self.marks.pop(slot, None)
+        self.memos.pop(slot, None)
         self.parked.pop(slot, None)
         self._free.append(slot)
         if ended is None:
@@ -255,6 +258,19 @@ class SessionTable:
     def forget_reply(self, slot: int) -> None:
         self.reply_index[slot] = NO_REPLY
         self.chunk_replies.forget(slot)
+        self.memos.pop(slot, None)
+
+    def put_memo(self, slot: int, memo: Memo) -> None:
+        """What the session, as it is now, remembers of its generation."""
+        self.memos[slot] = (int(self.next_index[slot]), memo)
+
+    def memo_of(self, slot: int) -> Memo | None:
+        """The session's memo, unless a step was taken since that was none of its generation."""
+        step_index, memo = self.memos.get(slot, (-1, None))
+        if memo is not None and step_index != self.next_index[slot]:
+            del self.memos[slot]
+            return None
+        return memo
 
     def find(self, session_id: str) -> int:
         """The slot of a live session. Raises SessionNotFound or SessionEnded."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carousel.errors import CarouselError
+from carousel.server.memo import Memo
 
 Ints = npt.NDArray[np.int64]
 Handles = npt.NDArray[np.uint64]
@@ -62,7 +63,8 @@ class Work:
     `inputs` is [steps, D] float32 or [steps] int64, all items one after the other; `lengths`
     None means one step each. `refusals` are items that must not run and why. `durables` are the
     durable indexes that the caller knows, none or one each. `mode` is an OutputMode. `deadline` is
-    on the clock of time.monotonic. `deliver` is called in the event loop with every Answer.
+    on the clock of time.monotonic. `deliver` is called in the event loop with every Answer. `memo`
+    is what the session, the only one, remembers of its generation once a step is committed.
     """
 
     __slots__ = (
@@ -74,6 +76,7 @@ class Work:
         "handles",
         "inputs",
         "lengths",
+        "memo",
         "mode",
         "offsets",
         "refusals",
@@ -93,6 +96,7 @@ class Work:
         mode: int = 0,
         refusals: Sequence[tuple[int, CarouselError]] = (),
         durables: Sequence[int] = (),
+        memo: Memo | None = None,
     ) -> None:
         self.handles = handles
         self.step_indexes = step_indexes
@@ -105,6 +109,7 @@ class Work:
         self.mode = mode
         self.refusals = refusals
         self.durables = durables
+        self.memo = memo
         self.cancelled = False
 
     def __len__(self) -> int:

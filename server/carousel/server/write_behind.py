@@ -384,7 +384,7 @@ class WriteBehind:
             expire_times=table.expire_time(slots).tolist(),
         )
         self._add_replies(columns, outputs.shape[1])
-        if table.rings or table.marks:
+        if table.rings or table.marks or table.memos:
             self._add_kept(columns, version)
         return columns
 
@@ -401,21 +401,24 @@ class WriteBehind:
                     columns.replies[place] = reply
 
     def _add_kept(self, columns: Columns, version: LoadedVersion) -> None:
-        """Kept states and bookmarks, where there are any."""
+        """Kept states, bookmarks and the memos of generations, where there are any."""
         table = self._table
         for place, slot in enumerate(columns.slots.tolist()):
             ring, marks = table.rings.get(slot), table.marks.get(slot, {})
+            memo = table.memo_of(slot)
             kept = {} if ring is None else ring.kept(int(table.next_index[slot]))
             rows = [*kept.values(), *(mark.row for mark in marks.values())]
-            if not rows:
+            if not rows and memo is None:
                 continue
-            states = version.arena.read(np.array(rows)).cpu().numpy()
-            columns.rows[place] = np.concatenate([columns.rows[place], states])
+            if rows:
+                states = version.arena.read(np.array(rows)).cpu().numpy()
+                columns.rows[place] = np.concatenate([columns.rows[place], states])
             places = iter(range(1, len(rows) + 1))
             columns.tails[place] = records.tail(
                 version.name,
                 kept={index: next(places) for index in kept},
                 marks={name: (mark.step_index, next(places)) for name, mark in marks.items()},
+                memo=memo,
             )
 
     # In the thread of the store
