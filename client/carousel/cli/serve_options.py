@@ -106,6 +106,10 @@ def options(
         _models("fastest", "Name of the step kernel; unset: the fastest for the device."),
     ] = None,
     threads: Annotated[int | None, _models("1", "Threads that compute on the CPU.")] = None,
+    bit_exact: Annotated[
+        bool | None,
+        _models("no", "Give every session the same bits whatever its neighbours; costs time."),
+    ] = None,
     state_key_file: Annotated[
         Path | None,
         _models(

@@ -45,7 +45,11 @@ class LoadedVersion:
         self.device = device
         self.on_cpu = device == "cpu"
         self.kernel: Kernel = make_kernel(
-            network, device=device, name=settings.kernel, threads=settings.threads
+            network,
+            device=device,
+            name=settings.kernel,
+            threads=settings.threads,
+            bit_exact=settings.bit_exact,
         )
         self.retired = False  # on its way out: takes nothing more
         self._know_the_wire()

@@ -1,0 +1,129 @@
+"""The numerical contract: the same bits in any company where that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import torch
+
+from carousel.client import Client
+from carousel.model import Features, Linear, ModelConfig, Network, save
+from tests.conftest import RunningServer, running
+from tests.server.contract import Floats, Wire
+
+SESSIONS, STEPS, SIZE = 64, 12, 5
+MODELS = ("lstm", "gru")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models large enough that a batch adds in another order than a step alone."""
+    store = tmp_path_factory.mktemp("models")
+    torch.manual_seed(3)
+    for cell in MODELS:
+        config = ModelConfig(
+            cell=cell, layers=2, hidden_size=72, input=Features(SIZE), head=Linear(3)
+        )
+        save(store / cell / "1", Network(config))
+    return store
+
+
+@pytest.fixture(scope="module")
+def exact(store: Path) -> Iterator[RunningServer]:
+    """A bit-exact server whose turns and slices are cut oddly."""
+    with running(store=store, shipped=False, bit_exact=True, chunk_slice=7, max_batch=50) as server:
+        yield server
+
+
+@pytest.fixture
+def wire(exact: RunningServer) -> Iterator[Wire]:
+    with grpc.insecure_channel(exact.target) as channel:
+        yield Wire(channel)
+
+
+def alone(wire: Wire, model: str, inputs: Floats) -> Floats:
+    """Each session by itself, step by step: [N, T, D] -> [N, T, O]."""
+    return np.stack(
+        [
+            np.concatenate([wire.outputs([handle], [t], one[t : t + 1]) for t in range(STEPS)])
+            for one, handle in zip(inputs, handles_of(wire, model), strict=True)
+        ]
+    )
+
+
+def together(wire: Wire, model: str, inputs: Floats) -> Floats:
+    """All sessions in every turn."""
+    handles = handles_of(wire, model)
+    steps = [wire.outputs(handles, [t] * SESSIONS, inputs[:, t]) for t in range(STEPS)]
+    return np.stack(steps, axis=1)
+
+
+def in_chunks(wire: Wire, model: str, inputs: Floats) -> Floats:
+    """Every sequence cut at places of its own, the pieces in messages of any size."""
+    random = np.random.default_rng(5)
+    handles, done = handles_of(wire, model), np.zeros(SESSIONS, np.int64)
+    found: list[list[Floats]] = [[] for _ in handles]
+    while (left := np.flatnonzero(done < STEPS)).size:
+        some = random.permutation(left)[: random.integers(1, left.size + 1)]
+        lengths = np.minimum(random.integers(1, 14, some.size), STEPS - done[some])
+        pieces = [inputs[i, done[i] : done[i] + n] for i, n in zip(some, lengths, strict=True)]
+        outputs = wire.outputs(
+            [handles[i] for i in some],
+            done[some].tolist(),
+            np.concatenate(pieces),
+            lengths.tolist(),
+        )
+        for i, rows in zip(some, np.split(outputs, np.cumsum(lengths)[:-1]), strict=True):
+            found[i].append(rows)
+        done[some] += lengths
+    return np.stack([np.concatenate(rows) for rows in found])
+
+
+def beside_neighbours(wire: Wire, model: str, inputs: Floats) -> Floats:
+    """Among others with large inputs, in another place of the batch at every step."""
+    random = np.random.default_rng(6)
+    others = 40
+    handles = [*handles_of(wire, model), *handles_of(wire, model, others)]
+    steps = []
+    for t in range(STEPS):
+        noise = random.standard_normal((others, SIZE)).astype(np.float32) * 100
+        order = random.permutation(len(handles))
+        values = np.concatenate([inputs[:, t], noise])[order]
+        outputs = wire.outputs([handles[i] for i in order], [t] * len(handles), values)
+        steps.append(outputs[np.argsort(order)][:SESSIONS])
+    return np.stack(steps, axis=1)
+
+
+def handles_of(wire: Wire, model: str, count: int = SESSIONS) -> list[int]:
+    return [wire.create(f"models/{model}").handle for _ in range(count)]
+
+
+Way = Callable[[Wire, str, Floats], Floats]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_bit_exact_session_gives_the_same_bits_in_any_company_place_and_cut(
+    wire: Wire, model: str
+) -> None:
+    inputs = np.random.default_rng(4).standard_normal((SESSIONS, STEPS, SIZE)).astype(np.float32)
+    wanted = alone(wire, model, inputs).tobytes()
+    ways: tuple[Way, ...] = (together, in_chunks, beside_neighbours)
+    for way in ways:
+        assert way(wire, model, inputs).tobytes() == wanted, way.__name__
+
+
+def test_a_server_says_whether_it_is_bit_exact(exact: RunningServer, server: RunningServer) -> None:
+    for one, wanted in ((exact, True), (server, False)):
+        with Client(one.target) as client:
+            assert client.server_info().bit_exact is wanted
+    kernels = [
+        sample.labels["kernel"]
+        for family in exact.server.metrics.registry.collect()
+        if family.name == "carousel_model_info"
+        for sample in family.samples
+    ]
+    assert kernels == ["onnx, padded to 16"] * len(MODELS)
