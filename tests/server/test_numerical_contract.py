@@ -1,7 +1,8 @@
-"""The numerical contract: the same bits in any company where that was asked for."""
+"""The numerical contract: the same bits where that was asked for; audits that watch the rest."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import grpc
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from carousel.client import Client
-from carousel.model import Features, Linear, ModelConfig, Network, save
+from carousel.model import Features, Kernel, Linear, ModelConfig, Network, save
+from carousel.model.config import Cell
+from carousel.server.batch_audit import TOLERANCE
 from tests.conftest import RunningServer, running
 from tests.server.contract import Floats, Wire
 
 SESSIONS, STEPS, SIZE = 64, 12, 5
-MODELS = ("lstm", "gru")
+MODELS: tuple[Cell, ...] = ("lstm", "gru")
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +131,88 @@ def test_a_server_says_whether_it_is_bit_exact(exact: RunningServer, server: Run
         for sample in family.samples
     ]
     assert kernels == ["onnx, padded to 16"] * len(MODELS)
+
+
+class Leaky:
+    """A kernel whose rows take a thousandth of what the rows beside them hold."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.name, self.device = kernel.name, kernel.device
+        self._kernel = kernel
+
+    def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        y, new = self._kernel.step(x, rows)
+        return y, new + 1e-3 * (new.sum(0, keepdim=True) - new)
+
+    def chunk(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        y, new = self._kernel.chunk(x, lengths, rows)
+        return y, new + 1e-3 * (new.sum(0, keepdim=True) - new)
+
+    def sequences(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self._kernel.sequences(x, lengths)
+
+
+def audited(server: RunningServer, length: int) -> tuple[float, float]:
+    """Steps or chunks in company until the server stops: its audits, the largest difference."""
+    random = np.random.default_rng(8)
+    with grpc.insecure_channel(server.target) as channel:
+        wire = Wire(channel)
+        handles = handles_of(wire, "lstm", 8)
+        for turn in range(6):
+            inputs = random.standard_normal((8 * length, SIZE)).astype(np.float32)
+            wire.outputs(handles, [turn * length] * 8, inputs, [length] * 8)
+    server.stop()  # what is being compared is finished
+    value = server.server.metrics.registry.get_sample_value
+    model = {"model": "lstm"}
+    audits = value("carousel_batch_audits_total", model)
+    largest = value("carousel_batch_audit_max_abs_difference", model)
+    assert audits is not None
+    assert largest is not None
+    return audits, largest
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """What the audit logs."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("carousel.audit").addHandler(handler)
+    yield lines
+    logging.getLogger("carousel.audit").removeHandler(handler)
+
+
+@pytest.mark.parametrize("length", [1, 5, 40])
+@pytest.mark.parametrize(("bit_exact", "allowed"), [(False, TOLERANCE["cpu"]), (True, 0.0)])
+def test_audited_rows_keep_the_contract(
+    serve: Callable[..., RunningServer],
+    store: Path,
+    warnings: list[str],
+    bit_exact: bool,
+    allowed: float,
+    length: int,
+) -> None:
+    server = serve(store=store, shipped=False, bit_exact=bit_exact, audit_every=1, chunk_slice=30)
+    audits, largest = audited(server, length)
+    assert audits > 0
+    assert largest <= allowed
+    assert not warnings
+
+
+@pytest.mark.parametrize("length", [1, 5])
+def test_an_audit_finds_a_row_that_depends_on_its_neighbours(
+    serve: Callable[..., RunningServer], store: Path, warnings: list[str], length: int
+) -> None:
+    server = serve(store=store, shipped=False, audit_every=1)
+    [version] = [v for v in server.server.hall.engine.versions if v.model == "lstm"]
+    version.kernel = Leaky(version.kernel)
+    audits, largest = audited(server, length)
+    assert audits > 0
+    assert largest > 10 * TOLERANCE["cpu"]
+    assert "models/lstm/versions/1" in warnings[0]
+
+
+def test_no_audit_runs_where_it_is_switched_off(
+    serve: Callable[..., RunningServer], store: Path
+) -> None:
+    assert audited(serve(store=store, shipped=False, audit_every=0), 1) == (0, 0)

@@ -110,6 +110,10 @@ def options(
         bool | None,
         _models("no", "Give every session the same bits whatever its neighbours; costs time."),
     ] = None,
+    audit_every: Annotated[
+        int | None,
+        _models("1000", "Turns after which one session is run again alone, to compare; 0: never."),
+    ] = None,
     state_key_file: Annotated[
         Path | None,
         _models(

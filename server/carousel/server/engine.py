@@ -15,6 +15,7 @@ import torch
 
 from carousel.errors import CarouselError, InternalError
 from carousel.server import gatekeeper
+from carousel.server.batch_audit import BatchAudit
 from carousel.server.held import turn as held
 from carousel.server.loaded import LoadedVersion
 from carousel.server.ride import Ride, finite_rows
@@ -65,6 +66,7 @@ class Engine:
         sweep: Callable[[float], None] = lambda now: None,
         lose: Callable[[int], None] = lambda slot: None,
         clock: Callable[[], float] = time.time,
+        audit: BatchAudit | None = None,
     ) -> None:
         self.table = SessionTable()
         self.versions: list[LoadedVersion] = []  # those that can be stepped
@@ -72,6 +74,7 @@ class Engine:
         self._loop = loop
         self._max_queue = max_queue
         self._sweep = sweep
+        self._audit = audit
         self._arrivals: list[tuple[LoadedVersion, Work]] = []
         self._inbox: deque[tuple[LoadedVersion, Work]] = deque()
         self._calls: deque[Callable[[], None]] = deque()
@@ -103,6 +106,8 @@ class Engine:
         self._wake.set()
         self._thread.join()
         self.behind.stop()
+        if self._audit is not None:
+            self._audit.close()
 
     def post(self, function: Callable[[], None]) -> None:
         """Run a function in the engine's thread, between two turns; from any thread."""
@@ -294,6 +299,8 @@ class Engine:
         if good is not None:
             self._quarantine(version, plan, places[~good.numpy()])
             ride = ride.only(good)
+        if self._audit is not None:
+            self._audit.look(version, plan, ride)
         self._commit(version, plan, ride)
         self._measure(version, plan, ride, begin, seconds)
 

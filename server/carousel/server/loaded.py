@@ -44,6 +44,7 @@ class LoadedVersion:
         self.metrics = metrics
         self.device = device
         self.on_cpu = device == "cpu"
+        self.bit_exact = settings.bit_exact
         self.kernel: Kernel = make_kernel(
             network,
             device=device,

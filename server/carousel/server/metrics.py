@@ -93,6 +93,13 @@ class Metrics:
             "prefix_cache_misses", "Sessions whose prefix was computed.", *_BY_MODEL
         )
         self.prefix_cache_bytes = gauge("prefix_cache_bytes", "Bytes of rows kept for prefixes.")
+        # Numbers
+        self.audits = counter("batch_audits", "Riders of turns run again alone.", *_BY_MODEL)
+        self.audit_difference = gauge(
+            "batch_audit_max_abs_difference",
+            "Largest difference that company made to an audited row.",
+            *_BY_MODEL,
+        )
         # Generation
         self.generated_tokens = counter("generated_tokens", "Tokens made.", *_BY_MODEL)
         self.first_token = numbers(
@@ -177,6 +184,8 @@ class VersionMetrics:
         self.unparks = metrics.unparks.labels(model)
         self.prefix_hits = metrics.prefix_hits.labels(model)
         self.prefix_misses = metrics.prefix_misses.labels(model)
+        self.audits = metrics.audits.labels(model)
+        self.audit_difference = metrics.audit_difference.labels(model)
         self.generated_tokens = metrics.generated_tokens.labels(model)
         self.first_token = metrics.first_token.labels(model)
         self.next_token = metrics.next_token.labels(model)
