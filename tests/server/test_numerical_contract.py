@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from carousel.client import Client
+from carousel.client import Client, HealthRule
 from carousel.model import Features, Kernel, Linear, ModelConfig, Network, save
 from carousel.model.config import Cell
 from carousel.server.batch_audit import TOLERANCE
@@ -118,6 +118,23 @@ def test_a_bit_exact_session_gives_the_same_bits_in_any_company_place_and_cut(
     ways: tuple[Way, ...] = (together, in_chunks, beside_neighbours)
     for way in ways:
         assert way(wire, model, inputs).tobytes() == wanted, way.__name__
+
+
+def test_a_health_policy_acts_to_the_same_bits_in_any_company_place_and_cut(
+    exact: RunningServer, wire: Wire
+) -> None:
+    inputs = np.random.default_rng(9).standard_normal((SESSIONS, STEPS, SIZE)).astype(np.float32)
+    free = together(wire, "lstm", inputs)
+    rules = [HealthRule("state_norm", 0.4, "clip"), HealthRule("age", 5, "soft_reset")]
+    with Client(exact.target) as client:
+        client.set_health_policy("lstm", rules)
+        try:
+            wanted = alone(wire, "lstm", inputs)
+            assert (wanted != free).any(axis=(1, 2)).all()  # the rules reach every session
+            for way in (together, in_chunks, beside_neighbours):
+                assert way(wire, "lstm", inputs).tobytes() == wanted.tobytes(), way.__name__
+        finally:
+            client.set_health_policy("lstm", [])
 
 
 def test_a_server_says_whether_it_is_bit_exact(exact: RunningServer, server: RunningServer) -> None:

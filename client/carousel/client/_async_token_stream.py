@@ -50,7 +50,7 @@ class AsyncTokenStream(TokenStreamView, AsyncIterator[Token]):
             raise
         if response is None:
             raise StopAsyncIteration
-        return self._generation.take(response)
+        return self._generation.take(response, self._transport.link)
 
     async def close(self) -> None:
         """Stop the generation; what was fed stays fed."""

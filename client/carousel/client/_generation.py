@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carousel.client._cursor import Cursor
+from carousel.client._events import Link
 from carousel.client._inference_values import FinishReason, Token, TokenProbability
 from carousel.client._names import model_name
 from carousel.errors import (
@@ -109,7 +110,8 @@ class Generation:
         self._cut = ""
         self.index_known = False
 
-    def take(self, response: pb.GenerateResponse) -> Token:
+    def take(self, response: pb.GenerateResponse, link: Link) -> Token:
+        link.tell_notices(["" if self._cursor is None else self._cursor.name], response.notices)
         token = _token(response)
         self.text += token.text
         self.generated_tokens += token.id is not None

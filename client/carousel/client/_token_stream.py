@@ -81,7 +81,7 @@ class TokenStream(TokenStreamView, Iterator[Token]):
             raise
         if response is None:
             raise StopIteration
-        return self._generation.take(response)
+        return self._generation.take(response, self._transport.link)
 
     def close(self) -> None:
         """Stop the generation; what was fed stays fed."""

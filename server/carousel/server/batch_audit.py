@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
+from carousel.server.health_policy import ALERT
 from carousel.server.loaded import LoadedVersion
 from carousel.server.ride import Ride
 from carousel.server.scheduler import Plan
@@ -68,8 +70,8 @@ class BatchAudit:
         left = self._left.get(version.ordinal, self._every) - 1
         due = left <= 0 and (self._running is None or self._running.done())
         self._left[version.ordinal] = self._every if due else left
-        if due:
-            sample = take(version, plan, ride, random.randrange(len(ride.places)))
+        if due and (riders := untouched(ride)):
+            sample = take(version, plan, ride, random.choice(riders))
             self._running = self._thread.submit(self._compare, sample)
 
     def close(self) -> None:
@@ -95,6 +97,14 @@ class BatchAudit:
                 found,
                 allowed,
             )
+
+
+def untouched(ride: Ride) -> Sequence[int]:
+    """The riders whose rows are still as the kernel left them."""
+    if not ride.touches:
+        return range(len(ride.slots))
+    changed = {touch.slot for touch in ride.touches if touch.rule.action != ALERT}
+    return [rider for rider, slot in enumerate(ride.slots.tolist()) if slot not in changed]
 
 
 def take(version: LoadedVersion, plan: Plan, ride: Ride, rider: int) -> Sample:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,7 +13,9 @@ from carousel.errors import InvalidField, NotGenerative, StepConflict, TokenOutO
 from carousel.model import SamplingError, SamplingOptions, Softmax, sample
 from carousel.server.gatekeeper import reply_of
 from carousel.server.hall import Hall
+from carousel.server.health_messages import item_notice
 from carousel.server.loaded import LoadedVersion
+from carousel.server.notices import Notice
 from carousel.server.sessions import Terms
 from carousel.server.stop_texts import StopTexts
 from carousel.server.table import MEMORY
@@ -34,6 +36,7 @@ class Source:
     handle: int
     index: int
     session_id: str = ""
+    notices: list[Notice] = field(default_factory=list)  # not told yet
 
 
 async def generate(
@@ -53,7 +56,9 @@ async def generate(
         for number in range(limit):
             token, response = writer.next(logits)
             inputs = np.array([token], np.int64)
-            outputs = await hall.run_steps(version, source.handle, source.index, inputs, deadline)
+            outputs = await hall.run_steps(
+                version, source.handle, source.index, inputs, deadline, source.notices
+            )
             logits = outputs[-1]
             source.index += 1
             now = time.monotonic()
@@ -118,6 +123,8 @@ class _Writer:
         """Complete a response once its token was fed."""
         if self._source.session_id == "":
             response.step_index = self._source.index
+        response.notices.extend(item_notice(0, notice) for notice in self._source.notices)
+        self._source.notices.clear()
         if not (last or self._stopped):
             return
         response.finish_reason = pb.FINISH_REASON_STOP if self._stopped else pb.FINISH_REASON_LENGTH
@@ -226,7 +233,9 @@ async def _first_logits(hall: Hall, source: Source, prompt: Ints, deadline: floa
             field="prompt",
         )
     if len(prompt):
-        outputs = await hall.run_steps(version, source.handle, source.index, prompt, deadline)
+        outputs = await hall.run_steps(
+            version, source.handle, source.index, prompt, deadline, source.notices
+        )
         last: Floats = outputs[-1]
         return last
     slot = hall.engine.table.slot_of(source.handle)

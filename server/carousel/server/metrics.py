@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
+from carousel.server.health_policy import ACTIONS
 from carousel.server.histogram import Histogram
 from carousel.server.store_metrics import StoreMetrics
 from carousel.server.training.metrics import TrainingMetrics
@@ -100,6 +101,9 @@ class Metrics:
             "Largest difference that company made to an audited row.",
             *_BY_MODEL,
         )
+        self.health_actions = counter(
+            "state_health_actions", "What health policies did to states.", "model", "action"
+        )
         # Generation
         self.generated_tokens = counter("generated_tokens", "Tokens made.", *_BY_MODEL)
         self.first_token = numbers(
@@ -186,6 +190,9 @@ class VersionMetrics:
         self.prefix_misses = metrics.prefix_misses.labels(model)
         self.audits = metrics.audits.labels(model)
         self.audit_difference = metrics.audit_difference.labels(model)
+        self.health_actions = {
+            action: metrics.health_actions.labels(model, action) for action in ACTIONS
+        }
         self.generated_tokens = metrics.generated_tokens.labels(model)
         self.first_token = metrics.first_token.labels(model)
         self.next_token = metrics.next_token.labels(model)

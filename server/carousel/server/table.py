@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carousel.errors import CarouselError, SessionEnded, SessionFenced, SessionNotFound
+from carousel.server.notices import Notices
 from carousel.server.replies import ChunkReplies
 from carousel.server.work import Handles, Ints
 
@@ -130,6 +131,7 @@ class SessionTable:
         self.durables = 0  # sessions that are not of MEMORY
         self.syncs = 0  # sessions of SYNC
         self.chunk_replies = ChunkReplies()
+        self.notices = Notices()
         self.fences = 0
         self._free: list[int] = []
         self._ended: OrderedDict[str, Ended] = OrderedDict()
@@ -223,6 +225,7 @@ class SessionTable:
         self.birth[slot] = 0
         self.ids[slot] = ""
         self.chunk_replies.forget(slot)
+        self.notices.forget((slot,))
         self.rings.pop(slot, None)
         self.marks.pop(slot, None)
         self.parked.pop(slot, None)
@@ -255,6 +258,7 @@ class SessionTable:
     def forget_reply(self, slot: int) -> None:
         self.reply_index[slot] = NO_REPLY
         self.chunk_replies.forget(slot)
+        self.notices.forget((slot,))
 
     def find(self, session_id: str) -> int:
         """The slot of a live session. Raises SessionNotFound or SessionEnded."""
