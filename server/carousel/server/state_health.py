@@ -105,7 +105,8 @@ class StateHealth:
                 measured[rule.metric] = self._measures[rule.metric](values, ages)
             found = measured[rule.metric]
             fired = np.flatnonzero(_fires(rule, found))
-            fired = fired[np.isfinite(values[fired]).all(axis=1)]
+            if len(fired):
+                fired = fired[np.isfinite(values[fired]).all(axis=1)]
             if not len(fired):
                 continue
             touches += [
