@@ -30,6 +30,7 @@ from carousel.server.health_policy import FILE
 from carousel.server.health_policy import HealthRule as Rule
 from carousel.server.state_health import StateHealth
 from carousel.v1 import inference_service_pb2 as pb
+from carousel.v1 import session_pb2
 from tests.conftest import RunningServer, running
 from tests.server.contract import Floats, Wire
 
@@ -223,6 +224,28 @@ def test_a_retry_is_told_what_the_first_answer_told(client: Client, wire: Wire) 
     assert wire.step([handle], [2], inputs[2:], [18]).notices == chunk.notices
     assert not wire.step([handle], [20], inputs[:1]).notices
     assert not wire.step([handle], [20], inputs[:1]).notices
+
+
+def test_answers_that_wait_for_the_store_are_told_too(client: Client, wire: Wire) -> None:
+    client.set_health_policy("lstm", [HealthRule("age", 2, "alert")])
+    kinds = (session_pb2.DURABILITY_SYNC, session_pb2.DURABILITY_MEMORY)
+    handles = [wire.create("models/lstm", durability=kinds[n % 2]).handle for n in range(5)]
+    inputs = features(5, SIZE)
+    assert not wire.step(handles[1:3], [0] * 2, inputs[:2]).notices
+    response = wire.step(handles, [0, 1, 1, 0, 0], inputs)
+    assert [(n.item, n.step_index) for n in response.notices] == [(1, 1), (2, 1)]
+
+
+def test_a_state_that_is_moved_goes_on_under_the_rules_as_it_would_have(client: Client) -> None:
+    client.set_health_policy(
+        "lstm", [HealthRule("state_norm", 0.8, "clip"), HealthRule("age", 5, "soft_reset")]
+    )
+    inputs = features(STEPS, SIZE)
+    with client.session("lstm") as session:
+        session.chunk(inputs[:7])
+        with client.import_session(session.export()) as moved:
+            for x in inputs[7:]:
+                assert np.array_equal(session.step(x), moved.step(x))
 
 
 def test_a_state_that_is_not_finite_is_quarantined_not_healed(
