@@ -83,7 +83,9 @@ class StateHealth:
         y = torch.zeros(*x.shape[:2], self._output_size, device=rows.device)  # [B, T, O]
         for t in range(x.shape[1]):
             riding = np.flatnonzero(lengths > t)
-            some = torch.from_numpy(riding).to(rows.device)
+            some: slice | torch.Tensor = slice(None)  # everybody, without a copy
+            if len(riding) < len(lengths):
+                some = torch.from_numpy(riding).to(rows.device)
             y[some, t], new = kernel.step(x[some, t], rows[some])
             rows[some], touched = self.apply(new, indexes[riding] + t + 1, slots[riding])
             touches += touched
@@ -130,13 +132,14 @@ class StateHealth:
             begin = 0
             for part in self._parts(clipped):  # views
                 depth = part.shape[1]
-                part *= factors[:, begin : begin + depth, None]
+                own = factors[:, begin : begin + depth, None]
+                np.multiply(part, own, out=part, casting="same_kind")
                 begin += depth
             return clipped
         if rule.action == SOFT_RESET:
             half = np.float32(0.5)
-            mixed: Floats = half * rows + half * self._initial
-            return mixed
+            mixed = half * rows + half * self._initial
+            return mixed.astype(np.float32, copy=False)
         assert rule.action == RESET
         return np.broadcast_to(self._initial, rows.shape)
 
