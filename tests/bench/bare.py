@@ -41,11 +41,13 @@ class Bare:
         self._calls: dict[str, tuple[Call, int]] = {}  # a call, and the steps that it takes
         self._counts: dict[str, int] = {}
 
-    def open_engine(self, key: str, cell: str, hidden: int, batch: int) -> None:
+    def open_engine(
+        self, key: str, cell: str, hidden: int, batch: int, exact: bool = False
+    ) -> None:
         """The step of the very kernel that the server uses, rows in, rows out."""
         import torch
 
-        kernel = self._kernel(cell, hidden)
+        kernel = self._kernel(cell, hidden, exact)
         xs = [torch.from_numpy(x) for x in inputs(batch)]
         rows = self._network(cell, hidden).initial_rows(batch)
 
@@ -54,6 +56,21 @@ class Bare:
             _, rows = kernel.step(xs[number % POOL], rows)
 
         self._calls[key] = call, batch
+
+    def open_slices(self, key: str, cell: str, hidden: int, batch: int, exact: bool) -> None:
+        """The same kernel on slices of 16 steps."""
+        import torch
+
+        kernel = self._kernel(cell, hidden, exact)
+        x = torch.from_numpy(inputs(batch)).transpose(0, 1).contiguous()  # [B, POOL, D]
+        lengths = torch.full((batch,), POOL)
+        rows = self._network(cell, hidden).initial_rows(batch)
+
+        def call(number: int) -> None:
+            nonlocal rows
+            _, rows = kernel.chunk(x, lengths, rows)
+
+        self._calls[key] = call, batch * POOL
 
     def open_onnx_lstm(self, key: str, hidden: int, batch: int) -> None:
         """onnxruntime's own LSTM operator at T = 1, two of them in one graph."""
@@ -186,10 +203,10 @@ class Bare:
             self._networks[name] = load(self._store / name / "1").eval()
         return self._networks[name]
 
-    def _kernel(self, cell: str, hidden: int) -> Any:
+    def _kernel(self, cell: str, hidden: int, exact: bool = False) -> Any:
         from carousel.model import make_kernel
 
-        name = name_of(cell, hidden)
+        name = name_of(cell, hidden) + (" exact" if exact else "")
         if name not in self._kernels:
-            self._kernels[name] = make_kernel(self._network(cell, hidden))
+            self._kernels[name] = make_kernel(self._network(cell, hidden), bit_exact=exact)
         return self._kernels[name]

@@ -57,6 +57,23 @@ def engine(bench: Bench) -> None:
         bench.compare("engine", [arm], facts, seconds=0.1)
 
 
+def exact(bench: Bench) -> None:
+    """What the same bits in any company cost: the kernel padded to one shape against itself."""
+    for hidden in (256, 512):
+        for what in ("engine", "slices"):
+            for batch in (1, 16, 64, 256):
+                facts = {"cell": "lstm", "hidden": hidden, "batch": batch}
+                plain, padded = (
+                    bench.bare_arm(
+                        what, "lstm", hidden, batch, on, name=what + (", bit-exact" if on else "")
+                    )
+                    for on in (False, True)
+                )
+                bench.compare("exact", [plain, padded], facts, seconds=0.25)
+                price = ratio(padded, plain)
+                bench.say(f"{'':>10} {price.median:.2f} ({price.low:.2f} .. {price.high:.2f})")
+
+
 def unary(bench: Bench) -> None:
     """64 plain unary callers."""
     facts = {"cell": "lstm", "hidden": 256, "sessions": 64}
@@ -235,6 +252,7 @@ def memory(bench: Bench) -> None:
 
 SUITES: dict[str, Callable[[Bench], None]] = {
     "engine": engine,
+    "exact": exact,
     "unary": unary,
     "alone": alone,
     "coalesced": coalesced,

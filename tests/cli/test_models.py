@@ -46,3 +46,22 @@ def test_import_without_an_import_root_is_refused(inside: Command) -> None:
     done = inside("models", "import", "somewhere", "new")
     assert done.code == 1
     assert "[IMPORT_REFUSED]" in done.err
+
+
+def test_rules_for_states_are_shown_replaced_and_removed(inside: Command) -> None:
+    assert inside("models", "policy", "tiny", "--json").json == []
+    words = ("--rule", "state_norm:40:clip", "--rule", "age:10000:soft_reset")
+    rules = [
+        {"metric": "state_norm", "threshold": 40.0, "action": "clip"},
+        {"metric": "age", "threshold": 10000.0, "action": "soft_reset"},
+    ]
+    assert inside("models", "policy", "tiny", *words, "--json").json == rules
+    assert inside("models", "policy", "tiny", "--json").json == rules
+    assert "state_norm" in inside("models", "policy", "tiny").out
+    refused = inside("models", "policy", "tiny", "--rule", "saturation:2:reset")
+    assert (refused.code, refused.out) == (1, "")
+    assert "0 to 1, got 2" in refused.err
+    for wrong in (("--rule", "age:often:reset"), ("--rule", "age:9:reset", "--clear")):
+        assert inside("models", "policy", "tiny", *wrong).code == 2
+    assert inside("models", "policy", "tiny", "--clear", "--json").json == []
+    assert "no rules" in inside("models", "policy", "tiny").out

@@ -17,11 +17,6 @@ from carousel.errors import SessionFenced, SessionNotFound
 from tests.client.conftest import Floats, assert_close
 from tests.processes import ServerProcess
 
-
-def assert_exact(actual: Floats, expected: Floats) -> None:
-    assert_close(actual, expected)
-
-
 STEPS = 60
 KILLED_BEFORE = (20, 41)
 
@@ -30,7 +25,7 @@ KILLED_BEFORE = (20, 41)
 def mortal(model_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server that can be killed; its numbers do not depend on who steps beside whom."""
     folder = tmp_path_factory.mktemp("mortal")
-    with ServerProcess(folder, store=model_store) as process:
+    with ServerProcess(folder, store=model_store, bit_exact=True) as process:
         yield process
 
 
@@ -76,7 +71,7 @@ def test_kill_9_in_the_middle_of_streams_is_not_noticed(
                 mortal.kill()
                 mortal.launch()
             for outputs in await asyncio.gather(*tasks):
-                assert_exact(outputs, undisturbed)
+                np.testing.assert_array_equal(outputs, undisturbed)
             assert {session.step_index for session in stepping + chunking} == {STEPS}
 
     asyncio.run(asyncio.wait_for(main(), 120))
@@ -141,7 +136,7 @@ def test_kill_9_in_the_middle_of_generations_is_not_noticed(mortal: ServerProces
     for name, (ids, following) in truth.items():
         assert got[name][0] == ids
         assert len(ids) == 200
-        assert_exact(got[name][1], following)
+        np.testing.assert_array_equal(got[name][1], following)
     assert sum(event.kind == "session_recovered" for event in events) == len(prompts)
 
 
@@ -185,7 +180,7 @@ def test_a_drained_server_is_succeeded_at_once_where_it_says(
     events: list[Event] = []
     data = mortal.flags["data"]
     with (
-        ServerProcess(tmp_path, store=model_store, data=data) as successor,
+        ServerProcess(tmp_path, store=model_store, data=data, bit_exact=True) as successor,
         Client(mortal.target, timeout=60, on_event=events.append) as client,
         Client(mortal.target, timeout=60) as admin,
     ):
@@ -196,7 +191,7 @@ def test_a_drained_server_is_succeeded_at_once_where_it_says(
         assert mortal.process is not None
         assert mortal.process.wait(60) == 0
         outputs += [session.step(x) for x in xs[40:]]
-        assert_exact(np.stack(outputs), undisturbed)
+        np.testing.assert_array_equal(np.stack(outputs), undisturbed)
         assert any(event.kind == "moved" for event in events)
     mortal.restart()
 
@@ -211,7 +206,7 @@ def test_a_new_process_at_the_same_address_takes_over_after_sigterm(
         mortal.launch()
         outputs += [session.step(x) for x in xs[30:]]
         mortal.wait_ready()
-        assert_exact(np.stack(outputs), undisturbed)
+        np.testing.assert_array_equal(np.stack(outputs), undisturbed)
         # Drained, everything was stored: nothing had to be sent again.
         assert session.info.durable_index <= STEPS
 
@@ -226,4 +221,4 @@ def test_a_paused_server_is_waited_for(
         timer.start()
         outputs += [session.step(x) for x in xs[30:]]
         timer.join()
-        assert_exact(np.stack(outputs), undisturbed)
+        np.testing.assert_array_equal(np.stack(outputs), undisturbed)

@@ -71,7 +71,7 @@ class Site:
 
     @property
     def faults(self) -> dict[str, Callable[[random.Random], None]]:
-        faults = {
+        faults: dict[str, Callable[[random.Random], None]] = {
             "server killed": self._kill_server,
             "server paused": self._pause_server,
             "server drained": self._drain_server,
@@ -157,8 +157,8 @@ async def follow(
 
 async def under_faults(site: Site, options: argparse.Namespace, tally: Tally) -> None:
     dice = random.Random(options.seed)
-    inputs = np.random.default_rng(options.seed).standard_normal((SEQUENCES, 100, 3))
-    inputs = inputs.astype(np.float32)
+    shape = (SEQUENCES, 100, 3)
+    inputs = np.random.default_rng(options.seed).standard_normal(shape).astype(np.float32)
     truth = await asyncio.to_thread(undisturbed, site.server.target, inputs)
     stop = asyncio.Event()
     async with AsyncClient(site.server.target, timeout=PATIENCE, on_event=tally.saw) as client:

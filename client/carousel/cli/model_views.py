@@ -13,7 +13,7 @@ from carousel.cli.quantities import count, size, when
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from carousel.client import Model, ModelVersion
+    from carousel.client import HealthRule, Model, ModelVersion
 
 _COLUMNS = ("model", "version", "aliases", "state", "network", "maps", "parameters", "sessions")
 _NUMBERS = ("version", "parameters", "sessions")
@@ -105,6 +105,14 @@ def model(one: Model) -> RenderableType:
             "aliases": ", ".join(f"{a} -> {n}" for a, n in one.aliases.items()) or "none",
         }
     )
+
+
+def policy(rules: Sequence[HealthRule]) -> RenderableType:
+    """One row a rule, in order."""
+    if not rules:
+        return "There are no rules for the states of its sessions."
+    rows = [(rule.metric, f"{rule.threshold:g}", rule.action) for rule in rules]
+    return tables.table("metric", "threshold", "action", rows=rows, numbers=("threshold",))
 
 
 def exported(done: Mapping[str, str]) -> RenderableType:

@@ -14,7 +14,7 @@ from carousel.cli.remote import remote
 from carousel.cli.upload_bar import upload_progress
 
 if TYPE_CHECKING:
-    from carousel.client import Client, Model, ModelVersion
+    from carousel.client import Client, HealthRule, Model, ModelVersion
 
 app = typer.Typer(help="The model store: list, upload, load, alias.", no_args_is_help=True)
 
@@ -119,3 +119,37 @@ def alias(
     if version is None:
         return client.delete_alias(model, alias=name)
     return client.set_alias(model, alias=name, version=version)
+
+
+@remote(app, view=views.policy)
+def policy(
+    client: "Client",
+    model: Id,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC:THRESHOLD:ACTION",
+            help="As in state_norm:40:clip; several are applied in order. Metrics: state_norm, "
+            "saturation, age. Actions: alert, clip, soft_reset, reset.",
+        ),
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all rules.")] = False,
+) -> "list[HealthRule]":
+    """Show the rules for the states of a model's sessions, or replace them."""
+    if clear and rule:
+        raise typer.BadParameter("give either --rule or --clear")
+    if clear or rule:
+        return list(client.set_health_policy(model, [_rule(text) for text in rule or ()]))
+    return list(client.get_health_policy(model))
+
+
+def _rule(text: str) -> "HealthRule":
+    from carousel.client import HealthRule
+
+    try:
+        metric, threshold, action = text.split(":")
+        return HealthRule(metric, float(threshold), action)  # type: ignore[arg-type]
+    except ValueError:
+        raise typer.BadParameter(
+            f"a rule is METRIC:THRESHOLD:ACTION, as in state_norm:40:clip, got {text!r}"
+        ) from None

@@ -106,6 +106,14 @@ def options(
         _models("fastest", "Name of the step kernel; unset: the fastest for the device."),
     ] = None,
     threads: Annotated[int | None, _models("1", "Threads that compute on the CPU.")] = None,
+    bit_exact: Annotated[
+        bool | None,
+        _models("no", "Give every session the same bits whatever its neighbours; costs time."),
+    ] = None,
+    audit_every: Annotated[
+        int | None,
+        _models("1000", "Turns after which one session is run again alone, to compare; 0: never."),
+    ] = None,
     state_key_file: Annotated[
         Path | None,
         _models(

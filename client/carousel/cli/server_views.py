@@ -23,7 +23,7 @@ def info(one: ServerInfo) -> RenderableType:
             "version": one.version,
             "instance": one.instance_id,
             "state": tables.state("draining" if one.draining else "ready"),
-            "device": one.device,
+            "device": one.device + (", bit-exact" if one.bit_exact else ""),
             "started": when(one.start_time),
             "models": ", ".join(models) or "none",
             "sessions": f"{count(one.sessions)} of {count(one.max_sessions)}",

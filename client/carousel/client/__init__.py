@@ -23,6 +23,7 @@ from carousel.client._datasets_values import (
     TextStatistics,
 )
 from carousel.client._events import Event
+from carousel.client._health import HealthRule, StateNotice
 from carousel.client._held import HeldState
 from carousel.client._inference_values import FinishReason, Token, TokenProbability, Trace
 from carousel.client._jobs_progress import (
@@ -86,6 +87,7 @@ __all__ = [
     "FinishReason",
     "Forecast",
     "GradientFlow",
+    "HealthRule",
     "HeldState",
     "Job",
     "JobEvent",
@@ -110,6 +112,7 @@ __all__ = [
     "SessionState",
     "SessionTier",
     "Snapshot",
+    "StateNotice",
     "Statistics",
     "StepErrors",
     "StoreStatus",

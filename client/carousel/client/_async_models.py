@@ -12,6 +12,7 @@ from pathlib import Path
 from carousel.client import _model_calls as calls
 from carousel.client import _model_values
 from carousel.client._async_transport import AsyncTransport
+from carousel.client._health import HealthRule
 from carousel.client._model_calls import Ints
 from carousel.client._model_values import Model, ModelVersion
 from carousel.client._names import model_name
@@ -170,6 +171,23 @@ class AsyncModels:
     async def delete_alias(self, model: str, *, alias: str, timeout: float | None = None) -> Model:
         """Remove an alias. Raises AliasNotFound."""
         return await self._transport.call(calls.delete_alias(model, alias), timeout)
+
+    async def get_health_policy(
+        self, model: str, *, timeout: float | None = None
+    ) -> tuple[HealthRule, ...]:
+        """The rules for the states of a model's sessions; none where none were set."""
+        return await self._transport.call(calls.get_health_policy(model), timeout)
+
+    async def set_health_policy(
+        self, model: str, rules: Sequence[HealthRule], *, timeout: float | None = None
+    ) -> tuple[HealthRule, ...]:
+        """Replace the rules for the states of a model's sessions; live ones are under them at once.
+
+        They are applied in order after every step; no rules: none any more. When one fires, the
+        client's `on_event` gets a `state_health` event. Raises ModelNotFound, InvalidField,
+        StoreUnwritable.
+        """
+        return await self._transport.call(calls.set_health_policy(model, rules), timeout)
 
 
 async def _without_blocking(

@@ -76,7 +76,7 @@ class AsyncTokenStream(TokenStreamView, AsyncIterator[Token]):
             else:
                 if response is None:
                     break
-                return generation.take(response)
+                return generation.take(response, self._transport.link)
         raise StopAsyncIteration
 
     async def _mend(self, error: CarouselError) -> None:

@@ -40,6 +40,7 @@ class Coalescer:
 
     def __init__(self, transport: AsyncTransport, shard: int) -> None:
         self._loop = asyncio.get_running_loop()
+        self._link = transport.link
         self._arrived: list[Ticket] = []  # in this tick
         self._waiting: list[Ticket] = []
         self._flying: dict[int, Ticket] = {}  # by handle
@@ -150,7 +151,7 @@ class Coalescer:
         return pack(self._flying.values())
 
     def _take(self, response: pb.StepResponse) -> None:
-        if response.errors or response.lengths:
+        if response.errors or response.lengths or response.notices:
             self._take_each(response)
             return
         expires = expiry(response)
@@ -182,8 +183,11 @@ class Coalescer:
         self._look()
 
     def _take_each(self, response: pb.StepResponse) -> None:
-        for place, outcome in enumerate(outcomes(response)):
-            ticket = self._flying.pop(response.handles[place], None)
+        found = outcomes(response)
+        tickets = [self._flying.pop(handle, None) for handle in response.handles]
+        names = [None if ticket is None else ticket.cursor.name for ticket in tickets]
+        self._link.tell_notices(names, response.notices)
+        for place, (ticket, outcome) in enumerate(zip(tickets, found, strict=True)):
             item = None if ticket is None else ticket.cursor.open
             if ticket is None or item is None:
                 continue

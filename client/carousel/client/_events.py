@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from carousel.client._health import StateNotice, state_notice
 from carousel.errors import CarouselError, ServerUnreachable
+from carousel.v1 import inference_service_pb2 as pb
 
 EventKind = Literal[
     "connected",
@@ -18,6 +20,7 @@ EventKind = Literal[
     "session_created",
     "session_recovered",
     "session_ended",
+    "state_health",
 ]
 
 _LOG = logging.getLogger("carousel.client")
@@ -33,7 +36,9 @@ class Event:
     from 1, `delay` is the wait before it in seconds. moved: the server is going and named a
     successor, which is asked from now on. session_created, session_ended: `session` is its name.
     session_recovered: the server that had the session was lost; it goes on with another, and what
-    was not stored is sent again.
+    was not stored is sent again. state_health: a rule of the model's health policy fired for
+    `session`; `notice` says what it did. A generation without a session of its own has no name
+    there.
     """
 
     kind: EventKind
@@ -41,6 +46,7 @@ class Event:
     attempt: int = 0
     delay: float = 0.0
     error: CarouselError | None = None
+    notice: StateNotice | None = None
 
 
 class Link:
@@ -61,6 +67,15 @@ class Link:
             self._on_event(event)
         except Exception:
             _LOG.exception("on_event failed on %s", event)
+
+    def tell_notices(
+        self, sessions: Sequence[str | None], notices: Iterable[pb.ItemNotice]
+    ) -> None:
+        """Tell what health policies did; `sessions` by item, None for one that is nobody's."""
+        for notice in notices:
+            session = sessions[notice.item]
+            if session is not None:
+                self.tell(Event("state_health", session=session, notice=state_notice(notice)))
 
     def answered(self) -> None:
         """To be called when `up` is False and the server answered."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from carousel.client._cursor import Cursor, Said
 from carousel.client._errors import may_go_better
+from carousel.client._events import Link
 from carousel.client._inference_values import FinishReason, Token, TokenProbability
 from carousel.client._names import model_name
 from carousel.client._retry import ATTEMPTS
@@ -119,7 +120,8 @@ class Generation:
             self._said.request.handle = self._cursor.handle
         return self._said.request
 
-    def take(self, response: pb.GenerateResponse) -> Token:
+    def take(self, response: pb.GenerateResponse, link: Link) -> Token:
+        link.tell_notices(["" if self._cursor is None else self._cursor.name], response.notices)
         token = _token(response)
         self.text += token.text
         self._failures = 0

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from carousel.client import _model_values as values
 from carousel.client import _server_values
 from carousel.client._call import Call, nothing
+from carousel.client._health import HealthRule, policy, policy_message
 from carousel.client._model_values import Model, ModelVersion
 from carousel.client._names import model_name, parent_name
 from carousel.client._server_values import ServerInfo, Statistics
@@ -97,6 +98,16 @@ def set_alias(model: str, alias: str, version: int) -> Call[Model]:
 def delete_alias(model: str, alias: str) -> Call[Model]:
     request = pb.DeleteModelAliasRequest(name=parent_name(model), alias=alias)
     return _model("DeleteModelAlias", request)
+
+
+def get_health_policy(model: str) -> Call[tuple[HealthRule, ...]]:
+    request = pb.GetHealthPolicyRequest(name=parent_name(model))
+    return Call(_path("GetHealthPolicy"), request, model_pb2.HealthPolicy, policy)
+
+
+def set_health_policy(model: str, rules: Sequence[HealthRule]) -> Call[tuple[HealthRule, ...]]:
+    request = pb.SetHealthPolicyRequest(name=parent_name(model), policy=policy_message(rules))
+    return Call(_path("SetHealthPolicy"), request, model_pb2.HealthPolicy, policy)
 
 
 def server_info() -> Call[ServerInfo]:

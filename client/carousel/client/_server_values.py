@@ -40,6 +40,7 @@ class ServerInfo:
     default_ttl: timedelta
     ready_versions: tuple[str, ...]
     store: StoreStatus | None
+    bit_exact: bool
 
 
 class MetricType(StrEnum):
@@ -100,6 +101,7 @@ def server_info(message: pb.ServerInfo) -> ServerInfo:
         default_ttl=to_timedelta(message.default_ttl),
         ready_versions=tuple(message.ready_versions),
         store=_store(message.store) if message.HasField("store") else None,
+        bit_exact=message.bit_exact,
     )
 
 

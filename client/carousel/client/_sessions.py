@@ -152,7 +152,7 @@ class Sessions:
         by place. Sessions of several model versions travel as one message each; rows of a
         narrower one end in NaN.
         """
-        batch = Batch(sessions, xs)
+        batch = Batch(sessions, xs, self._transport.link)
         held = sorted(sessions, key=lambda one: one.name)  # in one order: no deadlock
         for session in held:
             session._lock.acquire()

@@ -11,6 +11,7 @@ import numpy as np
 from carousel.client._columns import expiry, fill, outcomes, outputs_of, settle, split
 from carousel.client._cursor import ALL, Cursor, Item
 from carousel.client._errors import is_refusal
+from carousel.client._events import Link
 from carousel.client._inputs import Floats, Input, chunk_input
 from carousel.client._session_view import SessionView
 from carousel.client._step_errors import StepErrors
@@ -30,7 +31,8 @@ class Part:
 class Batch:
     """One step for each of these sessions, and what became of it."""
 
-    def __init__(self, sessions: Sequence[SessionView], xs: Input) -> None:
+    def __init__(self, sessions: Sequence[SessionView], xs: Input, link: Link) -> None:
+        self._link = link
         self._cursors: list[Cursor] = [session._cursor for session in sessions]
         self.survives = all(cursor.survives for cursor in self._cursors)
         if len(set(map(id, self._cursors))) != len(sessions):
@@ -66,6 +68,8 @@ class Batch:
                 yield Part(places, shard, request)
 
     def take(self, part: Part, response: pb.StepResponse) -> None:
+        names = [self._cursors[place].name for place in part.places] if response.notices else []
+        self._link.tell_notices(names, response.notices)
         if response.errors:
             self._take_each(part, response)
             return

@@ -77,6 +77,7 @@ class Stepping(SessionView):
             if is_refusal(error):
                 cursor.fail(error)
             raise
+        self._transport.link.tell_notices([cursor.name], response.notices)
         outcome = outcomes(response)[0]
         if not isinstance(outcome, CarouselError):
             settle(cursor, item, response, 0)

@@ -93,7 +93,7 @@ class TokenStream(TokenStreamView, Iterator[Token]):
             else:
                 if response is None:
                     break
-                return generation.take(response)
+                return generation.take(response, self._transport.link)
         raise StopIteration
 
     def _mend(self, error: CarouselError) -> None:

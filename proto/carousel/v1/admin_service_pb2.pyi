@@ -86,6 +86,7 @@ class ServerInfo(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     DEFAULT_TTL_FIELD_NUMBER: _builtins.int
     READY_VERSIONS_FIELD_NUMBER: _builtins.int
+    BIT_EXACT_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version of Carousel."""
@@ -109,6 +110,10 @@ class ServerInfo(_message.Message):
     """Bytes of one message at most."""
     max_tokens: _builtins.int
     """Tokens of one generation at most."""
+    bit_exact: _builtins.bool
+    """Every turn is padded to one shape, so that the same steps give a session the same bits
+    whatever its neighbours and however its sequence is cut.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it started."""
@@ -142,11 +147,12 @@ class ServerInfo(_message.Message):
         max_tokens: _builtins.int = ...,
         default_ttl: _duration_pb2.Duration | None = ...,
         ready_versions: _abc.Iterable[_builtins.str] | None = ...,
+        bit_exact: _builtins.bool = ...,
         store: Global___StoreStatus | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_ttl", b"default_ttl", "start_time", b"start_time", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_ttl", b"default_ttl", "device", b"device", "draining", b"draining", "instance_id", b"instance_id", "max_batch", b"max_batch", "max_chunk", b"max_chunk", "max_message_bytes", b"max_message_bytes", "max_sessions", b"max_sessions", "max_tokens", b"max_tokens", "ready_versions", b"ready_versions", "sessions", b"sessions", "shards", b"shards", "start_time", b"start_time", "store", b"store", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bit_exact", b"bit_exact", "default_ttl", b"default_ttl", "device", b"device", "draining", b"draining", "instance_id", b"instance_id", "max_batch", b"max_batch", "max_chunk", b"max_chunk", "max_message_bytes", b"max_message_bytes", "max_sessions", b"max_sessions", "max_tokens", b"max_tokens", "ready_versions", b"ready_versions", "sessions", b"sessions", "shards", b"shards", "start_time", b"start_time", "store", b"store", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

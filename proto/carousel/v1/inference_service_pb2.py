@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from carousel.v1 import model_pb2 as carousel_dot_v1_dot_model__pb2
 from carousel.v1 import tensor_pb2 as carousel_dot_v1_dot_tensor__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#carousel/v1/inference_service.proto\x12\x0b\x63\x61rousel.v1\x1a\x18\x63\x61rousel/v1/tensor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x01\n\x0bStepRequest\x12\x0f\n\x07handles\x18\x01 \x03(\x06\x12\x14\n\x0cstep_indexes\x18\x02 \x03(\x04\x12\x0f\n\x07lengths\x18\x03 \x03(\r\x12\x17\n\x0f\x64urable_indexes\x18\x04 \x03(\x04\x12#\n\x06inputs\x18\x05 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12,\n\x0boutput_mode\x18\x06 \x01(\x0e\x32\x17.carousel.v1.OutputMode\"\xde\x01\n\x0cStepResponse\x12\x0f\n\x07handles\x18\x01 \x03(\x06\x12\x14\n\x0cstep_indexes\x18\x02 \x03(\x04\x12\x0f\n\x07lengths\x18\x03 \x03(\r\x12\x17\n\x0f\x64urable_indexes\x18\x04 \x03(\x04\x12$\n\x07outputs\x18\x05 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12&\n\x06\x65rrors\x18\x06 \x03(\x0b\x32\x16.carousel.v1.ItemError\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb1\x01\n\tItemError\x12\x0c\n\x04item\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x36\n\x08metadata\x18\x05 \x03(\x0b\x32$.carousel.v1.ItemError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"<\n\x12StreamStepsRequest\x12&\n\x04step\x18\x01 \x01(\x0b\x32\x18.carousel.v1.StepRequest\">\n\x13StreamStepsResponse\x12\'\n\x04step\x18\x01 \x01(\x0b\x32\x19.carousel.v1.StepResponse\"\x96\x01\n\x11StepStatesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06states\x18\x02 \x03(\x0c\x12\x0f\n\x07lengths\x18\x03 \x03(\r\x12#\n\x06inputs\x18\x04 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12,\n\x0boutput_mode\x18\x05 \x01(\x0e\x32\x17.carousel.v1.OutputMode\"\xb0\x01\n\x12StepStatesResponse\x12\x0f\n\x07lengths\x18\x01 \x03(\r\x12$\n\x07outputs\x18\x02 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12\x0e\n\x06states\x18\x03 \x03(\x0c\x12&\n\x06\x65rrors\x18\x04 \x03(\x0b\x32\x16.carousel.v1.ItemError\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x14\n\x0cstep_indexes\x18\x06 \x03(\x04\"\x83\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07lengths\x18\x02 \x03(\r\x12#\n\x06inputs\x18\x03 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12,\n\x0boutput_mode\x18\x04 \x01(\x0e\x32\x17.carousel.v1.OutputMode\"N\n\x0fPredictResponse\x12$\n\x07outputs\x18\x01 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\xbf\x03\n\x0fGenerateRequest\x12\x10\n\x06handle\x18\x01 \x01(\x06H\x00\x12\x0f\n\x05model\x18\x02 \x01(\tH\x00\x12\x17\n\nstep_index\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x0e\n\x04text\x18\x04 \x01(\tH\x01\x12(\n\x06tokens\x18\x05 \x01(\x0b\x32\x16.carousel.v1.TokenListH\x01\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x18\n\x0btemperature\x18\x07 \x01(\x02H\x03\x88\x01\x01\x12\r\n\x05top_k\x18\x08 \x01(\r\x12\x12\n\x05top_p\x18\t \x01(\x02H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x02H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x11\n\x04seed\x18\x0c \x01(\x04H\x06\x88\x01\x01\x12\x1e\n\x11log_probabilities\x18\r \x01(\rH\x07\x88\x01\x01\x12\x10\n\x08received\x18\x0f \x03(\rB\x08\n\x06sourceB\x08\n\x06promptB\r\n\x0b_step_indexB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x14\n\x12_log_probabilities\"\x18\n\tTokenList\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xa4\x02\n\x10GenerateResponse\x12\x12\n\x05token\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x1c\n\x0flog_probability\x18\x03 \x01(\x02H\x01\x88\x01\x01\x12-\n\x03top\x18\x04 \x03(\x0b\x32 .carousel.v1.TokenLogProbability\x12\x12\n\nstep_index\x18\x05 \x01(\x04\x12\x30\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x19.carousel.v1.FinishReason\x12\x15\n\rprompt_tokens\x18\x07 \x01(\r\x12\x18\n\x10generated_tokens\x18\x08 \x01(\r\x12\x0c\n\x04seed\x18\t \x01(\x04\x42\x08\n\x06_tokenB\x12\n\x10_log_probability\"K\n\x13TokenLogProbability\x12\r\n\x05token\x18\x01 \x01(\r\x12\x17\n\x0flog_probability\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\"\x7f\n\x0cTraceRequest\x12\x0f\n\x05model\x18\x01 \x01(\tH\x00\x12\x11\n\x07session\x18\x02 \x01(\tH\x00\x12%\n\x06inputs\x18\x03 \x01(\x0b\x32\x13.carousel.v1.TensorH\x01\x12\x0e\n\x04text\x18\x04 \x01(\tH\x01\x42\x08\n\x06sourceB\n\n\x08sequence\"u\n\rTraceResponse\x12\'\n\x06layers\x18\x01 \x03(\x0b\x32\x17.carousel.v1.LayerTrace\x12$\n\x07outputs\x18\x02 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12\x15\n\rmodel_version\x18\x03 \x01(\t\"6\n\nLayerTrace\x12(\n\x06values\x18\x01 \x03(\x0b\x32\x18.carousel.v1.NamedTensor*j\n\nOutputMode\x12\x1b\n\x17OUTPUT_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTPUT_MODE_ALL\x10\x01\x12\x14\n\x10OUTPUT_MODE_LAST\x10\x02\x12\x14\n\x10OUTPUT_MODE_NONE\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x32\xc5\x03\n\x10InferenceService\x12;\n\x04Step\x12\x18.carousel.v1.StepRequest\x1a\x19.carousel.v1.StepResponse\x12T\n\x0bStreamSteps\x12\x1f.carousel.v1.StreamStepsRequest\x1a .carousel.v1.StreamStepsResponse(\x01\x30\x01\x12M\n\nStepStates\x12\x1e.carousel.v1.StepStatesRequest\x1a\x1f.carousel.v1.StepStatesResponse\x12\x44\n\x07Predict\x12\x1b.carousel.v1.PredictRequest\x1a\x1c.carousel.v1.PredictResponse\x12I\n\x08Generate\x12\x1c.carousel.v1.GenerateRequest\x1a\x1d.carousel.v1.GenerateResponse0\x01\x12>\n\x05Trace\x12\x19.carousel.v1.TraceRequest\x1a\x1a.carousel.v1.TraceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#carousel/v1/inference_service.proto\x12\x0b\x63\x61rousel.v1\x1a\x17\x63\x61rousel/v1/model.proto\x1a\x18\x63\x61rousel/v1/tensor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x01\n\x0bStepRequest\x12\x0f\n\x07handles\x18\x01 \x03(\x06\x12\x14\n\x0cstep_indexes\x18\x02 \x03(\x04\x12\x0f\n\x07lengths\x18\x03 \x03(\r\x12\x17\n\x0f\x64urable_indexes\x18\x04 \x03(\x04\x12#\n\x06inputs\x18\x05 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12,\n\x0boutput_mode\x18\x06 \x01(\x0e\x32\x17.carousel.v1.OutputMode\"\x88\x02\n\x0cStepResponse\x12\x0f\n\x07handles\x18\x01 \x03(\x06\x12\x14\n\x0cstep_indexes\x18\x02 \x03(\x04\x12\x0f\n\x07lengths\x18\x03 \x03(\r\x12\x17\n\x0f\x64urable_indexes\x18\x04 \x03(\x04\x12$\n\x07outputs\x18\x05 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12&\n\x06\x65rrors\x18\x06 \x03(\x0b\x32\x16.carousel.v1.ItemError\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x07notices\x18\x08 \x03(\x0b\x32\x17.carousel.v1.ItemNotice\"\x9e\x01\n\nItemNotice\x12\x0c\n\x04item\x18\x01 \x01(\r\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.carousel.v1.NoticeKind\x12\r\n\x05value\x18\x03 \x01(\x01\x12)\n\x06metric\x18\x04 \x01(\x0e\x32\x19.carousel.v1.HealthMetric\x12\x12\n\nstep_index\x18\x05 \x01(\x04\x12\r\n\x05\x63ount\x18\x06 \x01(\r\"\xb1\x01\n\tItemError\x12\x0c\n\x04item\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x36\n\x08metadata\x18\x05 \x03(\x0b\x32$.carousel.v1.ItemError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"<\n\x12StreamStepsRequest\x12&\n\x04step\x18\x01 \x01(\x0b\x32\x18.carousel.v1.StepRequest\">\n\x13StreamStepsResponse\x12\'\n\x04step\x18\x01 \x01(\x0b\x32\x19.carousel.v1.StepResponse\"\x96\x01\n\x11StepStatesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06states\x18\x02 \x03(\x0c\x12\x0f\n\x07lengths\x18\x03 \x03(\r\x12#\n\x06inputs\x18\x04 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12,\n\x0boutput_mode\x18\x05 \x01(\x0e\x32\x17.carousel.v1.OutputMode\"\xb0\x01\n\x12StepStatesResponse\x12\x0f\n\x07lengths\x18\x01 \x03(\r\x12$\n\x07outputs\x18\x02 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12\x0e\n\x06states\x18\x03 \x03(\x0c\x12&\n\x06\x65rrors\x18\x04 \x03(\x0b\x32\x16.carousel.v1.ItemError\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x14\n\x0cstep_indexes\x18\x06 \x03(\x04\"\x83\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07lengths\x18\x02 \x03(\r\x12#\n\x06inputs\x18\x03 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12,\n\x0boutput_mode\x18\x04 \x01(\x0e\x32\x17.carousel.v1.OutputMode\"N\n\x0fPredictResponse\x12$\n\x07outputs\x18\x01 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\xbf\x03\n\x0fGenerateRequest\x12\x10\n\x06handle\x18\x01 \x01(\x06H\x00\x12\x0f\n\x05model\x18\x02 \x01(\tH\x00\x12\x17\n\nstep_index\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x0e\n\x04text\x18\x04 \x01(\tH\x01\x12(\n\x06tokens\x18\x05 \x01(\x0b\x32\x16.carousel.v1.TokenListH\x01\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x18\n\x0btemperature\x18\x07 \x01(\x02H\x03\x88\x01\x01\x12\r\n\x05top_k\x18\x08 \x01(\r\x12\x12\n\x05top_p\x18\t \x01(\x02H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x02H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x11\n\x04seed\x18\x0c \x01(\x04H\x06\x88\x01\x01\x12\x1e\n\x11log_probabilities\x18\r \x01(\rH\x07\x88\x01\x01\x12\x10\n\x08received\x18\x0f \x03(\rB\x08\n\x06sourceB\x08\n\x06promptB\r\n\x0b_step_indexB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x14\n\x12_log_probabilities\"\x18\n\tTokenList\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xce\x02\n\x10GenerateResponse\x12\x12\n\x05token\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x1c\n\x0flog_probability\x18\x03 \x01(\x02H\x01\x88\x01\x01\x12-\n\x03top\x18\x04 \x03(\x0b\x32 .carousel.v1.TokenLogProbability\x12\x12\n\nstep_index\x18\x05 \x01(\x04\x12\x30\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x19.carousel.v1.FinishReason\x12\x15\n\rprompt_tokens\x18\x07 \x01(\r\x12\x18\n\x10generated_tokens\x18\x08 \x01(\r\x12\x0c\n\x04seed\x18\t \x01(\x04\x12(\n\x07notices\x18\x0f \x03(\x0b\x32\x17.carousel.v1.ItemNoticeB\x08\n\x06_tokenB\x12\n\x10_log_probability\"K\n\x13TokenLogProbability\x12\r\n\x05token\x18\x01 \x01(\r\x12\x17\n\x0flog_probability\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\"\x7f\n\x0cTraceRequest\x12\x0f\n\x05model\x18\x01 \x01(\tH\x00\x12\x11\n\x07session\x18\x02 \x01(\tH\x00\x12%\n\x06inputs\x18\x03 \x01(\x0b\x32\x13.carousel.v1.TensorH\x01\x12\x0e\n\x04text\x18\x04 \x01(\tH\x01\x42\x08\n\x06sourceB\n\n\x08sequence\"u\n\rTraceResponse\x12\'\n\x06layers\x18\x01 \x03(\x0b\x32\x17.carousel.v1.LayerTrace\x12$\n\x07outputs\x18\x02 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12\x15\n\rmodel_version\x18\x03 \x01(\t\"6\n\nLayerTrace\x12(\n\x06values\x18\x01 \x03(\x0b\x32\x18.carousel.v1.NamedTensor*j\n\nOutputMode\x12\x1b\n\x17OUTPUT_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTPUT_MODE_ALL\x10\x01\x12\x14\n\x10OUTPUT_MODE_LAST\x10\x02\x12\x14\n\x10OUTPUT_MODE_NONE\x10\x03*\xa4\x01\n\nNoticeKind\x12\x1b\n\x17NOTICE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17NOTICE_KIND_STATE_ALERT\x10\x01\x12\x1d\n\x19NOTICE_KIND_STATE_CLIPPED\x10\x02\x12 \n\x1cNOTICE_KIND_STATE_SOFT_RESET\x10\x03\x12\x1b\n\x17NOTICE_KIND_STATE_RESET\x10\x04*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x32\xc5\x03\n\x10InferenceService\x12;\n\x04Step\x12\x18.carousel.v1.StepRequest\x1a\x19.carousel.v1.StepResponse\x12T\n\x0bStreamSteps\x12\x1f.carousel.v1.StreamStepsRequest\x1a .carousel.v1.StreamStepsResponse(\x01\x30\x01\x12M\n\nStepStates\x12\x1e.carousel.v1.StepStatesRequest\x1a\x1f.carousel.v1.StepStatesResponse\x12\x44\n\x07Predict\x12\x1b.carousel.v1.PredictRequest\x1a\x1c.carousel.v1.PredictResponse\x12I\n\x08Generate\x12\x1c.carousel.v1.GenerateRequest\x1a\x1d.carousel.v1.GenerateResponse0\x01\x12>\n\x05Trace\x12\x19.carousel.v1.TraceRequest\x1a\x1a.carousel.v1.TraceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,44 +36,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ITEMERROR_METADATAENTRY']._loaded_options = None
   _globals['_ITEMERROR_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_OUTPUTMODE']._serialized_start=2520
-  _globals['_OUTPUTMODE']._serialized_end=2626
-  _globals['_FINISHREASON']._serialized_start=2628
-  _globals['_FINISHREASON']._serialized_end=2723
-  _globals['_STEPREQUEST']._serialized_start=112
-  _globals['_STEPREQUEST']._serialized_end=289
-  _globals['_STEPRESPONSE']._serialized_start=292
-  _globals['_STEPRESPONSE']._serialized_end=514
-  _globals['_ITEMERROR']._serialized_start=517
-  _globals['_ITEMERROR']._serialized_end=694
-  _globals['_ITEMERROR_METADATAENTRY']._serialized_start=647
-  _globals['_ITEMERROR_METADATAENTRY']._serialized_end=694
-  _globals['_STREAMSTEPSREQUEST']._serialized_start=696
-  _globals['_STREAMSTEPSREQUEST']._serialized_end=756
-  _globals['_STREAMSTEPSRESPONSE']._serialized_start=758
-  _globals['_STREAMSTEPSRESPONSE']._serialized_end=820
-  _globals['_STEPSTATESREQUEST']._serialized_start=823
-  _globals['_STEPSTATESREQUEST']._serialized_end=973
-  _globals['_STEPSTATESRESPONSE']._serialized_start=976
-  _globals['_STEPSTATESRESPONSE']._serialized_end=1152
-  _globals['_PREDICTREQUEST']._serialized_start=1155
-  _globals['_PREDICTREQUEST']._serialized_end=1286
-  _globals['_PREDICTRESPONSE']._serialized_start=1288
-  _globals['_PREDICTRESPONSE']._serialized_end=1366
-  _globals['_GENERATEREQUEST']._serialized_start=1369
-  _globals['_GENERATEREQUEST']._serialized_end=1816
-  _globals['_TOKENLIST']._serialized_start=1818
-  _globals['_TOKENLIST']._serialized_end=1842
-  _globals['_GENERATERESPONSE']._serialized_start=1845
-  _globals['_GENERATERESPONSE']._serialized_end=2137
-  _globals['_TOKENLOGPROBABILITY']._serialized_start=2139
-  _globals['_TOKENLOGPROBABILITY']._serialized_end=2214
-  _globals['_TRACEREQUEST']._serialized_start=2216
-  _globals['_TRACEREQUEST']._serialized_end=2343
-  _globals['_TRACERESPONSE']._serialized_start=2345
-  _globals['_TRACERESPONSE']._serialized_end=2462
-  _globals['_LAYERTRACE']._serialized_start=2464
-  _globals['_LAYERTRACE']._serialized_end=2518
-  _globals['_INFERENCESERVICE']._serialized_start=2726
-  _globals['_INFERENCESERVICE']._serialized_end=3179
+  _globals['_OUTPUTMODE']._serialized_start=2790
+  _globals['_OUTPUTMODE']._serialized_end=2896
+  _globals['_NOTICEKIND']._serialized_start=2899
+  _globals['_NOTICEKIND']._serialized_end=3063
+  _globals['_FINISHREASON']._serialized_start=3065
+  _globals['_FINISHREASON']._serialized_end=3160
+  _globals['_STEPREQUEST']._serialized_start=137
+  _globals['_STEPREQUEST']._serialized_end=314
+  _globals['_STEPRESPONSE']._serialized_start=317
+  _globals['_STEPRESPONSE']._serialized_end=581
+  _globals['_ITEMNOTICE']._serialized_start=584
+  _globals['_ITEMNOTICE']._serialized_end=742
+  _globals['_ITEMERROR']._serialized_start=745
+  _globals['_ITEMERROR']._serialized_end=922
+  _globals['_ITEMERROR_METADATAENTRY']._serialized_start=875
+  _globals['_ITEMERROR_METADATAENTRY']._serialized_end=922
+  _globals['_STREAMSTEPSREQUEST']._serialized_start=924
+  _globals['_STREAMSTEPSREQUEST']._serialized_end=984
+  _globals['_STREAMSTEPSRESPONSE']._serialized_start=986
+  _globals['_STREAMSTEPSRESPONSE']._serialized_end=1048
+  _globals['_STEPSTATESREQUEST']._serialized_start=1051
+  _globals['_STEPSTATESREQUEST']._serialized_end=1201
+  _globals['_STEPSTATESRESPONSE']._serialized_start=1204
+  _globals['_STEPSTATESRESPONSE']._serialized_end=1380
+  _globals['_PREDICTREQUEST']._serialized_start=1383
+  _globals['_PREDICTREQUEST']._serialized_end=1514
+  _globals['_PREDICTRESPONSE']._serialized_start=1516
+  _globals['_PREDICTRESPONSE']._serialized_end=1594
+  _globals['_GENERATEREQUEST']._serialized_start=1597
+  _globals['_GENERATEREQUEST']._serialized_end=2044
+  _globals['_TOKENLIST']._serialized_start=2046
+  _globals['_TOKENLIST']._serialized_end=2070
+  _globals['_GENERATERESPONSE']._serialized_start=2073
+  _globals['_GENERATERESPONSE']._serialized_end=2407
+  _globals['_TOKENLOGPROBABILITY']._serialized_start=2409
+  _globals['_TOKENLOGPROBABILITY']._serialized_end=2484
+  _globals['_TRACEREQUEST']._serialized_start=2486
+  _globals['_TRACEREQUEST']._serialized_end=2613
+  _globals['_TRACERESPONSE']._serialized_start=2615
+  _globals['_TRACERESPONSE']._serialized_end=2732
+  _globals['_LAYERTRACE']._serialized_start=2734
+  _globals['_LAYERTRACE']._serialized_end=2788
+  _globals['_INFERENCESERVICE']._serialized_start=3163
+  _globals['_INFERENCESERVICE']._serialized_end=3616
 # @@protoc_insertion_point(module_scope)

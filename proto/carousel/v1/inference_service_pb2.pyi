@@ -3,6 +3,7 @@
 isort:skip_file
 Steps, whole sequences, generation and the inside of the gates."""
 
+from carousel.v1 import model_pb2 as _model_pb2
 from carousel.v1 import tensor_pb2 as _tensor_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -48,6 +49,38 @@ OUTPUT_MODE_LAST: OutputMode.ValueType  # 2
 OUTPUT_MODE_NONE: OutputMode.ValueType  # 3
 """None: the steps only move the state."""
 Global___OutputMode: _TypeAlias = OutputMode  # noqa: Y015
+
+class _NoticeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NoticeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoticeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NOTICE_KIND_UNSPECIFIED: _NoticeKind.ValueType  # 0
+    """Never returned."""
+    NOTICE_KIND_STATE_ALERT: _NoticeKind.ValueType  # 1
+    """A rule fired that only alerts; the state is as the network left it."""
+    NOTICE_KIND_STATE_CLIPPED: _NoticeKind.ValueType  # 2
+    """The state was scaled back to the threshold."""
+    NOTICE_KIND_STATE_SOFT_RESET: _NoticeKind.ValueType  # 3
+    """The state was moved half way to the initial state."""
+    NOTICE_KIND_STATE_RESET: _NoticeKind.ValueType  # 4
+    """The state was replaced by the initial state."""
+
+class NoticeKind(_NoticeKind, metaclass=_NoticeKindEnumTypeWrapper):
+    """What became of the state behind an item."""
+
+NOTICE_KIND_UNSPECIFIED: NoticeKind.ValueType  # 0
+"""Never returned."""
+NOTICE_KIND_STATE_ALERT: NoticeKind.ValueType  # 1
+"""A rule fired that only alerts; the state is as the network left it."""
+NOTICE_KIND_STATE_CLIPPED: NoticeKind.ValueType  # 2
+"""The state was scaled back to the threshold."""
+NOTICE_KIND_STATE_SOFT_RESET: NoticeKind.ValueType  # 3
+"""The state was moved half way to the initial state."""
+NOTICE_KIND_STATE_RESET: NoticeKind.ValueType  # 4
+"""The state was replaced by the initial state."""
+Global___NoticeKind: _TypeAlias = NoticeKind  # noqa: Y015
 
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -149,6 +182,7 @@ class StepResponse(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def handles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The session incarnations. For Step, in the order of the request."""
@@ -179,6 +213,12 @@ class StepResponse(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """The earliest moment at which one of these sessions ends unless it is used before."""
 
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemNotice]:
+        """What the model's health policy did to, or had to say of, the states of these items' sessions.
+        An item answered from memory has the notices that its first answer had.
+        """
+
     def __init__(
         self,
         *,
@@ -189,14 +229,57 @@ class StepResponse(_message.Message):
         outputs: _tensor_pb2.Tensor | None = ...,
         errors: _abc.Iterable[Global___ItemError] | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        notices: _abc.Iterable[Global___ItemNotice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "outputs", b"outputs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durable_indexes", b"durable_indexes", "errors", b"errors", "expire_time", b"expire_time", "handles", b"handles", "lengths", b"lengths", "outputs", b"outputs", "step_indexes", b"step_indexes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durable_indexes", b"durable_indexes", "errors", b"errors", "expire_time", b"expire_time", "handles", b"handles", "lengths", b"lengths", "notices", b"notices", "outputs", b"outputs", "step_indexes", b"step_indexes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepResponse: _TypeAlias = StepResponse  # noqa: Y015
+
+@_typing.final
+class ItemNotice(_message.Message):
+    """That a rule of the health policy fired during an item: one notice for each rule that did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    STEP_INDEX_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    item: _builtins.int
+    """The place of the item in this response's columns; 0 in GenerateResponse."""
+    kind: Global___NoticeKind.ValueType
+    """What was done."""
+    value: _builtins.float
+    """The largest value that the rule fired at, as HealthMetric defines it."""
+    metric: _model_pb2.HealthMetric.ValueType
+    """What was looked at."""
+    step_index: _builtins.int
+    """The index of the first step after which it fired."""
+    count: _builtins.int
+    """After how many of the item's steps it fired, at least 1."""
+    def __init__(
+        self,
+        *,
+        item: _builtins.int = ...,
+        kind: Global___NoticeKind.ValueType = ...,
+        value: _builtins.float = ...,
+        metric: _model_pb2.HealthMetric.ValueType = ...,
+        step_index: _builtins.int = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "item", b"item", "kind", b"kind", "metric", b"metric", "step_index", b"step_index", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemNotice: _TypeAlias = ItemNotice  # noqa: Y015
 
 @_typing.final
 class ItemError(_message.Message):
@@ -644,6 +727,7 @@ class GenerateResponse(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
     token: _builtins.int
     """The token. Absent in the last message when the caller has all of them already."""
     text: _builtins.str
@@ -668,6 +752,10 @@ class GenerateResponse(_message.Message):
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogProbability]:
         """With `log_probabilities`: the likeliest tokens, likeliest first."""
 
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemNotice]:
+        """As in StepResponse, of the steps that were fed since the message before."""
+
     def __init__(
         self,
         *,
@@ -680,10 +768,11 @@ class GenerateResponse(_message.Message):
         prompt_tokens: _builtins.int = ...,
         generated_tokens: _builtins.int = ...,
         seed: _builtins.int = ...,
+        notices: _abc.Iterable[Global___ItemNotice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_log_probability", b"_log_probability", "_token", b"_token", "log_probability", b"log_probability", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probability", b"_log_probability", "_token", b"_token", "finish_reason", b"finish_reason", "generated_tokens", b"generated_tokens", "log_probability", b"log_probability", "prompt_tokens", b"prompt_tokens", "seed", b"seed", "step_index", b"step_index", "text", b"text", "token", b"token", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probability", b"_log_probability", "_token", b"_token", "finish_reason", b"finish_reason", "generated_tokens", b"generated_tokens", "log_probability", b"log_probability", "notices", b"notices", "prompt_tokens", b"prompt_tokens", "seed", b"seed", "step_index", b"step_index", "text", b"text", "token", b"token", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__log_probability: _TypeAlias = _typing.Literal["log_probability"]  # noqa: Y015
     _WhichOneofArgType__log_probability: _TypeAlias = _typing.Literal["_log_probability", b"_log_probability"]  # noqa: Y015

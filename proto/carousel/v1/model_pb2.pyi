@@ -53,6 +53,74 @@ VERSION_STATE_FAILED: VersionState.ValueType  # 4
 """Could not be loaded; `state_message` says why."""
 Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
 
+class _HealthMetric:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HealthMetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HealthMetric.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HEALTH_METRIC_UNSPECIFIED: _HealthMetric.ValueType  # 0
+    """Refused."""
+    HEALTH_METRIC_STATE_NORM: _HealthMetric.ValueType  # 1
+    """The largest L2 norm among the row's vectors: h of each layer, and c of each layer of an LSTM."""
+    HEALTH_METRIC_SATURATION: _HealthMetric.ValueType  # 2
+    """The share of units, 0 to 1, in the flat part of their activation: |tanh(c)| above 0.99 in an
+    LSTM, |h| above 0.99 in a GRU or an rnn_tanh, h = 0 in an rnn_relu.
+    """
+    HEALTH_METRIC_AGE: _HealthMetric.ValueType  # 3
+    """Steps that the session has taken: the index of its next step."""
+
+class HealthMetric(_HealthMetric, metaclass=_HealthMetricEnumTypeWrapper):
+    """What a health rule looks at: a number of a session's row after a step."""
+
+HEALTH_METRIC_UNSPECIFIED: HealthMetric.ValueType  # 0
+"""Refused."""
+HEALTH_METRIC_STATE_NORM: HealthMetric.ValueType  # 1
+"""The largest L2 norm among the row's vectors: h of each layer, and c of each layer of an LSTM."""
+HEALTH_METRIC_SATURATION: HealthMetric.ValueType  # 2
+"""The share of units, 0 to 1, in the flat part of their activation: |tanh(c)| above 0.99 in an
+LSTM, |h| above 0.99 in a GRU or an rnn_tanh, h = 0 in an rnn_relu.
+"""
+HEALTH_METRIC_AGE: HealthMetric.ValueType  # 3
+"""Steps that the session has taken: the index of its next step."""
+Global___HealthMetric: _TypeAlias = HealthMetric  # noqa: Y015
+
+class _HealthAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HealthActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HealthAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HEALTH_ACTION_UNSPECIFIED: _HealthAction.ValueType  # 0
+    """Refused."""
+    HEALTH_ACTION_ALERT: _HealthAction.ValueType  # 1
+    """Nothing; it is told, as of every action: in the log, in the counter and to the caller."""
+    HEALTH_ACTION_CLIP: _HealthAction.ValueType  # 2
+    """Every vector of the row whose norm is above the threshold is scaled back to it. Only with
+    STATE_NORM.
+    """
+    HEALTH_ACTION_SOFT_RESET: _HealthAction.ValueType  # 3
+    """The row becomes the mean of itself and the model's initial state."""
+    HEALTH_ACTION_RESET: _HealthAction.ValueType  # 4
+    """The row becomes the model's initial state. The step index goes on."""
+
+class HealthAction(_HealthAction, metaclass=_HealthActionEnumTypeWrapper):
+    """What a health rule does to the row."""
+
+HEALTH_ACTION_UNSPECIFIED: HealthAction.ValueType  # 0
+"""Refused."""
+HEALTH_ACTION_ALERT: HealthAction.ValueType  # 1
+"""Nothing; it is told, as of every action: in the log, in the counter and to the caller."""
+HEALTH_ACTION_CLIP: HealthAction.ValueType  # 2
+"""Every vector of the row whose norm is above the threshold is scaled back to it. Only with
+STATE_NORM.
+"""
+HEALTH_ACTION_SOFT_RESET: HealthAction.ValueType  # 3
+"""The row becomes the mean of itself and the model's initial state."""
+HEALTH_ACTION_RESET: HealthAction.ValueType  # 4
+"""The row becomes the model's initial state. The step index goes on."""
+Global___HealthAction: _TypeAlias = HealthAction  # noqa: Y015
+
 @_typing.final
 class Model(_message.Message):
     """Weights and their config under a name."""
@@ -286,3 +354,63 @@ class ModelConfig(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelConfig: _TypeAlias = ModelConfig  # noqa: Y015
+
+@_typing.final
+class HealthRule(_message.Message):
+    """When to do what."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    metric: Global___HealthMetric.ValueType
+    """What is looked at."""
+    threshold: _builtins.float
+    """STATE_NORM and SATURATION fire above it, AGE at every multiple of it. Finite; above 0 for
+    STATE_NORM, 0 to 1 for SATURATION, a whole number from 1 to 2^53 for AGE.
+    """
+    action: Global___HealthAction.ValueType
+    """What is done."""
+    def __init__(
+        self,
+        *,
+        metric: Global___HealthMetric.ValueType = ...,
+        threshold: _builtins.float = ...,
+        action: Global___HealthAction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "metric", b"metric", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthRule: _TypeAlias = HealthRule  # noqa: Y015
+
+@_typing.final
+class HealthPolicy(_message.Message):
+    """The rules for the states of a model's sessions, of all versions. They are applied after every
+    step, each to the row that the one before left; the output of the step stays as it is. What they
+    do depends on nothing but the row and the step index, so the same inputs give the same numbers
+    again, however a sequence is cut. A row that is not finite is left to the quarantine.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___HealthRule]:
+        """In order, at most 16. None: nothing is looked at."""
+
+    def __init__(
+        self,
+        *,
+        rules: _abc.Iterable[Global___HealthRule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthPolicy: _TypeAlias = HealthPolicy  # noqa: Y015

@@ -102,6 +102,16 @@ class ModelServiceStub:
                 request_serializer=carousel_dot_v1_dot_model__service__pb2.DeleteModelAliasRequest.SerializeToString,
                 response_deserializer=carousel_dot_v1_dot_model__pb2.Model.FromString,
                 _registered_method=True)
+        self.GetHealthPolicy = channel.unary_unary(
+                '/carousel.v1.ModelService/GetHealthPolicy',
+                request_serializer=carousel_dot_v1_dot_model__service__pb2.GetHealthPolicyRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_model__pb2.HealthPolicy.FromString,
+                _registered_method=True)
+        self.SetHealthPolicy = channel.unary_unary(
+                '/carousel.v1.ModelService/SetHealthPolicy',
+                request_serializer=carousel_dot_v1_dot_model__service__pb2.SetHealthPolicyRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_model__pb2.HealthPolicy.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -208,6 +218,21 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetHealthPolicy(self, request, context):
+        """Describes a model's health policy; without rules where none was set. Errors: MODEL_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetHealthPolicy(self, request, context):
+        """Replaces a model's health policy. It is kept in the store, and live sessions are under it from
+        their next step on. Errors: MODEL_NOT_FOUND, INVALID_FIELD, STORE_UNWRITABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -275,6 +300,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.DeleteModelAlias,
                     request_deserializer=carousel_dot_v1_dot_model__service__pb2.DeleteModelAliasRequest.FromString,
                     response_serializer=carousel_dot_v1_dot_model__pb2.Model.SerializeToString,
+            ),
+            'GetHealthPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHealthPolicy,
+                    request_deserializer=carousel_dot_v1_dot_model__service__pb2.GetHealthPolicyRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_model__pb2.HealthPolicy.SerializeToString,
+            ),
+            'SetHealthPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetHealthPolicy,
+                    request_deserializer=carousel_dot_v1_dot_model__service__pb2.SetHealthPolicyRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_model__pb2.HealthPolicy.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -629,6 +664,60 @@ class ModelService:
             '/carousel.v1.ModelService/DeleteModelAlias',
             carousel_dot_v1_dot_model__service__pb2.DeleteModelAliasRequest.SerializeToString,
             carousel_dot_v1_dot_model__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHealthPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carousel.v1.ModelService/GetHealthPolicy',
+            carousel_dot_v1_dot_model__service__pb2.GetHealthPolicyRequest.SerializeToString,
+            carousel_dot_v1_dot_model__pb2.HealthPolicy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetHealthPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carousel.v1.ModelService/SetHealthPolicy',
+            carousel_dot_v1_dot_model__service__pb2.SetHealthPolicyRequest.SerializeToString,
+            carousel_dot_v1_dot_model__pb2.HealthPolicy.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,6 +77,12 @@ class ModelServiceStub:
     """
     DeleteModelAlias: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelAliasRequest, _model_pb2.Model]
     """Removes an alias. Errors: MODEL_NOT_FOUND, ALIAS_NOT_FOUND."""
+    GetHealthPolicy: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetHealthPolicyRequest, _model_pb2.HealthPolicy]
+    """Describes a model's health policy; without rules where none was set. Errors: MODEL_NOT_FOUND."""
+    SetHealthPolicy: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.SetHealthPolicyRequest, _model_pb2.HealthPolicy]
+    """Replaces a model's health policy. It is kept in the store, and live sessions are under it from
+    their next step on. Errors: MODEL_NOT_FOUND, INVALID_FIELD, STORE_UNWRITABLE.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -125,6 +131,12 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     DeleteModelAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelAliasRequest, _model_pb2.Model]  # type: ignore[assignment]
     """Removes an alias. Errors: MODEL_NOT_FOUND, ALIAS_NOT_FOUND."""
+    GetHealthPolicy: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetHealthPolicyRequest, _model_pb2.HealthPolicy]  # type: ignore[assignment]
+    """Describes a model's health policy; without rules where none was set. Errors: MODEL_NOT_FOUND."""
+    SetHealthPolicy: _aio.UnaryUnaryMultiCallable[_model_service_pb2.SetHealthPolicyRequest, _model_pb2.HealthPolicy]  # type: ignore[assignment]
+    """Replaces a model's health policy. It is kept in the store, and live sessions are under it from
+    their next step on. Errors: MODEL_NOT_FOUND, INVALID_FIELD, STORE_UNWRITABLE.
+    """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps models and decides which versions serve."""
@@ -248,5 +260,23 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.Model, _abc.Awaitable[_model_pb2.Model]]:
         """Removes an alias. Errors: MODEL_NOT_FOUND, ALIAS_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def GetHealthPolicy(
+        self,
+        request: _model_service_pb2.GetHealthPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.HealthPolicy, _abc.Awaitable[_model_pb2.HealthPolicy]]:
+        """Describes a model's health policy; without rules where none was set. Errors: MODEL_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def SetHealthPolicy(
+        self,
+        request: _model_service_pb2.SetHealthPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.HealthPolicy, _abc.Awaitable[_model_pb2.HealthPolicy]]:
+        """Replaces a model's health policy. It is kept in the store, and live sessions are under it from
+        their next step on. Errors: MODEL_NOT_FOUND, INVALID_FIELD, STORE_UNWRITABLE.
+        """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

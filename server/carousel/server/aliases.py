@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from carousel.errors import WeightsInvalid
-from carousel.server.staging import Staging, sync, writing
+from carousel.server.staging import Staging
 
 ALIASES = "aliases.json"
 
@@ -36,9 +36,4 @@ def aliases_moment(folder: Path) -> int:
 
 def write_aliases(folder: Path, aliases: Mapping[str, int], staging: Staging) -> None:
     """Replace the file in one rename. Raises StoreUnwritable."""
-    with writing():
-        file = staging.folder / ALIASES
-        file.write_text(json.dumps(aliases, sort_keys=True, indent=2) + "\n", encoding="utf-8")
-        sync(file)
-        os.replace(file, folder / ALIASES)
-        sync(folder)
+    staging.replace_json(folder / ALIASES, aliases)

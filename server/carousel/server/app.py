@@ -23,6 +23,7 @@ from carousel.model import KERNELS
 from carousel.model.zoo import shipped
 from carousel.server import logs
 from carousel.server.at_rest import AtRest
+from carousel.server.batch_audit import BatchAudit
 from carousel.server.engine import Engine
 from carousel.server.follower import Follower
 from carousel.server.hall import Hall
@@ -114,6 +115,7 @@ class Server:
             sweep=sessions.sweep,
             lose=sessions.lose,
             clock=self._clock,
+            audit=BatchAudit(every=settings.audit_every) if settings.audit_every else None,
         )
         sessions.attach_to(engine)
         try:

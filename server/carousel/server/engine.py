@@ -7,18 +7,20 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from carousel.errors import CarouselError, InternalError
-from carousel.server import gatekeeper
+from carousel.server import gatekeeper, health_events
+from carousel.server.batch_audit import BatchAudit
 from carousel.server.held import turn as held
 from carousel.server.loaded import LoadedVersion
 from carousel.server.ride import Ride, finite_rows
 from carousel.server.scheduler import Chunk, Plan
+from carousel.server.state_health import Touch
 from carousel.server.store_metrics import StoreMetrics
 from carousel.server.stores import StateStore
 from carousel.server.table import NO_ROW, QUARANTINED, SessionTable
@@ -65,6 +67,7 @@ class Engine:
         sweep: Callable[[float], None] = lambda now: None,
         lose: Callable[[int], None] = lambda slot: None,
         clock: Callable[[], float] = time.time,
+        audit: BatchAudit | None = None,
     ) -> None:
         self.table = SessionTable()
         self.versions: list[LoadedVersion] = []  # those that can be stepped
@@ -72,6 +75,7 @@ class Engine:
         self._loop = loop
         self._max_queue = max_queue
         self._sweep = sweep
+        self._audit = audit
         self._arrivals: list[tuple[LoadedVersion, Work]] = []
         self._inbox: deque[tuple[LoadedVersion, Work]] = deque()
         self._calls: deque[Callable[[], None]] = deque()
@@ -103,6 +107,8 @@ class Engine:
         self._wake.set()
         self._thread.join()
         self.behind.stop()
+        if self._audit is not None:
+            self._audit.close()
 
     def post(self, function: Callable[[], None]) -> None:
         """Run a function in the engine's thread, between two turns; from any thread."""
@@ -287,29 +293,39 @@ class Engine:
         rows = self.table.row[slots]
         state = version.arena.read(rows)  # [B, width]
         computing = time.monotonic()
-        outputs, new = self._compute(version, plan, places, state)
+        outputs, new, touches = self._compute(version, plan, places, state)
         seconds = time.monotonic() - computing
-        ride = Ride(places, slots, rows, state, outputs, new)
+        ride = Ride(places, slots, rows, state, outputs, new, touches)
         good = finite_rows(outputs, new)
         if good is not None:
             self._quarantine(version, plan, places[~good.numpy()])
             ride = ride.only(good)
+        if self._audit is not None:
+            self._audit.look(version, plan, ride)
         self._commit(version, plan, ride)
         self._measure(version, plan, ride, begin, seconds)
 
     def _compute(
         self, version: LoadedVersion, plan: Plan, places: Ints, state: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One call of the network for everybody: outputs [B, O] or [B, T, O], and new rows."""
+    ) -> tuple[torch.Tensor, torch.Tensor, Sequence[Touch]]:
+        """One call of the network for everybody: outputs [B, O] or [B, T, O], and new rows.
+
+        A version with a health policy applies it on the way, and says where it fired.
+        """
         inputs = torch.from_numpy(plan.inputs if len(places) == len(plan) else plan.inputs[places])
         if not version.on_cpu:
             inputs = inputs.to(version.arena.device)
-        if plan.lengths is None:
+        lengths = None if plan.lengths is None else plan.lengths[places]
+        touches: Sequence[Touch] = ()
+        if version.health is not None:
+            indexes, slots = plan.indexes[places], plan.slots[places]
+            run = version.health.run
+            outputs, new, touches = run(version.kernel, inputs, lengths, state, indexes, slots)
+        elif lengths is None:
             outputs, new = version.kernel.step(inputs, state)
         else:
-            lengths = torch.from_numpy(plan.lengths[places])
-            outputs, new = version.kernel.chunk(inputs, lengths, state)
-        return outputs if version.on_cpu else outputs.cpu(), new
+            outputs, new = version.kernel.chunk(inputs, torch.from_numpy(lengths), state)
+        return outputs if version.on_cpu else outputs.cpu(), new, touches
 
     def _quarantine(self, version: LoadedVersion, plan: Plan, places: Ints) -> None:
         """Take riders whose rows became NaN or infinite out of service, with their last state."""
@@ -324,6 +340,7 @@ class Engine:
         """The only place where a step changes state."""
         table, slots = self.table, ride.slots
         self._keep_for_rewind(version, ride)
+        health_events.tell(table, version, plan, ride)
         version.arena.write(ride.rows, ride.new)
         values: Floats = ride.outputs.numpy()
         table.last_use[slots] = self.clock()
@@ -381,6 +398,8 @@ class Engine:
     def _give(self, answer: Answer) -> None:
         """Let an answer go, or hold back what is not in the store yet and must be."""
         slots = answer.slots
+        if slots is not None and len(self.table.notices):
+            answer.notices = self.table.notices.of(answer.items, slots)
         if slots is not None and self.table.durables:
             answer.durable = self.table.durable_index[slots]
             held = self.behind.is_held(slots) if self.table.syncs else NOTHING

@@ -356,7 +356,11 @@ def _finish(
     table.serving[slot] += 1
     work = plan.works[int(np.searchsorted(plan.bounds, place, "right")) - 1]
     _tell_committed(plan, place, error)
-    return _refusal(version, work, [(int(plan.items[place]), error)])
+    answer = _refusal(version, work, [(int(plan.items[place]), error)])
+    if plan.chunks and plan.chunks[place].done and table.handle[slot] == plan.handles[place]:
+        one = slice(place, place + 1)
+        answer.notices = table.notices.of(plan.items[one], plan.slots[one])
+    return answer
 
 
 def _tell_committed(plan: Plan, place: int, error: CarouselError) -> None:

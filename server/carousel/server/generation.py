@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,8 +18,10 @@ from carousel.model import Softmax
 from carousel.server.claim import Claim
 from carousel.server.gatekeeper import reply_of
 from carousel.server.hall import Hall
+from carousel.server.health_messages import item_notice
 from carousel.server.loaded import LoadedVersion
 from carousel.server.memo import Memo
+from carousel.server.notices import Notice
 from carousel.server.sessions import Terms
 from carousel.server.table import MEMORY, SYNC
 from carousel.server.token_writer import TokenWriter
@@ -43,6 +45,7 @@ class Source:
     claim: Claim
     index: int = 0
     durable: bool = False
+    notices: list[Notice] = field(default_factory=list)  # not told yet
 
     async def feed(self, hall: Hall, tokens: Ints, memo: Memo, deadline: float) -> Floats:
         """Step by tokens [T], at least one; gives the last output [V].
@@ -56,7 +59,13 @@ class Source:
                 if self.claim.owner is not self:
                     raise Cancelled("another call goes on with this generation")
                 outputs = await hall.run_steps(
-                    self.version, self.handle, self.index, part, deadline, memo
+                    self.version,
+                    self.handle,
+                    self.index,
+                    part,
+                    deadline,
+                    memo=memo,
+                    notices=self.notices,
                 )
             self.index += len(part)
             last = outputs[-1]
@@ -97,6 +106,8 @@ async def generate(
                 begin = now
                 version.metrics.generated_tokens.inc()
             response = writer.write(transcript.rows[number])
+            response.notices.extend(item_notice(0, notice) for notice in source.notices)
+            source.notices.clear()
             if number >= received:
                 yield response
             elif response.finish_reason:

@@ -18,6 +18,7 @@ from carousel.server.held.queue import HeldWork
 from carousel.server.loaded import LoadedVersion
 from carousel.server.memo import Memo
 from carousel.server.metrics import Metrics
+from carousel.server.notices import Notice
 from carousel.server.registry import Registry
 from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
@@ -107,15 +108,22 @@ class Hall:
         index: int,
         inputs: Inputs,
         deadline: float = NEVER,
+        *,
         memo: Memo | None = None,
+        notices: list[Notice] | None = None,
     ) -> Floats:
-        """Step one session alone: inputs [T, ...] -> outputs [T, O]; raises the item's error."""
+        """Step one session alone: inputs [T, ...] -> outputs [T, O]; raises the item's error.
+
+        What the model's health policy has to say is added to `notices`.
+        """
         future: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
 
         def deliver(answer: Answer) -> None:
             error: CarouselError | None = answer.errors[0][1] if answer.errors else None
             if future.done():
                 return
+            if notices is not None:
+                notices.extend(notice for _, notice in answer.notices)
             if error is None:
                 future.set_result(answer.outputs)
             else:

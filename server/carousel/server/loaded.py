@@ -6,15 +6,19 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from carousel.errors import ModelNotStepwise
 from carousel.model import Kernel, Network, StateSchema, Tokens, make_kernel
 from carousel.server.arena import Arena
+from carousel.server.health_log import HealthLog
+from carousel.server.health_policy import HealthPolicy
 from carousel.server.held.queue import HeldQueue
 from carousel.server.metrics import VersionMetrics
 from carousel.server.names import version_name
 from carousel.server.scheduler import Scheduler
 from carousel.server.settings import Settings
+from carousel.server.state_health import StateHealth
 from carousel.server.work import Floats, Ints
 from carousel.v1 import tensor_pb2
 
@@ -44,9 +48,16 @@ class LoadedVersion:
         self.metrics = metrics
         self.device = device
         self.on_cpu = device == "cpu"
+        self.bit_exact = settings.bit_exact
         self.kernel: Kernel = make_kernel(
-            network, device=device, name=settings.kernel, threads=settings.threads
+            network,
+            device=device,
+            name=settings.kernel,
+            threads=settings.threads,
+            bit_exact=settings.bit_exact,
         )
+        self.health: StateHealth | None = None
+        self.health_log = HealthLog(self.name)
         self.retired = False  # on its way out: takes nothing more
         self._know_the_wire()
         self.stepwise = not self.config.bidirectional
@@ -96,6 +107,13 @@ class LoadedVersion:
             raise ModelNotStepwise(
                 f"{self.name} is bidirectional and needs whole sequences: use Predict"
             )
+
+    def watch(self, policy: HealthPolicy) -> None:
+        """Put all states under a policy, from the next turn on; an empty one: under none."""
+        self.health = None
+        if policy and self.stepwise:
+            initial = self.network.initial_rows(1)[0].detach().to("cpu", torch.float32)
+            self.health = StateHealth(policy, self.config, initial.numpy())
 
     def allocate(self, count: int) -> Ints:
         """Rows, with room for their replies."""

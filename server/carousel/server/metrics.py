@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
+from carousel.server.health_policy import ACTIONS
 from carousel.server.histogram import Histogram
 from carousel.server.store_metrics import StoreMetrics
 from carousel.server.training.metrics import TrainingMetrics
@@ -93,6 +94,16 @@ class Metrics:
             "prefix_cache_misses", "Sessions whose prefix was computed.", *_BY_MODEL
         )
         self.prefix_cache_bytes = gauge("prefix_cache_bytes", "Bytes of rows kept for prefixes.")
+        # Numbers
+        self.audits = counter("batch_audits", "Riders of turns run again alone.", *_BY_MODEL)
+        self.audit_difference = gauge(
+            "batch_audit_max_abs_difference",
+            "Largest difference that company made to an audited row.",
+            *_BY_MODEL,
+        )
+        self.health_actions = counter(
+            "state_health_actions", "What health policies did to states.", "model", "action"
+        )
         # Generation
         self.generated_tokens = counter("generated_tokens", "Tokens made.", *_BY_MODEL)
         self.first_token = numbers(
@@ -177,6 +188,11 @@ class VersionMetrics:
         self.unparks = metrics.unparks.labels(model)
         self.prefix_hits = metrics.prefix_hits.labels(model)
         self.prefix_misses = metrics.prefix_misses.labels(model)
+        self.audits = metrics.audits.labels(model)
+        self.audit_difference = metrics.audit_difference.labels(model)
+        self.health_actions = {
+            action: metrics.health_actions.labels(model, action) for action in ACTIONS
+        }
         self.generated_tokens = metrics.generated_tokens.labels(model)
         self.first_token = metrics.first_token.labels(model)
         self.next_token = metrics.next_token.labels(model)

@@ -13,6 +13,7 @@ import torch
 from carousel.errors import ModelInUse, ModelLoading, ModelNotLoaded, WeightsInvalid
 from carousel.model import ConfigError, Network, WeightsError, digest, load
 from carousel.server.engine import Engine
+from carousel.server.health_policy import HealthPolicy
 from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import Metrics
 from carousel.server.names import ModelRef, version_name
@@ -60,6 +61,7 @@ class Registry:
         self._failed: dict[tuple[str, int], str] = {}
         self._settled: dict[ModelRef, int] = {}
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
+        self._policies = asyncio.Lock()
         self._ordinals = 0
         self.starting = False  # the server's first models are still on their way
 
@@ -122,9 +124,15 @@ class Registry:
                 self._failed[key] = str(error)
                 raise WeightsInvalid(f"{version_name(model, number)}: {error}") from error
             self._failed.pop(key, None)
-            if version.stepwise:
-                await self._engine.call(self._engine.versions.append, version)
-            self._loaded[key] = self._by_ordinal[version.ordinal] = version
+            async with self._policies:  # a new one that is being set reaches this version too
+                try:
+                    version.watch(await asyncio.to_thread(self._store.health_policy, model))
+                except WeightsInvalid as error:
+                    self._failed[key] = error.message
+                    raise
+                if version.stepwise:
+                    await self._engine.call(self._engine.versions.append, version)
+                self._loaded[key] = self._by_ordinal[version.ordinal] = version
             self._count(version, time.monotonic() - begin)
             self._on_change()
 
@@ -158,6 +166,20 @@ class Registry:
             version.device,
         ).set(1)
         log.info("%s ready in %.2f s", version.name, seconds, extra={"kernel": version.kernel.name})
+
+    async def set_health_policy(self, model: str, policy: HealthPolicy) -> None:
+        """Keep a policy, and put the model's live sessions under it.
+
+        Raises ModelNotFound, StoreUnwritable.
+        """
+        await asyncio.shield(self._set_policy(model, policy))
+
+    async def _set_policy(self, model: str, policy: HealthPolicy) -> None:
+        async with self._policies:
+            await asyncio.to_thread(self._store.set_health_policy, model, policy)
+            for version in [v for v in self.versions if v.model == model]:
+                await self._engine.call(version.watch, policy)
+        log.info("models/%s has a health policy of %d rules", model, len(policy))
 
     async def unload(self, model: str, number: int, *, force: bool) -> None:
         """Take a version out of service. Raises ModelInUse while it has sessions, unless forced."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from carousel.server.scheduler import Plan
+from carousel.server.state_health import Touch
 from carousel.server.work import Ints
 
 
@@ -22,17 +24,21 @@ class Ride:
     state: torch.Tensor  # [B, width], as it was
     outputs: torch.Tensor  # [B, O], or of slices [B, T, O]; on the CPU
     new: torch.Tensor  # [B, width]
+    touches: Sequence[Touch] = ()  # of a health policy, where the version has one
 
     def only(self, good: torch.Tensor) -> Ride:
         """Without those for whom `good` [B] is False."""
         keep, on_device = good.numpy(), good.to(self.new.device)
+        slots = self.slots[keep]
+        left = set(slots.tolist()) if self.touches else set()
         return Ride(
             self.places[keep],
-            self.slots[keep],
+            slots,
             self.rows[keep],
             self.state[on_device],
             self.outputs[good],
             self.new[on_device],
+            [touch for touch in self.touches if touch.slot in left],
         )
 
     def bounds(self, plan: Plan) -> Ints:

@@ -161,6 +161,15 @@ class Settings(BaseSettings):
         None, description="Name of the step kernel; unset: the fastest for the device."
     )
     threads: int = Field(1, description="Threads that compute on the CPU.", ge=1, le=1024)
+    bit_exact: bool = Field(
+        False, description="Give every session the same bits whatever its neighbours; costs time."
+    )
+    audit_every: int = Field(
+        1000,
+        description="Turns after which one session is run again alone, to compare; 0: never.",
+        ge=0,
+        le=2**31 - 1,
+    )
     state_key_file: UserPath | None = Field(
         None,
         description="File of the keys that seal held states, one a line, shared by servers that "

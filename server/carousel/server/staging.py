@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -90,6 +91,16 @@ class Staging:
         """Say that training made it."""
         with writing():
             (self.folder / PROMOTED).touch()
+
+    def replace_json(self, file: Path, value: object) -> None:
+        """Write a file of JSON here and move it to its place: all of it or nothing."""
+        with writing():
+            made = self.folder / file.name
+            text = json.dumps(value, sort_keys=True, indent=2)
+            made.write_text(f"{text}\n", encoding="utf-8")
+            sync(made)
+            os.replace(made, file)
+            sync(file.parent)
 
     def open_weights(self) -> BinaryIO:
         with writing():

@@ -12,8 +12,10 @@ from carousel.errors import (
     ChunkTooLong,
     InvalidField,
 )
+from carousel.server.health_messages import item_notice
 from carousel.server.inputs import Refusals, read_inputs, read_one
 from carousel.server.loaded import LoadedVersion
+from carousel.server.notices import Notice
 from carousel.server.work import NEVER, Answer, Floats, Ints, Work
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import tensor_pb2
@@ -99,7 +101,8 @@ def bad_lengths(lengths: Ints, max_chunk: int) -> Refusals:
 def encode(answers: Sequence[Answer], *, in_order: bool = False) -> pb.StepResponse:
     """One message for answers of one or more works; `in_order`: by the items' own order."""
     first = answers[0]
-    if len(answers) == 1 and not first.errors and first.work.mode <= pb.OUTPUT_MODE_ALL:
+    simple = len(answers) == 1 and not first.errors and not first.notices
+    if simple and first.work.mode <= pb.OUTPUT_MODE_ALL:
         return _encode_whole(first)
     columns = _Columns()
     for answer in answers:
@@ -139,11 +142,13 @@ class _Columns:
         self.outputs: list[Floats] = []  # one entry for each item
         self.errors: list[CarouselError | None] = []
         self.durable: list[int] = []
+        self.notices: list[tuple[int, Notice]] = []  # with places in these lists
         self.width = 0
         self.expire_time = NEVER
 
     def add(self, answer: Answer) -> None:
         self.width = answer.outputs.shape[1]
+        first = len(self.items)
         self.expire_time = min(self.expire_time, answer.expire_time)
         begin = 0
         durable = [0] * len(answer.items) if answer.durable is None else answer.durable.tolist()
@@ -158,6 +163,9 @@ class _Columns:
             self._put(answer.work, item, rows, None, durable[place])
         for item, error in answer.errors:
             self._put(answer.work, item, answer.outputs[:0], error, 0)
+        if answer.notices:
+            places = {item: place for place, item in enumerate(self.items[first:], first)}
+            self.notices += [(places[item], notice) for item, notice in answer.notices]
 
     def _put(
         self, work: Work, item: int, rows: Floats, error: CarouselError | None, durable: int
@@ -191,6 +199,8 @@ class _Columns:
             error = self.errors[place]
             if error is not None:
                 response.errors.append(item_error(number, error))
+        numbers = {place: number for number, place in enumerate(order)} if self.notices else {}
+        response.notices.extend(item_notice(numbers[place], n) for place, n in self.notices)
         _set_time(response, self.expire_time)
         return response
 

@@ -1,7 +1,7 @@
 """The model store: a folder of models, their immutable versions and their aliases.
 
     {root}/{model}/{version}/config.json, weights.safetensors, README.md, baseline.json
-    {root}/{model}/aliases.json
+    {root}/{model}/aliases.json, health.json
 
 Models that come with Carousel, folders of versions too, lie over it, read-only. Where the store
 has, or had, a version of that very number, it wins; others of the same name, and aliases, add up.
@@ -29,6 +29,11 @@ from carousel.errors import (
     VersionNotFound,
 )
 from carousel.server.aliases import aliases_moment, read_aliases, write_aliases
+from carousel.server.health_policy import (
+    HealthPolicy,
+    read_health_policy,
+    write_health_policy,
+)
 from carousel.server.names import MAX_VERSION, ModelRef, is_id, is_number, model_name, version_name
 from carousel.server.staging import Staging, open_folder, sweep, sync, writing
 from carousel.server.version import StoredVersion, check_folder, is_promoted, is_version
@@ -229,6 +234,20 @@ class ModelStore:
                 raise AliasNotFound(f"there is no {ModelRef(model, alias=alias)}", field="alias")
             del aliases[alias]
             return self._write_aliases(model, aliases)
+
+    def health_policy(self, model: str) -> HealthPolicy:
+        """Raises ModelNotFound, WeightsInvalid (damaged)."""
+        if not self._numbers(model):
+            raise _no_model(model)
+        return read_health_policy(self.root / model)
+
+    def set_health_policy(self, model: str, policy: HealthPolicy) -> None:
+        """Raises ModelNotFound, StoreUnwritable."""
+        with self._lock:
+            if not self._numbers(model):
+                raise _no_model(model)
+            with self.stage() as staging, writing():
+                write_health_policy(self._own(model), policy, staging)
 
     def _write_aliases(self, model: str, aliases: Mapping[str, int]) -> StoredModel:
         with self.stage() as staging, writing():

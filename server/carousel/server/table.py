@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from carousel.errors import CarouselError, SessionEnded, SessionFenced, SessionNotFound
 from carousel.server.memo import Memo
+from carousel.server.notices import Notices
 from carousel.server.replies import ChunkReplies
 from carousel.server.work import Handles, Ints
 
@@ -132,6 +133,7 @@ class SessionTable:
         self.durables = 0  # sessions that are not of MEMORY
         self.syncs = 0  # sessions of SYNC
         self.chunk_replies = ChunkReplies()
+        self.notices = Notices()
         self.fences = 0
         self._free: list[int] = []
         self._ended: OrderedDict[str, Ended] = OrderedDict()
@@ -225,6 +227,7 @@ class SessionTable:
         self.birth[slot] = 0
         self.ids[slot] = ""
         self.chunk_replies.forget(slot)
+        self.notices.forget((slot,))
         self.rings.pop(slot, None)
         self.marks.pop(slot, None)
         self.memos.pop(slot, None)
@@ -258,6 +261,7 @@ class SessionTable:
     def forget_reply(self, slot: int) -> None:
         self.reply_index[slot] = NO_REPLY
         self.chunk_replies.forget(slot)
+        self.notices.forget((slot,))
         self.memos.pop(slot, None)
 
     def put_memo(self, slot: int, memo: Memo) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from carousel.errors import CarouselError
 from carousel.server.memo import Memo
+from carousel.server.notices import Told
 
 Ints = npt.NDArray[np.int64]
 Handles = npt.NDArray[np.uint64]
@@ -25,7 +26,8 @@ class Answer:
 
     `items` are places in the work; `outputs` holds their rows one after the other,
     `lengths` rows each (None: one each). Items of `errors` have no rows. `slots` are the items'
-    sessions and `durable` their durable indexes, where they are known.
+    sessions and `durable` their durable indexes, where they are known. `notices` are what the
+    model's health policy has to say, with the items that it is about.
     """
 
     work: Work
@@ -36,11 +38,13 @@ class Answer:
     expire_time: float = NEVER
     slots: Ints | None = None
     durable: Ints | None = None
+    notices: Told = ()
 
     def failed(self, error: CarouselError) -> Answer:
         """The same items, with an error in place of their outputs."""
         errors = tuple((item, error) for item in self.items.tolist())
-        return Answer(self.work, self.items[:0], None, self.outputs[:0], errors)
+        nothing = self.items[:0]
+        return Answer(self.work, nothing, None, self.outputs[:0], errors, notices=self.notices)
 
     def split(self, chosen: Ints) -> tuple[Answer, Answer | None]:
         """The items at these places, and an answer with the rest, if any."""
@@ -54,7 +58,9 @@ class Answer:
         slots = None if self.slots is None else self.slots[places]
         durable = None if self.durable is None else self.durable[places]
         outputs, items = self.outputs[places], self.items[places]
-        return Answer(self.work, items, None, outputs, (), self.expire_time, slots, durable)
+        own = set(items.tolist()) if self.notices else set()
+        told = tuple(one for one in self.notices if one[0] in own)
+        return Answer(self.work, items, None, outputs, (), self.expire_time, slots, durable, told)
 
 
 class Work:

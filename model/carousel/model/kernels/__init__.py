@@ -35,7 +35,8 @@ def make_kernel(
     a row's numbers depend on nothing but the row: see `Padded`.
     """
     if bit_exact:
-        return Padded(make_kernel(network, device, name, threads=threads), EXACT_BATCH)
+        kernel = make_kernel(network, device, name, threads=threads)
+        return Padded(kernel, EXACT_BATCH, network.config.output_size)
     name = name or ("onnx" if torch.device(device).type == "cpu" else "fused")
     network = network.eval()
     if name == "onnx":

@@ -17,11 +17,12 @@ class Padded:
     are not padded: they have no session that could notice.
     """
 
-    def __init__(self, kernel: Kernel, batch: int) -> None:
+    def __init__(self, kernel: Kernel, batch: int, output_size: int) -> None:
         self.name = f"{kernel.name}, padded to {batch}"
         self.device = kernel.device
         self._kernel = kernel
         self._batch = batch
+        self._output_size = output_size
 
     def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         count, batch = len(x), self._batch
@@ -37,8 +38,7 @@ class Padded:
 
     @torch.no_grad()
     def chunk(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        width = self._kernel.step(_filled(x[:1, 0], self._batch), _filled(rows[:1], self._batch))
-        return chunk_by_steps(self.step, x, lengths, rows, width[0].shape[1])
+        return chunk_by_steps(self.step, x, lengths, rows, self._output_size)
 
     def sequences(self, x: Tensor, lengths: Tensor) -> Tensor:
         return self._kernel.sequences(x, lengths)

@@ -50,6 +50,7 @@ class AdminService:
             max_message_bytes=settings.max_message_bytes,
             max_tokens=settings.max_tokens,
             ready_versions=sorted(version.name for version in registry.versions),
+            bit_exact=settings.bit_exact,
         )
         behind = self._hall.engine.behind
         if behind.store is not None:

@@ -20,6 +20,8 @@ from carousel.errors import (
     WeightsInvalid,
 )
 from carousel.server import names
+from carousel.server.health_messages import decode_policy, encode_policy
+from carousel.server.health_policy import HealthPolicy
 from carousel.server.names import ModelRef
 from carousel.server.request_ids import RequestIds
 from carousel.server.rpc import Context
@@ -51,6 +53,7 @@ class Loader(Protocol):
     """What this service needs of the registry."""
 
     async def load(self, model: str, number: int) -> None: ...
+    async def set_health_policy(self, model: str, policy: HealthPolicy) -> None: ...
     async def unload(self, model: str, number: int, *, force: bool) -> None: ...
     def state(self, model: str, number: int) -> tuple[model_pb2.VersionState.ValueType, str]: ...
     def sessions(self, model: str, number: int) -> int: ...
@@ -238,6 +241,19 @@ class ModelService:
         return encode_model(
             await to_end(lambda: self._store.delete_alias(model, alias), final=True)
         )
+
+    async def GetHealthPolicy(
+        self, request: pb.GetHealthPolicyRequest, context: Context
+    ) -> model_pb2.HealthPolicy:
+        model = names.model_id(request.name)
+        return encode_policy(await asyncio.to_thread(self._store.health_policy, model))
+
+    async def SetHealthPolicy(
+        self, request: pb.SetHealthPolicyRequest, context: Context
+    ) -> model_pb2.HealthPolicy:
+        model, policy = names.model_id(request.name), decode_policy(request.policy)
+        await self._registry.set_health_policy(model, policy)
+        return encode_policy(policy)
 
     def _lock(self, version: StoredVersion) -> asyncio.Lock:
         """Held while a version is loaded or deleted, so that neither happens during the other."""
