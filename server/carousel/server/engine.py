@@ -15,11 +15,13 @@ import torch
 
 from carousel.errors import CarouselError, InternalError
 from carousel.server import gatekeeper
+from carousel.server.audit.recorder import Recorder
+from carousel.server.audit.writer import Writer
 from carousel.server.held import turn as held
 from carousel.server.loaded import LoadedVersion
+from carousel.server.metrics import Metrics
 from carousel.server.ride import Ride, finite_rows
 from carousel.server.scheduler import Chunk, Plan
-from carousel.server.store_metrics import StoreMetrics
 from carousel.server.stores import StateStore
 from carousel.server.table import NO_ROW, QUARANTINED, SessionTable
 from carousel.server.work import Answer, Floats, Ints, Work
@@ -58,7 +60,9 @@ class Engine:
         loop: asyncio.AbstractEventLoop,
         *,
         max_queue: int,
-        metrics: StoreMetrics,
+        metrics: Metrics,
+        audit: Writer,
+        audit_every: int,
         store: StateStore | None = None,
         sweep: Callable[[float], None] = lambda now: None,
         lose: Callable[[int], None] = lambda slot: None,
@@ -88,12 +92,17 @@ class Engine:
             post=self.post,
             deliver=self._answers_append,
             lose=lose,
-            metrics=metrics,
+            metrics=metrics.store,
+            before=lambda: self.recorder.secure(),
+        )
+        self.recorder = Recorder(
+            self.table, audit, every=audit_every, post=self.post, clock=clock, metrics=metrics
         )
 
     def start(self) -> None:
         self._thread.start()
         self.behind.start()
+        self.recorder.writer.start()
 
     def stop(self) -> None:
         """Finish the turn that runs, and end."""
@@ -101,6 +110,7 @@ class Engine:
         self._wake.set()
         self._thread.join()
         self.behind.stop()
+        self.recorder.writer.stop()
 
     def post(self, function: Callable[[], None]) -> None:
         """Run a function in the engine's thread, between two turns; from any thread."""
@@ -341,6 +351,8 @@ class Engine:
                 self._commit_slice(version, chunk, outputs, length)
         if table.durables:
             self.behind.touched(slots)
+        if table.audited:
+            self.recorder.turn(version, plan, ride)
 
     def _commit_slice(
         self, version: LoadedVersion, chunk: Chunk, outputs: Floats, length: int

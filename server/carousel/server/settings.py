@@ -146,6 +146,15 @@ class Settings(BaseSettings):
     default_durability: Literal["memory", "async", "sync"] | None = Field(
         None, description="What a session gets that asks for nothing; unset: async."
     )
+    audit_state_every: int = Field(
+        256, description="Steps after which an audit log has the state again.", ge=1, le=65_536
+    )
+    audit_keep: float = Field(
+        30 * DAY,
+        description="How long an audit log is kept after its session.",
+        ge=0,
+        le=3650 * DAY,
+    )
     device: Annotated[str, AfterValidator(_device)] = Field(
         "auto",
         description="Where models run: auto, cpu, cuda or cuda:N; auto: cuda if there is one.",
@@ -253,6 +262,10 @@ class Settings(BaseSettings):
     @property
     def data_folder(self) -> Path:
         return self.store.absolute().parent / "data" if self.data is None else self.data
+
+    @property
+    def audit_folder(self) -> Path:
+        return self.data_folder / "audit"
 
     @property
     def session_store_address(self) -> str | None:

@@ -95,6 +95,7 @@ class WriteBehind:
 
     Only the engine's thread may call its methods. `post` runs a function in that thread.
     `interval` is in seconds, `steps` how far a session may be ahead of the store before that.
+    `before` is called by the store's thread before each group is written.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class WriteBehind:
         deliver: Callable[[Answer], None],
         lose: Callable[[int], None],
         metrics: StoreMetrics,
+        before: Callable[[], None] = lambda: None,
         interval: float = 0.05,
         steps: int = 32,
     ) -> None:
@@ -118,6 +120,7 @@ class WriteBehind:
         self._deliver = deliver
         self._lose = lose
         self._metrics = metrics
+        self._before = before
         self._interval = interval
         self._steps = steps
         self._touched: list[Ints] = []
@@ -376,8 +379,8 @@ class WriteBehind:
             expire_times=table.expire_time(slots).tolist(),
         )
         self._add_replies(columns, outputs.shape[1])
-        if table.rings or table.marks:
-            self._add_kept(columns, version)
+        if table.rings or table.marks or table.audited:
+            self._add_more(columns, version)
         return columns
 
     def _add_replies(self, columns: Columns, width: int) -> None:
@@ -392,22 +395,28 @@ class WriteBehind:
                 if reply is not None:
                     columns.replies[place] = reply
 
-    def _add_kept(self, columns: Columns, version: LoadedVersion) -> None:
-        """Kept states and bookmarks, where there are any."""
+    def _add_more(self, columns: Columns, version: LoadedVersion) -> None:
+        """Kept states, bookmarks and audit logs, where there are any."""
         table = self._table
         for place, slot in enumerate(columns.slots.tolist()):
-            ring, marks = table.rings.get(slot), table.marks.get(slot, {})
+            ring, marks, log = (
+                table.rings.get(slot),
+                table.marks.get(slot, {}),
+                table.audited.get(slot),
+            )
             kept = {} if ring is None else ring.kept(int(table.next_index[slot]))
             rows = [*kept.values(), *(mark.row for mark in marks.values())]
-            if not rows:
+            if not rows and log is None:
                 continue
-            states = version.arena.read(np.array(rows)).cpu().numpy()
-            columns.rows[place] = np.concatenate([columns.rows[place], states])
+            if rows:
+                states = version.arena.read(np.array(rows)).cpu().numpy()
+                columns.rows[place] = np.concatenate([columns.rows[place], states])
             places = iter(range(1, len(rows) + 1))
             columns.tails[place] = records.tail(
                 version.name,
                 kept={index: next(places) for index in kept},
                 marks={name: (mark.step_index, next(places)) for name, mark in marks.items()},
+                audit="" if log is None else log.token,
             )
 
     # In the thread of the store
@@ -415,6 +424,7 @@ class WriteBehind:
     def _write(self) -> None:
         assert self.store is not None
         while (group := self._groups.get()) is not None:
+            self._before()
             delay = FIRST_DELAY
             batch = None
             while not self._stopping.is_set():
