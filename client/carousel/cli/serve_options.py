@@ -23,6 +23,10 @@ def _models(default: str, text: str, **more: Any) -> Any:
     return _flag("Models and device", default, text, **more)
 
 
+def _audit(default: str, text: str, **more: Any) -> Any:
+    return _flag("Sessions", default, text, **more)
+
+
 def _limit(default: str, text: str, **more: Any) -> Any:
     return _flag("Limits", default, text, **more)
 
@@ -70,6 +74,13 @@ def options(
             "newest, of each.",
             metavar="MODEL",
         ),
+    ] = None,
+    audit_state_every: Annotated[
+        int | None, _audit("256", "Steps after which an audit log has the state again.")
+    ] = None,
+    audit_keep: Annotated[
+        float | None,
+        _audit("2592000", "How long an audit log is kept after its session.", metavar="SECONDS"),
     ] = None,
     device: Annotated[
         str | None,
