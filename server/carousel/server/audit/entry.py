@@ -21,6 +21,7 @@ Times are seconds since the epoch. The payload is
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -108,35 +109,47 @@ def read(
     at = begin
     file.seek(at)
     while until is None or at < until:
-        head = file.read(HEADER_BYTES)
-        if not head and until is None:
+        try:
+            placed = _next(file, at, before)
+        except Torn:
+            if until is None:
+                raise
+            placed = None
+        if placed is None and until is None:
             return
-        if not head.strip(b"\0"):
-            _check_torn(not file.read().strip(b"\0"), at, until)  # what a lost write may leave
-        _check_torn(len(head) < HEADER_BYTES, at, until)
-        entry, length = _header(head, before)
-        rest = file.read(length + HASH_BYTES)
-        _check_torn(len(rest) < length + HASH_BYTES, at, until)
-        entry.payload, own = rest[:length], rest[length:]
-        if own != chain(before, head, entry.payload):
-            raise Damage(f"the hash at byte {at + HEADER_BYTES + length} does not hold")
-        at, before = at + HEADER_BYTES + len(rest), own
-        yield Placed(entry, at, own)
+        if placed is None:
+            raise Damage(f"{until} bytes were written, entries end at byte {at}")
+        at, before = placed.end, placed.hash
+        yield placed
     if until is not None and at != until:
         raise Damage(f"an entry ends at byte {at}, behind byte {until}")
 
 
-def _check_torn(torn: bool, at: int, until: int | None) -> None:
-    if torn and until is None:
+def _next(file: BinaryIO, at: int, before: bytes) -> Placed | None:
+    """The entry here; None at the end of the file. Raises Damage, Torn."""
+    head = file.read(HEADER_BYTES)
+    if not head:
+        return None
+    if len(head) < HEADER_BYTES:
         raise Torn
-    if torn:
-        raise Damage(f"{until} bytes were written, entries end at byte {at}")
-
-
-def _header(head: bytes, before: bytes) -> tuple[Entry, int]:
-    """What a header says, and the length of the payload."""
     magic, kind, cause, _, length, steps, step_index, time = HEADER.unpack_from(head)
     [check] = CHECK.unpack_from(head, HEADER.size)
     if magic != MAGIC or check != zlib.crc32(head[: HEADER.size], zlib.crc32(before)):
-        raise Damage("a header does not follow from the entry before")
-    return Entry(kind, step_index, time, steps=steps, cause=cause), length
+        raise _broken(file, at)
+    rest = file.read(length + HASH_BYTES)
+    if len(rest) < length + HASH_BYTES:
+        raise Torn
+    payload, own = rest[:length], rest[length:]
+    if own != chain(before, head, payload):
+        raise _broken(file, at)
+    entry = Entry(kind, step_index, time, payload, steps, cause)
+    return Placed(entry, at + HEADER_BYTES + len(rest), own)
+
+
+def _broken(file: BinaryIO, at: int) -> Damage | Torn:
+    """Some file systems leave zeros in place of a write that a crash took; no hash ends in them."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - HASH_BYTES))
+    if not file.read().strip(b"\0"):
+        return Torn()
+    return Damage(f"the entry at byte {at} does not follow from the one before")

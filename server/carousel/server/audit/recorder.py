@@ -19,6 +19,7 @@ from carousel.server.ride import Ride
 from carousel.server.scheduler import Plan
 from carousel.server.table import MEMORY, SessionTable
 from carousel.server.work import Floats, Ints
+from carousel.v1 import session_service_pb2 as pb
 
 logger = logging.getLogger("carousel.input_log")
 
@@ -72,7 +73,9 @@ class Recorder:
         log = self._table.audited.get(slot)
         if log is not None:
             [state] = self._states(np.array([slot]), version, event)
-            self.writer.put(Event(log, Head.of(log.session_id, version), state))
+            migrated = event == pb.AUDIT_EVENT_MIGRATED
+            head = Head.of(log.session_id, version) if migrated else None
+            self.writer.put(Event(log, head, state))
 
     def _states(self, slots: Ints, version: LoadedVersion, event: int) -> list[Entry]:
         table, now = self._table, self._clock()
@@ -126,10 +129,11 @@ class Recorder:
             self._leave(slot, Event(log, entry=entry, leaves=True))
 
     def lose(self, slot: int) -> None:
-        """A session goes on elsewhere, and its log in another file."""
+        """A session goes on elsewhere, and its log in another file; or it never began here."""
         log = self._table.audited.get(slot)
         if log is not None:
-            self._leave(slot, Event(log, leaves=True))
+            never_stored = log.durable and not self._table.stored_handle[slot]
+            self._leave(slot, Event(log, leaves=True, discards=never_stored))
 
     def discard(self, slot: int) -> None:
         """A session ends that nobody ever had: there is no log of it."""
