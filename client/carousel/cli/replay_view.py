@@ -49,19 +49,20 @@ def leave(summary: ReplaySummary | None) -> None:
 def show(replayed: Replayed) -> None:
     from carousel.cli.output import console
 
-    out, rows, left_out = console(), list[tuple[RenderableType, ...]](), 0
-    names: dict[str, ModelConfig] = {}
+    out, left_out = console(), 0
+    rows: list[tuple[RenderableType, ...]] = []
+    configs: dict[str, ModelConfig] = {}
     for step in replayed.replay:
         if step.output is None and step.matches:
             continue
         if len(rows) >= _MOST_ROWS and step.matches:
             left_out += 1
             continue
-        if step.model_version not in names:
-            names[step.model_version] = replayed.client.get_version(step.model_version).config
-        rows.append(_row(step, names[step.model_version]))
+        if step.model_version not in configs:
+            configs[step.model_version] = replayed.client.get_version(step.model_version).config
+        rows.append(_row(step, configs[step.model_version]))
     if rows:
-        out.print(tables.table("step", "", "input", "output", "matches", rows=rows,
+        out.print(tables.table("step", "event", "input", "output", "matches", rows=rows,
                                numbers=("step",)))  # fmt: skip
     if left_out:
         out.print(f"and {count(left_out)} more steps that match; --from and --to choose")
