@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carousel.server.audit.entry import END, STATE, STEPS, Entry, encode, read
-from carousel.server.audit.handed import Event, Handed, Turn, by_log
+from carousel.server.audit.handed import Event, Handed, Placed, Turn, by_log
 from carousel.server.audit.log import Log
 
 LOGS = [Log(number, f"s{number}", "0" * 16, durable=False) for number in range(1, 5)]
@@ -73,8 +73,8 @@ def test_every_log_gets_its_steps_states_and_events_in_order(
     assert found == truth
 
 
-def told(number: int, parts: list[Entry | Event]):  # type: ignore[no-untyped-def]
-    for part in parts:
+def told(number: int, parts: list[Placed]):  # type: ignore[no-untyped-def]
+    for _, part in parts:
         if isinstance(part, Event):
             yield "event", 0
         elif part.kind == STATE:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 
@@ -69,7 +70,7 @@ Handed = Turn | Event
 Placed = tuple[int, Entry | Event]  # and when it was handed over
 
 
-def by_log(items: Sequence[Handed]) -> dict[int, list[Entry | Event]]:
+def by_log(items: Sequence[Handed]) -> dict[int, list[Placed]]:
     """What each log gets, in order; steps that nothing stands between are one entry."""
     found: dict[int, list[Placed]] = defaultdict(list)
     turns: dict[Shape, list[tuple[int, Turn]]] = defaultdict(list)
@@ -86,12 +87,9 @@ def by_log(items: Sequence[Handed]) -> dict[int, list[Entry | Event]]:
         for number, steps in list(_runs(alike, found, exact=exact)):
             found[number].append(steps)
     for parts in found.values():
-        parts.sort(key=_moment)
-    return {number: [part for _, part in parts] for number, parts in found.items()}
-
-
-def _moment(placed: Placed) -> int:
-    return placed[0]
+        if len(parts) > 1:
+            parts.sort(key=itemgetter(0))
+    return found
 
 
 def _runs(
@@ -112,11 +110,11 @@ def _runs(
     edges = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1))
     logs = numbers[edges[:-1]].tolist()
     for number, begin, end in zip(logs, edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        between = [moment for moment, _ in others[number]] if number in others else []
-        cuts = np.searchsorted(moments[begin:end], between).tolist() if between else []
-        marks = sorted({0, *cuts, end - begin})
-        for a, b in pairwise(marks):
-            a, b = a + begin, b + begin
+        cuts = [begin, end]
+        if number in others:
+            between = [moment for moment, _ in others[number]]
+            cuts += (begin + np.searchsorted(moments[begin:end], between)).tolist()
+        for a, b in pairwise(sorted(set(cuts))):
             payload = fed[a * in_bytes : b * in_bytes] + answers(
                 said[a * out_bytes : b * out_bytes], b - a, exact=exact
             )

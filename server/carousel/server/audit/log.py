@@ -23,6 +23,7 @@ class Log:
     hash: bytes = NOTHING
     size: int = 0
     over: bool = False  # nothing more will be written
+    unwanted: bool = False  # nobody ever had the session
     broken: bool = False  # it could not be written
 
 
