@@ -157,6 +157,12 @@ class Bench:
             self._check(arm, cell, hidden, shape.sessions)
         return arm
 
+    def termed(self, server: Child, model: str, shape: Shape, name: str, **terms: object) -> Arm:
+        """As `light`, of sessions that are made on terms of their own."""
+        arm = self._arm(name, server, has_turns=True)
+        self.client.ask("open_termed", arm.key, server.greeting, model, shape, terms)
+        return arm
+
     def held(self, hidden: int, sessions: int) -> Arm:
         server = self.server("held", models.name_of("lstm", hidden))
         arm = self._arm("client-held", server)

@@ -10,6 +10,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import grpc
 import numpy as np
@@ -52,12 +53,12 @@ class Group:
         return self.head + messages.indexes(self.index, count) + self.inputs[self.index % POOL]
 
 
-def make_sessions(port: int, model: str, count: int) -> list[int]:
-    """Handles of new sessions: one is made and forked."""
+def make_sessions(port: int, model: str, count: int, **terms: Any) -> list[int]:
+    """Handles of new sessions: one is made and forked. `terms` are of CreateSessionRequest."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         service = session_service_pb2_grpc.SessionServiceStub(channel)
         first = service.CreateSession(
-            session_service_pb2.CreateSessionRequest(model=f"models/{model}")
+            session_service_pb2.CreateSessionRequest(model=f"models/{model}", **terms)
         )
         found = [first.handle]
         while len(found) < count:

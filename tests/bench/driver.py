@@ -57,6 +57,13 @@ class Driver:
         self._arms[key] = arm = ClosedLoop(port, shape, handles)
         self._await(arm.open())
 
+    def open_termed(
+        self, key: str, port: int, model: str, shape: Shape, terms: dict[str, Any]
+    ) -> None:
+        handles = make_sessions(port, model, shape.sessions, **terms)
+        self._arms[key] = arm = ClosedLoop(port, shape, handles)
+        self._await(arm.open())
+
     def open_held(self, key: str, port: int, sessions: int, state_bytes: int) -> None:
         self._arms[key] = arm = HeldLoop(port, Shape(sessions), state_bytes)
         self._await(arm.open())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tests.bench import models
+from tests.bench.audited import audit
 from tests.bench.bench import Bench, Ratio, check, ratio
 from tests.bench.closed_loop import Shape
 from tests.bench.models import HIDDEN, name_of
@@ -263,5 +264,6 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "open": open_loop,
     "churn": churn,
     "memory": memory,
+    "audit": audit,
     "sweep": sweep,
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from tests.conftest import RunningServer
 
 from carousel.client import Client
+from carousel.server.audit.entry import STEPS, encode, read
 
 from .conftest import Command
 
@@ -62,3 +65,54 @@ def test_a_session_can_begin_with_a_text(inside: Command) -> None:
     refused = inside("sessions", "create", "tiny", "--prefix", "in the")
     assert refused.code == 1
     assert "[NO_TOKENIZER]" in refused.err
+
+
+def test_past_steps_are_computed_again(inside: Command, own_server: RunningServer) -> None:
+    assert inside("sessions", "create", "tiny", "--id", "audited", "--audit").code == 0
+    assert inside("sessions", "show", "audited", "--json").json["audited"] is True
+    taken = inside("step", "audited", "1,2,3", "4,5,6", "7,8,9", "--json").json
+    replayed = inside("sessions", "replay", "audited", "--json").out
+    lines = [json.loads(line) for line in replayed.splitlines()]
+    assert [line["output"] for line in lines[:3]] == taken["outputs"][0]
+    assert [line["step_index"] for line in lines[:3]] == [0, 1, 2]
+    assert lines[3]["steps"] == 3
+    assert lines[3]["complete"]
+    inside("sessions", "end", "audited")
+    shown = inside("sessions", "replay", "audited", "--from", 1, "--to", 2)
+    assert shown.code == 0
+    assert "4, 5, 6" in shown.out
+    assert "1, all match" in shown.out
+    verified = inside("sessions", "replay", "audited", "--verify")
+    assert "4, 5, 6" not in verified.out
+    assert "3, all match" in verified.out
+    [file] = (own_server.settings.audit_folder / "audited").iterdir()
+    data = file.read_bytes()
+    file.write_bytes(data[:-70] + b"?" + data[-69:])
+    damaged = inside("sessions", "replay", "audited")
+    assert damaged.code == 1
+    assert "[AUDIT_DAMAGED]" in damaged.err
+    assert inside("sessions", "replay", "nobody").code == 1
+
+
+def test_a_step_that_does_not_match_gives_an_exit_code(
+    inside: Command, own_server: RunningServer
+) -> None:
+    inside("sessions", "create", "writer", "--id", "forged", "--audit")
+    inside("generate", "writer", "abc", "--session", "forged", "--max-tokens", 2)
+    inside("sessions", "end", "forged")
+    assert inside("sessions", "replay", "forged").code == 0
+    [file] = (own_server.settings.audit_folder / "forged").iterdir()
+    with file.open("rb") as opened:
+        entries = [placed.entry for placed in read(opened)]
+    forged, chain = b"", bytes(32)
+    for entry in entries:
+        if entry.kind == STEPS:
+            entry.payload = entry.payload[:-4] + b"\0\0\0\x40"
+        data, chain = encode(entry, chain)
+        forged += data
+    file.write_bytes(forged)
+    seen = inside("sessions", "replay", "forged", "--verify")
+    assert seen.code == 1
+    assert "no, off by" in seen.out
+    assert "do not match" in seen.out
+    assert inside("sessions", "replay", "forged", "--json").code == 1

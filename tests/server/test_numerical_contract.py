@@ -209,7 +209,9 @@ def test_audited_rows_keep_the_contract(
     allowed: float,
     length: int,
 ) -> None:
-    server = serve(store=store, shipped=False, bit_exact=bit_exact, audit_every=1, chunk_slice=30)
+    server = serve(
+        store=store, shipped=False, bit_exact=bit_exact, batch_audit_every=1, chunk_slice=30
+    )
     audits, largest = audited(server, length)
     assert audits > 0
     assert largest <= allowed
@@ -220,7 +222,7 @@ def test_audited_rows_keep_the_contract(
 def test_an_audit_finds_a_row_that_depends_on_its_neighbours(
     serve: Callable[..., RunningServer], store: Path, warnings: list[str], length: int
 ) -> None:
-    server = serve(store=store, shipped=False, audit_every=1)
+    server = serve(store=store, shipped=False, batch_audit_every=1)
     [version] = [v for v in server.server.hall.engine.versions if v.model == "lstm"]
     version.kernel = Leaky(version.kernel)
     audits, largest = audited(server, length)
@@ -232,4 +234,4 @@ def test_an_audit_finds_a_row_that_depends_on_its_neighbours(
 def test_no_audit_runs_where_it_is_switched_off(
     serve: Callable[..., RunningServer], store: Path
 ) -> None:
-    assert audited(serve(store=store, shipped=False, audit_every=0), 1) == (0, 0)
+    assert audited(serve(store=store, shipped=False, batch_audit_every=0), 1) == (0, 0)

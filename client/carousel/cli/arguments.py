@@ -92,4 +92,7 @@ DurabilityName = Annotated[
         "(async), every answer (sync). Unset: the server's default.",
     ),
 ]
+Audit = Annotated[
+    bool, typer.Option("--audit", help="Log all inputs, for carousel sessions replay.")
+]
 Grace = Annotated[float | None, _duration("Give up on what still runs after this long.")]

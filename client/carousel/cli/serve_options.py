@@ -23,6 +23,10 @@ def _models(default: str, text: str, **more: Any) -> Any:
     return _flag("Models and device", default, text, **more)
 
 
+def _audit(default: str, text: str, **more: Any) -> Any:
+    return _flag("Sessions", default, text, **more)
+
+
 def _limit(default: str, text: str, **more: Any) -> Any:
     return _flag("Limits", default, text, **more)
 
@@ -97,6 +101,13 @@ def options(
             metavar="SECONDS",
         ),
     ] = None,
+    audit_state_every: Annotated[
+        int | None, _audit("256", "Steps after which an audit log has the state again.")
+    ] = None,
+    audit_keep: Annotated[
+        float | None,
+        _audit("2592000", "How long an audit log is kept after its session.", metavar="SECONDS"),
+    ] = None,
     device: Annotated[
         str | None,
         _models("auto", "Where models run: auto, cpu, cuda or cuda:N; auto: cuda if there is one."),
@@ -110,7 +121,7 @@ def options(
         bool | None,
         _models("no", "Give every session the same bits whatever its neighbours; costs time."),
     ] = None,
-    audit_every: Annotated[
+    batch_audit_every: Annotated[
         int | None,
         _models("1000", "Turns after which one session is run again alone, to compare; 0: never."),
     ] = None,

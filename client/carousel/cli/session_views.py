@@ -51,6 +51,7 @@ def session(one: SessionInfo) -> RenderableType:
             "state is in": _TIERS.get(one.tier or "", "none"),
             "state size": size(one.state_bytes),
             "used": when(one.last_use_time),
+            "audited": "yes" if one.audited else "no",
         }
     pairs["made"] = when(one.create_time)
     pairs["ends" if one.end_reason is None else "ended"] = when(one.expire_time)

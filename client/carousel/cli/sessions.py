@@ -11,6 +11,7 @@ import typer
 from carousel.cli import by_id
 from carousel.cli import session_views as views
 from carousel.cli.arguments import (
+    Audit,
     DurabilityName,
     Lifetime,
     ModelName,
@@ -19,6 +20,8 @@ from carousel.cli.arguments import (
     Ttl,
 )
 from carousel.cli.remote import remote
+from carousel.cli.replay_view import Replayed
+from carousel.cli.replay_view import show as show_replay
 
 if TYPE_CHECKING:
     from carousel.client import Client, SessionInfo
@@ -64,6 +67,7 @@ def create(
         str | None,
         typer.Option(metavar="TEXT", help="Fed before the session begins; kept for the next one."),
     ] = None,
+    audit: Audit = False,
 ) -> "SessionInfo":
     """Make a session. It lives on after this command, until its ttl."""
     made = client.session(
@@ -75,6 +79,7 @@ def create(
         durability=durability,
         initial_state=_state(state),
         prefix=prefix,
+        audit=audit,
     )
     return made.info
 
@@ -185,6 +190,7 @@ def import_(
     lifetime: Lifetime = None,
     rewind_depth: RewindDepth = 0,
     durability: DurabilityName = None,
+    audit: Audit = False,
 ) -> "SessionInfo":
     """Make a session from a snapshot; it goes on exactly where that was taken."""
     from carousel.client import Snapshot
@@ -197,8 +203,29 @@ def import_(
         lifetime=lifetime,
         rewind_depth=rewind_depth,
         durability=durability,
+        audit=audit,
     )
     return made.info
+
+
+@remote(app, view=show_replay)
+def replay(
+    client: "Client",
+    session: SessionId,
+    start: Annotated[int, typer.Option("--from", min=0, help="The first step.")] = 0,
+    stop: Annotated[
+        int | None, typer.Option("--to", min=0, help="The step to end before; unset: all.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Show only what does not match, and the summary.")
+    ] = False,
+) -> Replayed:
+    """Compute the past steps of an audited session again, and compare; also after its end.
+
+    The whole log is verified first. The exit code is 1 when a step does not match, is missing, or
+    the log was changed.
+    """
+    return Replayed(client, client.replay(session, start=start, stop=stop, verify_only=verify))
 
 
 @remote(app, view=views.session)

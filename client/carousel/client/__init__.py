@@ -11,6 +11,7 @@ of a server are classes of `carousel.errors`; its root, CarouselError, can be ha
 """
 
 from carousel.client._async_client import AsyncClient
+from carousel.client._async_replay import AsyncReplay
 from carousel.client._async_session import AsyncSession
 from carousel.client._async_token_stream import AsyncTokenStream
 from carousel.client._channel import TLS
@@ -38,6 +39,8 @@ from carousel.client._jobs_progress import (
 )
 from carousel.client._jobs_values import Job, JobFailed, Promotion
 from carousel.client._model_values import Model, ModelConfig, ModelVersion, VersionState
+from carousel.client._replay import Replay
+from carousel.client._replay_values import AuditEvent, ReplayedStep, ReplaySummary
 from carousel.client._server_values import (
     MetricFamily,
     MetricSample,
@@ -70,8 +73,10 @@ from carousel.errors import CarouselError
 __all__ = [
     "TLS",
     "AsyncClient",
+    "AsyncReplay",
     "AsyncSession",
     "AsyncTokenStream",
+    "AuditEvent",
     "CarouselError",
     "Checkpoint",
     "Classify",
@@ -106,6 +111,9 @@ __all__ = [
     "Progress",
     "Promotion",
     "Recipe",
+    "Replay",
+    "ReplaySummary",
+    "ReplayedStep",
     "ServerInfo",
     "Session",
     "SessionInfo",

@@ -9,7 +9,9 @@ from typing import Literal, overload
 
 import numpy.typing as npt
 
+from carousel.client import _replay_values as replay
 from carousel.client import _session_calls as calls
+from carousel.client._async_replay import AsyncReplay
 from carousel.client._async_session import AsyncSession
 from carousel.client._async_transport import AsyncTransport
 from carousel.client._call import Call
@@ -22,6 +24,7 @@ from carousel.client._step_many import Batch
 from carousel.client._times import Seconds
 from carousel.client._turn import Turns
 from carousel.errors import CarouselError, SessionExists
+from carousel.v1 import session_service_pb2 as pb
 
 
 class AsyncSessions:
@@ -39,6 +42,7 @@ class AsyncSessions:
         lifetime: Seconds | None = None,
         rewind_depth: int = 0,
         durability: str | None = None,
+        audit: bool = False,
         initial_state: Mapping[str, npt.ArrayLike] | None = None,
         prefix: Input | str | None = None,
         timeout: float | None = None,
@@ -48,11 +52,12 @@ class AsyncSessions:
         `session_id` is 1 to 63 of a-z, 0-9 and '-', by default random. It ends `ttl` seconds after
         its last use (default: the server's), and `lifetime` seconds after now (default: never).
         `rewind_depth` earlier states are kept, 0 to 64. `durability` is memory, async or sync
-        (default: the server's). `initial_state` has the state schema's tensors by name, each
-        [L, H]. `prefix` (text, [T] tokens or [T, D] features) is fed before the session begins; the
-        server remembers where it leads to, and the next session with the same prefix costs no
-        steps. Raises ModelNotFound, VersionNotFound, ModelNotLoaded, ModelNotStepwise,
-        SessionExists, SessionCapacity, InvalidField, ServerDraining; for the prefix what
+        (default: the server's). With `audit` all inputs are logged, so that `replay` can reproduce
+        every output. `initial_state` has the state schema's tensors by name, each [L, H]. `prefix`
+        (text, [T] tokens or [T, D] features) is fed before the session begins; the server remembers
+        where it leads to, and the next session with the same prefix costs no steps. Raises
+        ModelNotFound, VersionNotFound, ModelNotLoaded, ModelNotStepwise, SessionExists,
+        SessionCapacity, InvalidField, StoreUnwritable, ServerDraining; for the prefix what
         `Session.chunk` raises, NoTokenizer and NonFiniteResult.
         """
         chosen = None if session_id else calls.new_id()
@@ -63,6 +68,7 @@ class AsyncSessions:
             lifetime=lifetime,
             rewind_depth=rewind_depth,
             durability=durability,
+            audit=audit,
             initial_state=initial_state,
             prefix=prefix,
         )
@@ -89,6 +95,7 @@ class AsyncSessions:
         lifetime: Seconds | None = None,
         rewind_depth: int = 0,
         durability: str | None = None,
+        audit: bool = False,
         timeout: float | None = None,
     ) -> Opening:
         """Make a session that goes on from a snapshot, by default on the version it names.
@@ -104,6 +111,7 @@ class AsyncSessions:
             lifetime=lifetime,
             rewind_depth=rewind_depth,
             durability=durability,
+            audit=audit,
         )
         return Opening(lambda: self._make(call, chosen, timeout))
 
@@ -127,6 +135,34 @@ class AsyncSessions:
     async def delete_session(self, name: str, *, timeout: float | None = None) -> None:
         """End a session, whoever holds it. Raises SessionNotFound, SessionEnded."""
         await self._transport.call(calls.delete(name), timeout)
+
+    def replay(
+        self,
+        session: str | AsyncSession,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        verify_only: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncReplay:
+        """Compute past steps of an audited session again, and compare: an iterator over steps.
+
+        `start` is the first step index, `stop` the one to end before (default: all). Steps come
+        in the order in which they were committed; those that a rewind, a reset or a crash undid
+        are among them, marked `superseded`. The whole log is verified first. Works after the
+        session's end too. With `verify_only` inputs and outputs stay on the server. Afterwards
+        `summary` says what was found. Raises AuditNotFound, AuditDamaged, ModelNotLoaded,
+        SnapshotMismatch.
+        """
+        name = session if isinstance(session, str) else session.name
+        request = replay.request(name, start=start, stop=stop, verify_only=verify_only)
+        seconds = replay.LONGEST if timeout is None else timeout
+        return AsyncReplay(
+            self._transport,
+            lambda: self._transport.stream(
+                replay.PATH, request, pb.ReplaySessionResponse, timeout=seconds
+            ),
+        )
 
     @overload
     async def step_many(

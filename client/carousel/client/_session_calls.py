@@ -47,6 +47,7 @@ def create(
     lifetime: Seconds | None,
     rewind_depth: int,
     durability: str | None,
+    audit: bool,
     initial_state: Mapping[str, npt.ArrayLike] | None,
     prefix: Input | str | None = None,
 ) -> Call[Made]:
@@ -55,6 +56,7 @@ def create(
         model=model_name(model),
         rewind_depth=rewind_depth,
         durability=durability_number(durability),
+        audit=audit,
         initial_state=named_tensors(initial_state or {}),
     )
     if isinstance(prefix, str):
@@ -74,6 +76,7 @@ def import_(
     lifetime: Seconds | None,
     rewind_depth: int,
     durability: str | None,
+    audit: bool,
 ) -> Call[Made]:
     request = pb.ImportSessionRequest(
         session_id=session_id,
@@ -81,6 +84,7 @@ def import_(
         snapshot=snapshot_message(value),
         rewind_depth=rewind_depth,
         durability=durability_number(durability),
+        audit=audit,
     )
     _set_times(request, ttl, lifetime)
     return _call("ImportSession", request)

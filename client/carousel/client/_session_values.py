@@ -67,6 +67,7 @@ class SessionInfo:
     `lifetime` the age at which it ends whatever happens (None: never). `end_reason` is None while
     it lives. `state_bytes` is the size of its recurrent state. `durable_index`: steps below it are
     in the server's store. `bookmarks` are step indexes by name. `tier` is None after the end.
+    `audited`: everything that changes its state is logged, for `Client.replay`.
     """
 
     name: str
@@ -86,6 +87,7 @@ class SessionInfo:
     durability: Durability
     tier: SessionTier | None
     bookmarks: Mapping[str, int]
+    audited: bool
 
     @property
     def id(self) -> str:
@@ -111,6 +113,7 @@ def session_info(message: session_pb2.Session) -> SessionInfo:
         durability=_DURABILITIES.get(message.durability, Durability.MEMORY),
         tier=_TIERS.get(message.tier),
         bookmarks={mark.name: mark.step_index for mark in message.bookmarks},
+        audited=message.audited,
     )
 
 

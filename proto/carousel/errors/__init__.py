@@ -6,7 +6,7 @@ CarouselError
 |  |- ChunkTooLong, MixedModels, NotGenerative, DatasetInvalid
 |- NotFound                 there is no such thing, or no longer
 |  |- SessionNotFound, SessionEnded, ModelNotFound, VersionNotFound, AliasNotFound
-|  |- DatasetNotFound, JobNotFound, CheckpointNotFound
+|  |- DatasetNotFound, JobNotFound, CheckpointNotFound, AuditNotFound
 |- AlreadyExists            the id is taken
 |  |- SessionExists, VersionExists, DatasetExists, JobExists
 |- FailedPrecondition       not in this state
@@ -21,7 +21,7 @@ CarouselError
 |- Unavailable              not now; try again
 |  |- ServerDraining, ModelLoading, ServerUnreachable, StoreUnavailable
 |- DataLoss                 bytes are not what they were
-|  |- SnapshotDamaged, SealBroken, UploadDamaged, StepsLost
+|  |- SnapshotDamaged, SealBroken, UploadDamaged, StepsLost, AuditDamaged
 |- DeadlineExceeded, Cancelled, Unimplemented, InternalError
 """
 
@@ -30,6 +30,7 @@ from __future__ import annotations
 from carousel.errors._base import CarouselError
 from carousel.errors._moments import (
     Aborted,
+    AuditDamaged,
     Cancelled,
     DataLoss,
     DeadlineExceeded,
@@ -66,6 +67,7 @@ from carousel.errors._requests import (
 from carousel.errors._resources import (
     AliasNotFound,
     AlreadyExists,
+    AuditNotFound,
     CheckpointNotFound,
     DatasetExists,
     DatasetInUse,
@@ -104,6 +106,8 @@ __all__ = [
     "Aborted",
     "AliasNotFound",
     "AlreadyExists",
+    "AuditDamaged",
+    "AuditNotFound",
     "Cancelled",
     "CarouselError",
     "CheckpointNotFound",

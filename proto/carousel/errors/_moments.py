@@ -113,6 +113,12 @@ class StepsLost(DataLoss):
     reason = "STEPS_LOST"
 
 
+class AuditDamaged(DataLoss):
+    """The chain of an audit log breaks at `step_index` of the metadata: something was changed."""
+
+    reason = "AUDIT_DAMAGED"
+
+
 class DeadlineExceeded(CarouselError):
     """The deadline passed before the work was computed; nothing was committed."""
 

@@ -62,6 +62,12 @@ class CheckpointNotFound(NotFound):
     reason = "CHECKPOINT_NOT_FOUND"
 
 
+class AuditNotFound(NotFound):
+    """There is no audit log of this session: none was asked for, or it was kept long enough."""
+
+    reason = "AUDIT_NOT_FOUND"
+
+
 class AlreadyExists(CarouselError):
     """The id is taken."""
 

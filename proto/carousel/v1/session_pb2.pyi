@@ -182,6 +182,7 @@ class Session(_message.Message):
     STATE_BYTES_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
     BOOKMARKS_FIELD_NUMBER: _builtins.int
+    AUDITED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`sessions/{id}`; the id has 1 to 63 of a-z, 0-9 and '-', and begins with a letter or digit."""
     model_version: _builtins.str
@@ -209,6 +210,10 @@ class Session(_message.Message):
     """Output only. Bytes of recurrent state: one row."""
     tier: Global___SessionTier.ValueType
     """Output only. Where its state lies now."""
+    audited: _builtins.bool
+    """Output only. Everything that changes its state is written to its audit log. False when that
+    was not asked for, and from the moment when the log could not be written.
+    """
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """Ends after this long without a step or a touch. Unset: the server's default."""
@@ -254,10 +259,11 @@ class Session(_message.Message):
         state_bytes: _builtins.int = ...,
         tier: Global___SessionTier.ValueType = ...,
         bookmarks: _abc.Iterable[Global___Bookmark] | None = ...,
+        audited: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "lifetime", b"lifetime", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bookmarks", b"bookmarks", "create_time", b"create_time", "durability", b"durability", "durable_index", b"durable_index", "end_reason", b"end_reason", "expire_time", b"expire_time", "handle", b"handle", "last_use_time", b"last_use_time", "lifetime", b"lifetime", "model_version", b"model_version", "name", b"name", "rewind_depth", b"rewind_depth", "shard", b"shard", "state", b"state", "state_bytes", b"state_bytes", "step_index", b"step_index", "tier", b"tier", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audited", b"audited", "bookmarks", b"bookmarks", "create_time", b"create_time", "durability", b"durability", "durable_index", b"durable_index", "end_reason", b"end_reason", "expire_time", b"expire_time", "handle", b"handle", "last_use_time", b"last_use_time", "lifetime", b"lifetime", "model_version", b"model_version", "name", b"name", "rewind_depth", b"rewind_depth", "shard", b"shard", "state", b"state", "state_bytes", b"state_bytes", "step_index", b"step_index", "tier", b"tier", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

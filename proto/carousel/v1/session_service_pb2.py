@@ -26,47 +26,56 @@ from carousel.v1 import session_pb2 as carousel_dot_v1_dot_session__pb2
 from carousel.v1 import tensor_pb2 as carousel_dot_v1_dot_tensor__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!carousel/v1/session_service.proto\x12\x0b\x63\x61rousel.v1\x1a\x19\x63\x61rousel/v1/session.proto\x1a\x18\x63\x61rousel/v1/tensor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\"\xd1\x02\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08lifetime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\ndurability\x18\x05 \x01(\x0e\x32\x17.carousel.v1.Durability\x12\x14\n\x0crewind_depth\x18\x06 \x01(\r\x12/\n\rinitial_state\x18\x07 \x03(\x0b\x32\x18.carousel.v1.NamedTensor\x12,\n\rprefix_inputs\x18\t \x01(\x0b\x32\x13.carousel.v1.TensorH\x00\x12\x15\n\x0bprefix_text\x18\n \x01(\tH\x00\x42\x08\n\x06prefix\"[\n\x14\x41ttachSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x12\x15\n\rdurable_index\x18\x03 \x01(\x04\x42\t\n\x07_handle\"!\n\x11GetSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"K\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"k\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x04\"D\n\x14\x44\x65leteSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x42\t\n\x07_handle\"F\n\x12\x46orkSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x13\n\x0bsession_ids\x18\x03 \x03(\t\"=\n\x13\x46orkSessionResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\"\x89\x01\n\x14RewindSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x01\x88\x01\x01\x12\x0f\n\x05steps\x18\x03 \x01(\rH\x00\x12\x14\n\nstep_index\x18\x04 \x01(\x04H\x00\x12\x12\n\x08\x62ookmark\x18\x05 \x01(\tH\x00\x42\x08\n\x06targetB\t\n\x07_handle\"h\n\x16\x42ookmarkSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x12\x10\n\x08\x62ookmark\x18\x03 \x01(\t\x12\x0e\n\x06remove\x18\x04 \x01(\x08\x42\t\n\x07_handle\"T\n\x15MigrateSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x12\r\n\x05model\x18\x03 \x01(\tB\t\n\x07_handle\"C\n\x13ResetSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x42\t\n\x07_handle\"$\n\x14\x45xportSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x15\x45xportSessionResponse\x12\'\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.carousel.v1.Snapshot\"\xfa\x01\n\x14ImportSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\x08snapshot\x18\x03 \x01(\x0b\x32\x15.carousel.v1.Snapshot\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\ndurability\x18\x06 \x01(\x0e\x32\x17.carousel.v1.Durability\x12\x14\n\x0crewind_depth\x18\x07 \x01(\r\"K\n\x13TouchSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration2\xf1\x07\n\x0eSessionService\x12H\n\rCreateSession\x12!.carousel.v1.CreateSessionRequest\x1a\x14.carousel.v1.Session\x12H\n\rAttachSession\x12!.carousel.v1.AttachSessionRequest\x1a\x14.carousel.v1.Session\x12\x42\n\nGetSession\x12\x1e.carousel.v1.GetSessionRequest\x1a\x14.carousel.v1.Session\x12S\n\x0cListSessions\x12 .carousel.v1.ListSessionsRequest\x1a!.carousel.v1.ListSessionsResponse\x12J\n\rDeleteSession\x12!.carousel.v1.DeleteSessionRequest\x1a\x16.google.protobuf.Empty\x12P\n\x0b\x46orkSession\x12\x1f.carousel.v1.ForkSessionRequest\x1a .carousel.v1.ForkSessionResponse\x12L\n\x0f\x42ookmarkSession\x12#.carousel.v1.BookmarkSessionRequest\x1a\x14.carousel.v1.Session\x12J\n\x0eMigrateSession\x12\".carousel.v1.MigrateSessionRequest\x1a\x14.carousel.v1.Session\x12H\n\rRewindSession\x12!.carousel.v1.RewindSessionRequest\x1a\x14.carousel.v1.Session\x12\x46\n\x0cResetSession\x12 .carousel.v1.ResetSessionRequest\x1a\x14.carousel.v1.Session\x12V\n\rExportSession\x12!.carousel.v1.ExportSessionRequest\x1a\".carousel.v1.ExportSessionResponse\x12H\n\rImportSession\x12!.carousel.v1.ImportSessionRequest\x1a\x14.carousel.v1.Session\x12\x46\n\x0cTouchSession\x12 .carousel.v1.TouchSessionRequest\x1a\x14.carousel.v1.Sessionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!carousel/v1/session_service.proto\x12\x0b\x63\x61rousel.v1\x1a\x19\x63\x61rousel/v1/session.proto\x1a\x18\x63\x61rousel/v1/tensor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe0\x02\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08lifetime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\ndurability\x18\x05 \x01(\x0e\x32\x17.carousel.v1.Durability\x12\x14\n\x0crewind_depth\x18\x06 \x01(\r\x12/\n\rinitial_state\x18\x07 \x03(\x0b\x32\x18.carousel.v1.NamedTensor\x12,\n\rprefix_inputs\x18\t \x01(\x0b\x32\x13.carousel.v1.TensorH\x00\x12\x15\n\x0bprefix_text\x18\n \x01(\tH\x00\x12\r\n\x05\x61udit\x18\x0b \x01(\x08\x42\x08\n\x06prefix\"[\n\x14\x41ttachSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x12\x15\n\rdurable_index\x18\x03 \x01(\x04\x42\t\n\x07_handle\"!\n\x11GetSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"K\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"k\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x04\"D\n\x14\x44\x65leteSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x42\t\n\x07_handle\"F\n\x12\x46orkSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x13\n\x0bsession_ids\x18\x03 \x03(\t\"=\n\x13\x46orkSessionResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\"\x89\x01\n\x14RewindSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x01\x88\x01\x01\x12\x0f\n\x05steps\x18\x03 \x01(\rH\x00\x12\x14\n\nstep_index\x18\x04 \x01(\x04H\x00\x12\x12\n\x08\x62ookmark\x18\x05 \x01(\tH\x00\x42\x08\n\x06targetB\t\n\x07_handle\"h\n\x16\x42ookmarkSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x12\x10\n\x08\x62ookmark\x18\x03 \x01(\t\x12\x0e\n\x06remove\x18\x04 \x01(\x08\x42\t\n\x07_handle\"T\n\x15MigrateSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x12\r\n\x05model\x18\x03 \x01(\tB\t\n\x07_handle\"C\n\x13ResetSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06handle\x18\x02 \x01(\x06H\x00\x88\x01\x01\x42\t\n\x07_handle\"$\n\x14\x45xportSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x15\x45xportSessionResponse\x12\'\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.carousel.v1.Snapshot\"\x89\x02\n\x14ImportSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\x08snapshot\x18\x03 \x01(\x0b\x32\x15.carousel.v1.Snapshot\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\ndurability\x18\x06 \x01(\x0e\x32\x17.carousel.v1.Durability\x12\x14\n\x0crewind_depth\x18\x07 \x01(\r\x12\r\n\x05\x61udit\x18\x0b \x01(\x08\"K\n\x13TouchSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"n\n\x14ReplaySessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tfrom_step\x18\x02 \x01(\x04\x12\x14\n\x07to_step\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x0bverify_only\x18\x04 \x01(\x08\x42\n\n\x08_to_step\"\x82\x03\n\x15ReplaySessionResponse\x12\x12\n\nstep_index\x18\x01 \x01(\x04\x12\r\n\x05steps\x18\x02 \x01(\r\x12#\n\x06inputs\x18\x03 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12$\n\x07outputs\x18\x04 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12\x0f\n\x07matches\x18\x05 \x03(\x08\x12\x13\n\x0b\x64ifferences\x18\x06 \x03(\x01\x12\r\n\x05\x65xact\x18\x07 \x01(\x08\x12\x12\n\nsuperseded\x18\x08 \x01(\x08\x12\x15\n\rmodel_version\x18\t \x01(\t\x12&\n\x05\x65vent\x18\n \x01(\x0e\x32\x17.carousel.v1.AuditEvent\x12\x15\n\rmissing_steps\x18\x0b \x01(\x04\x12\x30\n\x0c\x63ommit_times\x18\x0c \x03(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07summary\x18\r \x01(\x0b\x32\x19.carousel.v1.AuditSummary\"k\n\x0c\x41uditSummary\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\r\n\x05\x63hain\x18\x02 \x01(\x0c\x12\x12\n\nmismatches\x18\x03 \x01(\x04\x12\x15\n\rmissing_steps\x18\x04 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08*\xf2\x01\n\nAuditEvent\x12\x1b\n\x17\x41UDIT_EVENT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41UDIT_EVENT_CREATED\x10\x01\x12\x18\n\x14\x41UDIT_EVENT_IMPORTED\x10\x02\x12\x16\n\x12\x41UDIT_EVENT_FORKED\x10\x03\x12\x17\n\x13\x41UDIT_EVENT_REWOUND\x10\x04\x12\x15\n\x11\x41UDIT_EVENT_RESET\x10\x05\x12\x18\n\x14\x41UDIT_EVENT_MIGRATED\x10\x06\x12\x18\n\x14\x41UDIT_EVENT_RESTORED\x10\x07\x12\x18\n\x14\x41UDIT_EVENT_ADJUSTED\x10\x08\x32\xcb\x08\n\x0eSessionService\x12H\n\rCreateSession\x12!.carousel.v1.CreateSessionRequest\x1a\x14.carousel.v1.Session\x12H\n\rAttachSession\x12!.carousel.v1.AttachSessionRequest\x1a\x14.carousel.v1.Session\x12\x42\n\nGetSession\x12\x1e.carousel.v1.GetSessionRequest\x1a\x14.carousel.v1.Session\x12S\n\x0cListSessions\x12 .carousel.v1.ListSessionsRequest\x1a!.carousel.v1.ListSessionsResponse\x12J\n\rDeleteSession\x12!.carousel.v1.DeleteSessionRequest\x1a\x16.google.protobuf.Empty\x12P\n\x0b\x46orkSession\x12\x1f.carousel.v1.ForkSessionRequest\x1a .carousel.v1.ForkSessionResponse\x12L\n\x0f\x42ookmarkSession\x12#.carousel.v1.BookmarkSessionRequest\x1a\x14.carousel.v1.Session\x12J\n\x0eMigrateSession\x12\".carousel.v1.MigrateSessionRequest\x1a\x14.carousel.v1.Session\x12H\n\rRewindSession\x12!.carousel.v1.RewindSessionRequest\x1a\x14.carousel.v1.Session\x12\x46\n\x0cResetSession\x12 .carousel.v1.ResetSessionRequest\x1a\x14.carousel.v1.Session\x12V\n\rExportSession\x12!.carousel.v1.ExportSessionRequest\x1a\".carousel.v1.ExportSessionResponse\x12H\n\rImportSession\x12!.carousel.v1.ImportSessionRequest\x1a\x14.carousel.v1.Session\x12\x46\n\x0cTouchSession\x12 .carousel.v1.TouchSessionRequest\x1a\x14.carousel.v1.Session\x12X\n\rReplaySession\x12!.carousel.v1.ReplaySessionRequest\x1a\".carousel.v1.ReplaySessionResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'carousel.v1.session_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATESESSIONREQUEST']._serialized_start=165
-  _globals['_CREATESESSIONREQUEST']._serialized_end=502
-  _globals['_ATTACHSESSIONREQUEST']._serialized_start=504
-  _globals['_ATTACHSESSIONREQUEST']._serialized_end=595
-  _globals['_GETSESSIONREQUEST']._serialized_start=597
-  _globals['_GETSESSIONREQUEST']._serialized_end=630
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=632
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=707
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=709
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=816
-  _globals['_DELETESESSIONREQUEST']._serialized_start=818
-  _globals['_DELETESESSIONREQUEST']._serialized_end=886
-  _globals['_FORKSESSIONREQUEST']._serialized_start=888
-  _globals['_FORKSESSIONREQUEST']._serialized_end=958
-  _globals['_FORKSESSIONRESPONSE']._serialized_start=960
-  _globals['_FORKSESSIONRESPONSE']._serialized_end=1021
-  _globals['_REWINDSESSIONREQUEST']._serialized_start=1024
-  _globals['_REWINDSESSIONREQUEST']._serialized_end=1161
-  _globals['_BOOKMARKSESSIONREQUEST']._serialized_start=1163
-  _globals['_BOOKMARKSESSIONREQUEST']._serialized_end=1267
-  _globals['_MIGRATESESSIONREQUEST']._serialized_start=1269
-  _globals['_MIGRATESESSIONREQUEST']._serialized_end=1353
-  _globals['_RESETSESSIONREQUEST']._serialized_start=1355
-  _globals['_RESETSESSIONREQUEST']._serialized_end=1422
-  _globals['_EXPORTSESSIONREQUEST']._serialized_start=1424
-  _globals['_EXPORTSESSIONREQUEST']._serialized_end=1460
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=1462
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=1526
-  _globals['_IMPORTSESSIONREQUEST']._serialized_start=1529
-  _globals['_IMPORTSESSIONREQUEST']._serialized_end=1779
-  _globals['_TOUCHSESSIONREQUEST']._serialized_start=1781
-  _globals['_TOUCHSESSIONREQUEST']._serialized_end=1856
-  _globals['_SESSIONSERVICE']._serialized_start=1859
-  _globals['_SESSIONSERVICE']._serialized_end=2868
+  _globals['_AUDITEVENT']._serialized_start=2532
+  _globals['_AUDITEVENT']._serialized_end=2774
+  _globals['_CREATESESSIONREQUEST']._serialized_start=198
+  _globals['_CREATESESSIONREQUEST']._serialized_end=550
+  _globals['_ATTACHSESSIONREQUEST']._serialized_start=552
+  _globals['_ATTACHSESSIONREQUEST']._serialized_end=643
+  _globals['_GETSESSIONREQUEST']._serialized_start=645
+  _globals['_GETSESSIONREQUEST']._serialized_end=678
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=680
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=755
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=757
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=864
+  _globals['_DELETESESSIONREQUEST']._serialized_start=866
+  _globals['_DELETESESSIONREQUEST']._serialized_end=934
+  _globals['_FORKSESSIONREQUEST']._serialized_start=936
+  _globals['_FORKSESSIONREQUEST']._serialized_end=1006
+  _globals['_FORKSESSIONRESPONSE']._serialized_start=1008
+  _globals['_FORKSESSIONRESPONSE']._serialized_end=1069
+  _globals['_REWINDSESSIONREQUEST']._serialized_start=1072
+  _globals['_REWINDSESSIONREQUEST']._serialized_end=1209
+  _globals['_BOOKMARKSESSIONREQUEST']._serialized_start=1211
+  _globals['_BOOKMARKSESSIONREQUEST']._serialized_end=1315
+  _globals['_MIGRATESESSIONREQUEST']._serialized_start=1317
+  _globals['_MIGRATESESSIONREQUEST']._serialized_end=1401
+  _globals['_RESETSESSIONREQUEST']._serialized_start=1403
+  _globals['_RESETSESSIONREQUEST']._serialized_end=1470
+  _globals['_EXPORTSESSIONREQUEST']._serialized_start=1472
+  _globals['_EXPORTSESSIONREQUEST']._serialized_end=1508
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=1510
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=1574
+  _globals['_IMPORTSESSIONREQUEST']._serialized_start=1577
+  _globals['_IMPORTSESSIONREQUEST']._serialized_end=1842
+  _globals['_TOUCHSESSIONREQUEST']._serialized_start=1844
+  _globals['_TOUCHSESSIONREQUEST']._serialized_end=1919
+  _globals['_REPLAYSESSIONREQUEST']._serialized_start=1921
+  _globals['_REPLAYSESSIONREQUEST']._serialized_end=2031
+  _globals['_REPLAYSESSIONRESPONSE']._serialized_start=2034
+  _globals['_REPLAYSESSIONRESPONSE']._serialized_end=2420
+  _globals['_AUDITSUMMARY']._serialized_start=2422
+  _globals['_AUDITSUMMARY']._serialized_end=2529
+  _globals['_SESSIONSERVICE']._serialized_start=2777
+  _globals['_SESSIONSERVICE']._serialized_end=3876
 # @@protoc_insertion_point(module_scope)

@@ -9,7 +9,9 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +22,54 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _AuditEvent:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuditEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditEvent.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUDIT_EVENT_UNSPECIFIED: _AuditEvent.ValueType  # 0
+    """Nothing: the steps go on from those before."""
+    AUDIT_EVENT_CREATED: _AuditEvent.ValueType  # 1
+    """CreateSession."""
+    AUDIT_EVENT_IMPORTED: _AuditEvent.ValueType  # 2
+    """ImportSession."""
+    AUDIT_EVENT_FORKED: _AuditEvent.ValueType  # 3
+    """ForkSession."""
+    AUDIT_EVENT_REWOUND: _AuditEvent.ValueType  # 4
+    """RewindSession."""
+    AUDIT_EVENT_RESET: _AuditEvent.ValueType  # 5
+    """ResetSession."""
+    AUDIT_EVENT_MIGRATED: _AuditEvent.ValueType  # 6
+    """MigrateSession."""
+    AUDIT_EVENT_RESTORED: _AuditEvent.ValueType  # 7
+    """It was brought back from the store."""
+    AUDIT_EVENT_ADJUSTED: _AuditEvent.ValueType  # 8
+    """A policy of the model set or bounded its state."""
+
+class AuditEvent(_AuditEvent, metaclass=_AuditEventEnumTypeWrapper):
+    """What set a session's state, other than a step."""
+
+AUDIT_EVENT_UNSPECIFIED: AuditEvent.ValueType  # 0
+"""Nothing: the steps go on from those before."""
+AUDIT_EVENT_CREATED: AuditEvent.ValueType  # 1
+"""CreateSession."""
+AUDIT_EVENT_IMPORTED: AuditEvent.ValueType  # 2
+"""ImportSession."""
+AUDIT_EVENT_FORKED: AuditEvent.ValueType  # 3
+"""ForkSession."""
+AUDIT_EVENT_REWOUND: AuditEvent.ValueType  # 4
+"""RewindSession."""
+AUDIT_EVENT_RESET: AuditEvent.ValueType  # 5
+"""ResetSession."""
+AUDIT_EVENT_MIGRATED: AuditEvent.ValueType  # 6
+"""MigrateSession."""
+AUDIT_EVENT_RESTORED: AuditEvent.ValueType  # 7
+"""It was brought back from the store."""
+AUDIT_EVENT_ADJUSTED: AuditEvent.ValueType  # 8
+"""A policy of the model set or bounded its state."""
+Global___AuditEvent: _TypeAlias = AuditEvent  # noqa: Y015
 
 @_typing.final
 class CreateSessionRequest(_message.Message):
@@ -36,6 +86,7 @@ class CreateSessionRequest(_message.Message):
     INITIAL_STATE_FIELD_NUMBER: _builtins.int
     PREFIX_INPUTS_FIELD_NUMBER: _builtins.int
     PREFIX_TEXT_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The id, 1 to 63 of a-z, 0-9 and '-', beginning with a letter or digit. Empty: the server's
     choice of 128 random bits. An id whose session has ended can be used again.
@@ -54,6 +105,11 @@ class CreateSessionRequest(_message.Message):
     """
     prefix_text: _builtins.str
     """Text, through the model's tokenizer."""
+    audit: _builtins.bool
+    """Keep a log of all inputs, chained by hashes, from which ReplaySession reproduces every output.
+    STORE_UNWRITABLE when it can't be begun. Copies of the session are audited too. After a prefix
+    the log begins with the row that it led to. Default: no.
+    """
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """Ends after this long without use; above 0, at most the server's maximum. Unset: the server's
@@ -86,10 +142,11 @@ class CreateSessionRequest(_message.Message):
         initial_state: _abc.Iterable[_tensor_pb2.NamedTensor] | None = ...,
         prefix_inputs: _tensor_pb2.Tensor | None = ...,
         prefix_text: _builtins.str = ...,
+        audit: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "prefix", b"prefix", "prefix_inputs", b"prefix_inputs", "prefix_text", b"prefix_text", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "initial_state", b"initial_state", "lifetime", b"lifetime", "model", b"model", "prefix", b"prefix", "prefix_inputs", b"prefix_inputs", "prefix_text", b"prefix_text", "rewind_depth", b"rewind_depth", "session_id", b"session_id", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "durability", b"durability", "initial_state", b"initial_state", "lifetime", b"lifetime", "model", b"model", "prefix", b"prefix", "prefix_inputs", b"prefix_inputs", "prefix_text", b"prefix_text", "rewind_depth", b"rewind_depth", "session_id", b"session_id", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prefix: _TypeAlias = _typing.Literal["prefix_inputs", "prefix_text"]  # noqa: Y015
     _WhichOneofArgType_prefix: _TypeAlias = _typing.Literal["prefix", b"prefix"]  # noqa: Y015
@@ -507,6 +564,7 @@ class ImportSessionRequest(_message.Message):
     LIFETIME_FIELD_NUMBER: _builtins.int
     DURABILITY_FIELD_NUMBER: _builtins.int
     REWIND_DEPTH_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """As in CreateSessionRequest."""
     model: _builtins.str
@@ -514,6 +572,8 @@ class ImportSessionRequest(_message.Message):
     durability: _session_pb2.Durability.ValueType
     """As in CreateSessionRequest."""
     rewind_depth: _builtins.int
+    """As in CreateSessionRequest."""
+    audit: _builtins.bool
     """As in CreateSessionRequest."""
     @_builtins.property
     def snapshot(self) -> _session_pb2.Snapshot:
@@ -537,10 +597,11 @@ class ImportSessionRequest(_message.Message):
         lifetime: _duration_pb2.Duration | None = ...,
         durability: _session_pb2.Durability.ValueType = ...,
         rewind_depth: _builtins.int = ...,
+        audit: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "snapshot", b"snapshot", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "lifetime", b"lifetime", "model", b"model", "rewind_depth", b"rewind_depth", "session_id", b"session_id", "snapshot", b"snapshot", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "durability", b"durability", "lifetime", b"lifetime", "model", b"model", "rewind_depth", b"rewind_depth", "session_id", b"session_id", "snapshot", b"snapshot", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -573,3 +634,175 @@ class TouchSessionRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TouchSessionRequest: _TypeAlias = TouchSessionRequest  # noqa: Y015
+
+@_typing.final
+class ReplaySessionRequest(_message.Message):
+    """Asks for past steps of an audited session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FROM_STEP_FIELD_NUMBER: _builtins.int
+    TO_STEP_FIELD_NUMBER: _builtins.int
+    VERIFY_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`sessions/{id}`. Of sessions that had the id one after the other, the last that was audited."""
+    from_step: _builtins.int
+    """The first step. Default: 0."""
+    to_step: _builtins.int
+    """The step to end before; not below `from_step`. Unset: all."""
+    verify_only: _builtins.bool
+    """Compute and compare, but send no inputs and outputs."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        from_step: _builtins.int = ...,
+        to_step: _builtins.int | None = ...,
+        verify_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_to_step", b"_to_step", "to_step", b"to_step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_to_step", b"_to_step", "from_step", b"from_step", "name", b"name", "to_step", b"to_step", "verify_only", b"verify_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__to_step: _TypeAlias = _typing.Literal["to_step"]  # noqa: Y015
+    _WhichOneofArgType__to_step: _TypeAlias = _typing.Literal["_to_step", b"_to_step"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__to_step) -> _WhichOneofReturnType__to_step | None: ...
+
+Global___ReplaySessionRequest: _TypeAlias = ReplaySessionRequest  # noqa: Y015
+
+@_typing.final
+class ReplaySessionResponse(_message.Message):
+    """Consecutive steps of one session, or, in the last message, what was found in all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_INDEX_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    MATCHES_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    MISSING_STEPS_FIELD_NUMBER: _builtins.int
+    COMMIT_TIMES_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    step_index: _builtins.int
+    """The index of the first step."""
+    steps: _builtins.int
+    """How many; columns have one entry each. 0: an event without steps in the range, or the end."""
+    exact: _builtins.bool
+    """The server ran bit-exact: the same kernel computed the same bytes, or something is amiss.
+    Otherwise the reference computed it in double precision.
+    """
+    superseded: _builtins.bool
+    """The session went back behind these steps later (a rewind, a reset, or a restart that lost
+    them), so that others have their indexes now.
+    """
+    model_version: _builtins.str
+    """The version that answered."""
+    event: Global___AuditEvent.ValueType
+    """What set the state that the first of these steps began from."""
+    missing_steps: _builtins.int
+    """Steps right before these that this log does not have: another server took them, or the end of
+    the log was lost.
+    """
+    @_builtins.property
+    def inputs(self) -> _tensor_pb2.Tensor:
+        """What was fed: features [steps, D] or tokens [steps]. Unset with `verify_only`."""
+
+    @_builtins.property
+    def outputs(self) -> _tensor_pb2.Tensor:
+        """What was answered, [steps, outputs]. Where the log has digests only (`exact`), what was
+        computed now: the same bytes where `matches`. Unset with `verify_only`.
+        """
+
+    @_builtins.property
+    def matches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """Whether what was computed now is what was answered: the same bytes where `exact`, otherwise
+        within the tolerance of the device.
+        """
+
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """How far both differ at most, over the outputs and the next logged state; where numbers are
+        above 1, as a share of the largest. 0 where `exact` and equal; infinity where `exact` and not.
+        """
+
+    @_builtins.property
+    def commit_times(self) -> _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]:
+        """When each was committed; of steps that were logged together, the first one's."""
+
+    @_builtins.property
+    def summary(self) -> Global___AuditSummary:
+        """Set in the last message only."""
+
+    def __init__(
+        self,
+        *,
+        step_index: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        inputs: _tensor_pb2.Tensor | None = ...,
+        outputs: _tensor_pb2.Tensor | None = ...,
+        matches: _abc.Iterable[_builtins.bool] | None = ...,
+        differences: _abc.Iterable[_builtins.float] | None = ...,
+        exact: _builtins.bool = ...,
+        superseded: _builtins.bool = ...,
+        model_version: _builtins.str = ...,
+        event: Global___AuditEvent.ValueType = ...,
+        missing_steps: _builtins.int = ...,
+        commit_times: _abc.Iterable[_timestamp_pb2.Timestamp] | None = ...,
+        summary: Global___AuditSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "outputs", b"outputs", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_times", b"commit_times", "differences", b"differences", "event", b"event", "exact", b"exact", "inputs", b"inputs", "matches", b"matches", "missing_steps", b"missing_steps", "model_version", b"model_version", "outputs", b"outputs", "step_index", b"step_index", "steps", b"steps", "summary", b"summary", "superseded", b"superseded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaySessionResponse: _TypeAlias = ReplaySessionResponse  # noqa: Y015
+
+@_typing.final
+class AuditSummary(_message.Message):
+    """What a replay found in all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    MISMATCHES_FIELD_NUMBER: _builtins.int
+    MISSING_STEPS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    entries: _builtins.int
+    """Entries of the log whose chain holds."""
+    chain: _builtins.bytes
+    """The hash of the last entry. Whoever keeps it can tell later that nothing before it was changed,
+    even by somebody who can compute hashes.
+    """
+    mismatches: _builtins.int
+    """Steps of the range that do not match."""
+    missing_steps: _builtins.int
+    """Steps of the range that the log does not have."""
+    complete: _builtins.bool
+    """The log goes on to the present, or to the session's end. Otherwise its server was lost, its
+    disk was full, or its tail was cut off.
+    """
+    def __init__(
+        self,
+        *,
+        entries: _builtins.int = ...,
+        chain: _builtins.bytes = ...,
+        mismatches: _builtins.int = ...,
+        missing_steps: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "complete", b"complete", "entries", b"entries", "mismatches", b"mismatches", "missing_steps", b"missing_steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditSummary: _TypeAlias = AuditSummary  # noqa: Y015

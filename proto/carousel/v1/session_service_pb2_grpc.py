@@ -102,6 +102,11 @@ class SessionServiceStub:
                 request_serializer=carousel_dot_v1_dot_session__service__pb2.TouchSessionRequest.SerializeToString,
                 response_deserializer=carousel_dot_v1_dot_session__pb2.Session.FromString,
                 _registered_method=True)
+        self.ReplaySession = channel.unary_stream(
+                '/carousel.v1.SessionService/ReplaySession',
+                request_serializer=carousel_dot_v1_dot_session__service__pb2.ReplaySessionRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_session__service__pb2.ReplaySessionResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer:
@@ -111,8 +116,8 @@ class SessionServiceServicer:
     def CreateSession(self, request, context):
         """Makes a session and gives out a row. Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
         MODEL_NOT_LOADED, MODEL_NOT_STEPWISE (a bidirectional model), SESSION_EXISTS,
-        SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING;
-        with a prefix also CHUNK_TOO_LONG, NO_TOKENIZER, TENSOR_MALFORMED, INPUT_MISMATCH,
+        SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, STORE_UNWRITABLE,
+        SERVER_DRAINING; with a prefix also CHUNK_TOO_LONG, NO_TOKENIZER, TENSOR_MALFORMED, INPUT_MISMATCH,
         NON_FINITE_INPUT, TOKEN_OUT_OF_RANGE, NON_FINITE_RESULT, QUEUE_FULL. A refused create leaves
         nothing behind. A session of ASYNC or SYNC is in the store when this returns.
         """
@@ -221,6 +226,19 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplaySession(self, request, context):
+        """Computes the past steps of an audited session again from its log, in the order in which they
+        were committed, and compares what comes out with what was answered; works for sessions that
+        have ended too, until the log is deleted. The chain of the log is verified first; the
+        computation begins at the nearest earlier state of the log. Errors: AUDIT_NOT_FOUND,
+        AUDIT_DAMAGED (`step_index`: steps before it can still be replayed), INVALID_FIELD,
+        VERSION_NOT_FOUND, MODEL_NOT_LOADED, SNAPSHOT_MISMATCH (the version is not the one that
+        answered, or a bit-exact log is of another device).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -288,6 +306,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.TouchSession,
                     request_deserializer=carousel_dot_v1_dot_session__service__pb2.TouchSessionRequest.FromString,
                     response_serializer=carousel_dot_v1_dot_session__pb2.Session.SerializeToString,
+            ),
+            'ReplaySession': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReplaySession,
+                    request_deserializer=carousel_dot_v1_dot_session__service__pb2.ReplaySessionRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_session__service__pb2.ReplaySessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -642,6 +665,33 @@ class SessionService:
             '/carousel.v1.SessionService/TouchSession',
             carousel_dot_v1_dot_session__service__pb2.TouchSessionRequest.SerializeToString,
             carousel_dot_v1_dot_session__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaySession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/carousel.v1.SessionService/ReplaySession',
+            carousel_dot_v1_dot_session__service__pb2.ReplaySessionRequest.SerializeToString,
+            carousel_dot_v1_dot_session__service__pb2.ReplaySessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,8 +38,8 @@ class SessionServiceStub:
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_pb2.Session]
     """Makes a session and gives out a row. Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
     MODEL_NOT_LOADED, MODEL_NOT_STEPWISE (a bidirectional model), SESSION_EXISTS,
-    SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING;
-    with a prefix also CHUNK_TOO_LONG, NO_TOKENIZER, TENSOR_MALFORMED, INPUT_MISMATCH,
+    SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, STORE_UNWRITABLE,
+    SERVER_DRAINING; with a prefix also CHUNK_TOO_LONG, NO_TOKENIZER, TENSOR_MALFORMED, INPUT_MISMATCH,
     NON_FINITE_INPUT, TOKEN_OUT_OF_RANGE, NON_FINITE_RESULT, QUEUE_FULL. A refused create leaves
     nothing behind. A session of ASYNC or SYNC is in the store when this returns.
     """
@@ -92,6 +92,15 @@ class SessionServiceStub:
     """
     TouchSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.TouchSessionRequest, _session_pb2.Session]
     """Counts as a use: moves the idle end. Errors: SESSION_NOT_FOUND, SESSION_ENDED."""
+    ReplaySession: _grpc.UnaryStreamMultiCallable[_session_service_pb2.ReplaySessionRequest, _session_service_pb2.ReplaySessionResponse]
+    """Computes the past steps of an audited session again from its log, in the order in which they
+    were committed, and compares what comes out with what was answered; works for sessions that
+    have ended too, until the log is deleted. The chain of the log is verified first; the
+    computation begins at the nearest earlier state of the log. Errors: AUDIT_NOT_FOUND,
+    AUDIT_DAMAGED (`step_index`: steps before it can still be replayed), INVALID_FIELD,
+    VERSION_NOT_FOUND, MODEL_NOT_LOADED, SNAPSHOT_MISMATCH (the version is not the one that
+    answered, or a bit-exact log is of another device).
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -101,8 +110,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Makes a session and gives out a row. Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
     MODEL_NOT_LOADED, MODEL_NOT_STEPWISE (a bidirectional model), SESSION_EXISTS,
-    SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING;
-    with a prefix also CHUNK_TOO_LONG, NO_TOKENIZER, TENSOR_MALFORMED, INPUT_MISMATCH,
+    SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, STORE_UNWRITABLE,
+    SERVER_DRAINING; with a prefix also CHUNK_TOO_LONG, NO_TOKENIZER, TENSOR_MALFORMED, INPUT_MISMATCH,
     NON_FINITE_INPUT, TOKEN_OUT_OF_RANGE, NON_FINITE_RESULT, QUEUE_FULL. A refused create leaves
     nothing behind. A session of ASYNC or SYNC is in the store when this returns.
     """
@@ -155,6 +164,15 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     TouchSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.TouchSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Counts as a use: moves the idle end. Errors: SESSION_NOT_FOUND, SESSION_ENDED."""
+    ReplaySession: _aio.UnaryStreamMultiCallable[_session_service_pb2.ReplaySessionRequest, _session_service_pb2.ReplaySessionResponse]  # type: ignore[assignment]
+    """Computes the past steps of an audited session again from its log, in the order in which they
+    were committed, and compares what comes out with what was answered; works for sessions that
+    have ended too, until the log is deleted. The chain of the log is verified first; the
+    computation begins at the nearest earlier state of the log. Errors: AUDIT_NOT_FOUND,
+    AUDIT_DAMAGED (`step_index`: steps before it can still be replayed), INVALID_FIELD,
+    VERSION_NOT_FOUND, MODEL_NOT_LOADED, SNAPSHOT_MISMATCH (the version is not the one that
+    answered, or a bit-exact log is of another device).
+    """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes, reads, copies and ends sessions. Steps are InferenceService's."""
@@ -167,8 +185,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
         """Makes a session and gives out a row. Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
         MODEL_NOT_LOADED, MODEL_NOT_STEPWISE (a bidirectional model), SESSION_EXISTS,
-        SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, SERVER_DRAINING;
-        with a prefix also CHUNK_TOO_LONG, NO_TOKENIZER, TENSOR_MALFORMED, INPUT_MISMATCH,
+        SESSION_CAPACITY, INVALID_FIELD, DURABILITY_UNSUPPORTED, STORE_UNAVAILABLE, STORE_UNWRITABLE,
+        SERVER_DRAINING; with a prefix also CHUNK_TOO_LONG, NO_TOKENIZER, TENSOR_MALFORMED, INPUT_MISMATCH,
         NON_FINITE_INPUT, TOKEN_OUT_OF_RANGE, NON_FINITE_RESULT, QUEUE_FULL. A refused create leaves
         nothing behind. A session of ASYNC or SYNC is in the store when this returns.
         """
@@ -293,5 +311,20 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
         """Counts as a use: moves the idle end. Errors: SESSION_NOT_FOUND, SESSION_ENDED."""
+
+    @_abc_1.abstractmethod
+    def ReplaySession(
+        self,
+        request: _session_service_pb2.ReplaySessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_service_pb2.ReplaySessionResponse], _abc.AsyncIterator[_session_service_pb2.ReplaySessionResponse]]:
+        """Computes the past steps of an audited session again from its log, in the order in which they
+        were committed, and compares what comes out with what was answered; works for sessions that
+        have ended too, until the log is deleted. The chain of the log is verified first; the
+        computation begins at the nearest earlier state of the log. Errors: AUDIT_NOT_FOUND,
+        AUDIT_DAMAGED (`step_index`: steps before it can still be replayed), INVALID_FIELD,
+        VERSION_NOT_FOUND, MODEL_NOT_LOADED, SNAPSHOT_MISMATCH (the version is not the one that
+        answered, or a bit-exact log is of another device).
+        """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

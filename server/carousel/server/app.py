@@ -23,6 +23,8 @@ from carousel.model import KERNELS
 from carousel.model.zoo import shipped
 from carousel.server import logs
 from carousel.server.at_rest import AtRest
+from carousel.server.audit.retention import Retention
+from carousel.server.audit.writer import Writer
 from carousel.server.batch_audit import BatchAudit
 from carousel.server.engine import Engine
 from carousel.server.follower import Follower
@@ -110,12 +112,14 @@ class Server:
         engine = Engine(
             asyncio.get_running_loop(),
             max_queue=settings.max_queue,
-            metrics=self.metrics.store,
+            metrics=self.metrics,
+            audit=Writer(settings.audit_folder, self.metrics),
+            audit_state_every=settings.audit_state_every,
             store=self._state_store(),
             sweep=sessions.sweep,
             lose=sessions.lose,
             clock=self._clock,
-            audit=BatchAudit(every=settings.audit_every) if settings.audit_every else None,
+            batch_audit=BatchAudit(every=every) if (every := settings.batch_audit_every) else None,
         )
         sessions.attach_to(engine)
         try:
@@ -136,6 +140,7 @@ class Server:
             ids, lambda entries: engine.post(lambda: found(entries))
         )
         self.hall = Hall(settings, self.metrics, store, engine, sessions, registry, at_rest)
+        self._retention = Retention(self.hall)
         self.office = Office(settings, self.metrics, store, registry, instance_id=self.instance_id)
         self.metrics.build_info.info(
             {"version": version("carousel-rnn"), "device": registry.device}
@@ -178,14 +183,15 @@ class Server:
             raise StartError(f"session_store: {error}") from error
 
     async def _sweep_store(self) -> None:
-        """Now and then, end the sessions at rest whose time is up."""
+        """Now and then, end the sessions at rest whose time is up, and delete old audit logs."""
         slots = self.hall.engine.table.slots
         while True:
             await asyncio.sleep(STORE_SWEEP_SECONDS)
             try:
                 await self.hall.at_rest.sweep(slots.__contains__)
+                await self._retention.sweep_when_due()
             except Exception:  # a bug must not end the sweeping
-                log.exception("the store of sessions could not be swept")
+                log.exception("sessions at rest or audit logs could not be swept")
 
     async def wait(self) -> None:
         """Until the server has stopped."""

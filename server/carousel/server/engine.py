@@ -15,13 +15,15 @@ import torch
 
 from carousel.errors import CarouselError, InternalError
 from carousel.server import gatekeeper, health_events
+from carousel.server.audit.recorder import Recorder
+from carousel.server.audit.writer import Writer
 from carousel.server.batch_audit import BatchAudit
 from carousel.server.held import turn as held
 from carousel.server.loaded import LoadedVersion
+from carousel.server.metrics import Metrics
 from carousel.server.ride import Ride, finite_rows
 from carousel.server.scheduler import Chunk, Plan
 from carousel.server.state_health import Touch
-from carousel.server.store_metrics import StoreMetrics
 from carousel.server.stores import StateStore
 from carousel.server.table import NO_ROW, QUARANTINED, SessionTable
 from carousel.server.work import Answer, Floats, Ints, Work
@@ -62,12 +64,14 @@ class Engine:
         loop: asyncio.AbstractEventLoop,
         *,
         max_queue: int,
-        metrics: StoreMetrics,
+        metrics: Metrics,
+        audit: Writer,
+        audit_state_every: int,
         store: StateStore | None = None,
         sweep: Callable[[float], None] = lambda now: None,
         lose: Callable[[int], None] = lambda slot: None,
         clock: Callable[[], float] = time.time,
-        audit: BatchAudit | None = None,
+        batch_audit: BatchAudit | None = None,
     ) -> None:
         self.table = SessionTable()
         self.versions: list[LoadedVersion] = []  # those that can be stepped
@@ -75,7 +79,7 @@ class Engine:
         self._loop = loop
         self._max_queue = max_queue
         self._sweep = sweep
-        self._audit = audit
+        self._batch_audit = batch_audit
         self._arrivals: list[tuple[LoadedVersion, Work]] = []
         self._inbox: deque[tuple[LoadedVersion, Work]] = deque()
         self._calls: deque[Callable[[], None]] = deque()
@@ -94,12 +98,17 @@ class Engine:
             post=self.post,
             deliver=self._answers_append,
             lose=lose,
-            metrics=metrics,
+            metrics=metrics.store,
+            before=lambda: self.recorder.secure(),
+        )
+        self.recorder = Recorder(
+            self.table, audit, every=audit_state_every, post=self.post, clock=clock, metrics=metrics
         )
 
     def start(self) -> None:
         self._thread.start()
         self.behind.start()
+        self.recorder.writer.start()
 
     def stop(self) -> None:
         """Finish the turn that runs, and end."""
@@ -107,8 +116,9 @@ class Engine:
         self._wake.set()
         self._thread.join()
         self.behind.stop()
-        if self._audit is not None:
-            self._audit.close()
+        if self._batch_audit is not None:
+            self._batch_audit.close()
+        self.recorder.writer.stop()
 
     def post(self, function: Callable[[], None]) -> None:
         """Run a function in the engine's thread, between two turns; from any thread."""
@@ -300,8 +310,8 @@ class Engine:
         if good is not None:
             self._quarantine(version, plan, places[~good.numpy()])
             ride = ride.only(good)
-        if self._audit is not None:
-            self._audit.look(version, plan, ride)
+        if self._batch_audit is not None:
+            self._batch_audit.look(version, plan, ride)
         self._commit(version, plan, ride)
         self._measure(version, plan, ride, begin, seconds)
 
@@ -360,6 +370,8 @@ class Engine:
                 self._commit_slice(version, chunk, outputs, length)
         if table.durables:
             self.behind.touched(slots)
+        if table.audited:
+            self.recorder.turn(version, plan, ride)
 
     def _commit_slice(
         self, version: LoadedVersion, chunk: Chunk, outputs: Floats, length: int

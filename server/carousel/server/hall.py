@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from carousel.errors import CarouselError, ServerDraining
+from carousel.errors import CarouselError, ServerDraining, StoreUnwritable
 from carousel.server.at_rest import AtRest
 from carousel.server.claim import Claim
 from carousel.server.engine import Engine
@@ -81,6 +81,17 @@ class Hall:
     def _secure(self, ids: Sequence[str], done: Done) -> None:
         slots = self.engine.table.slots
         self.engine.behind.secure([slots[i] for i in ids if i in slots], done)
+
+    async def recorded(self, sessions: Sequence[session_pb2.Session]) -> None:
+        """Return when the audit logs of new sessions have begun. Raises StoreUnwritable."""
+        ids = [one.name.removeprefix("sessions/") for one in sessions if one.audited]
+        if not ids:
+            return
+        table = self.engine.table
+        logs = [table.audited.get(table.slots.get(one, -1)) for one in ids]
+        await asyncio.wrap_future(self.engine.recorder.writer.ask(lambda: None))
+        if any(log is None or log.broken for log in logs):
+            raise StoreUnwritable("the audit log can't be written")
 
     async def stored(self, begin: Callable[[Done], None]) -> None:
         """Call `begin` in the engine's thread, and wait until what it began is done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
+from carousel.server.audit.metrics import AuditMetrics
 from carousel.server.health_policy import ACTIONS
 from carousel.server.histogram import Histogram
 from carousel.server.store_metrics import StoreMetrics
@@ -132,6 +133,7 @@ class Metrics:
         )
         self.build_info = Info("carousel_build", "What runs.", registry=self.registry)
         self.store = StoreMetrics(self.registry)
+        self.audit = AuditMetrics(self.registry)
         self.training = TrainingMetrics(self.registry)
         # gRPC, under the names that public dashboards know
         method = ("grpc_type", "grpc_service", "grpc_method")

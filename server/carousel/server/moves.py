@@ -18,6 +18,7 @@ from carousel.server.residence import Residence
 from carousel.server.session_values import describe
 from carousel.server.table import ACTIVE, Mark
 from carousel.v1 import session_pb2
+from carousel.v1 import session_service_pb2 as pb
 
 MAX_BOOKMARKS = 64
 
@@ -65,6 +66,7 @@ class Moves(Residence):
             if target != now:
                 self._write_back(slot, self._kept_row(slot, target), target)
         self.table.state[slot] = ACTIVE
+        self.engine.recorder.moved(slot, self.version_of(slot), pb.AUDIT_EVENT_REWOUND)
         self.version_of(slot).metrics.rewinds.inc()
         return self._renewed(slot)
 
@@ -132,6 +134,7 @@ class Moves(Residence):
         self.table.state[slot] = ACTIVE
         if slot in self.table.rings:
             self.table.rings[slot].indexes[:] = -1
+        self.engine.recorder.moved(slot, version, pb.AUDIT_EVENT_RESET)
         return self._renewed(slot)
 
     def migrate(
@@ -156,6 +159,7 @@ class Moves(Residence):
         source.arena.release(old)
         source.sessions -= 1
         target.sessions += 1
+        self.engine.recorder.moved(slot, target, pb.AUDIT_EVENT_MIGRATED)
         return self._renewed(slot)
 
 

@@ -30,6 +30,7 @@ def describe(
             session_pb2.Bookmark(name=name, step_index=mark.step_index)
             for name, mark in sorted(table.marks.get(slot, {}).items())
         ],
+        audited=slot in table.audited,
     )
     lifetime_end = float(table.lifetime_end[slot])
     _set_times(
@@ -59,6 +60,7 @@ def describe_record(record: Record) -> session_pb2.Session:
             session_pb2.Bookmark(name=name, step_index=index)
             for name, (index, _) in sorted(record.marks.items())
         ],
+        audited="audit" in record.more,
     )
     _set_times(
         session,
@@ -80,6 +82,7 @@ def describe_ended(ended: Ended) -> session_pb2.Session:
         state=session_pb2.SESSION_STATE_ENDED,
         end_reason=ended.reason,  # type: ignore[arg-type]
         durability=ended.durability,  # type: ignore[arg-type]
+        audited=ended.audited,
     )
     session.create_time.FromNanoseconds(int(ended.create_time * 1e9))
     session.expire_time.FromNanoseconds(int(ended.end_time * 1e9))

@@ -34,6 +34,7 @@ from carousel.server.table import (
 )
 from carousel.server.work import NEVER, Floats, Ints
 from carousel.v1 import session_pb2
+from carousel.v1 import session_service_pb2 as pb
 
 MAX_REWIND_DEPTH = 64
 MAX_FORKS = 10_000
@@ -52,6 +53,7 @@ class Terms:
     lifetime: float | None = None
     rewind_depth: int = 0
     durability: int = 0  # session_pb2.Durability; 0: the server's default
+    audit: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -77,6 +79,7 @@ class Sessions(Moves):
         step_index: int = 0,
         reply_index: int = 0,
         reply: Floats | None = None,
+        event: pb.AuditEvent.ValueType = pb.AUDIT_EVENT_CREATED,
     ) -> session_pb2.Session:
         """A new session, from the model's initial state or from a given row."""
         slot = self._insert(version, terms)
@@ -86,6 +89,8 @@ class Sessions(Moves):
         self.table.next_index[slot] = step_index
         if reply is not None and len(reply):
             self.put_reply(version, slot, reply_index, reply)
+        if terms.audit:
+            self.engine.recorder.begin(np.array([slot]), version, event)
         return self.describe(slot, with_handle=True)
 
     def restore(
@@ -122,6 +127,9 @@ class Sessions(Moves):
         except BaseException:
             self._vacate(slot, version, None)
             raise
+        if token := record.more.get("audit"):
+            restored = pb.AUDIT_EVENT_RESTORED
+            self.engine.recorder.begin(np.array([slot]), version, restored, token=token)
         version.metrics.restores.inc()
         return self.describe(slot, with_handle=True)
 
@@ -156,6 +164,7 @@ class Sessions(Moves):
         for handle in handles:
             slot = self.table.slot_of(handle)
             if slot is not None:
+                self.engine.recorder.discard(slot)
                 self.end(slot, session_pb2.END_REASON_CLOSED)
 
     def fork(self, session_id: str, ids: Sequence[str]) -> list[session_pb2.Session]:
@@ -186,6 +195,8 @@ class Sessions(Moves):
         version.metrics.created.inc(len(ids))
         version.metrics.forks.inc(len(ids))
         self._take_over_ends(slots)
+        if source in self.table.audited:
+            self.engine.recorder.begin(slots, version, pb.AUDIT_EVENT_FORKED)
         return self._describe_copies(slots)
 
     def _take_over_ends(self, slots: Ints) -> None:
@@ -277,8 +288,10 @@ class Sessions(Moves):
             create_time=float(table.create_time[slot]),
             end_time=now,
             durability=int(table.durability[slot]),
+            audited=slot in table.audited,
         )
         self.engine.behind.ended(slot, ended)
+        self.engine.recorder.end(slot, reason, now)
         self._vacate(slot, version, ended)
         version.metrics.ended[ended.reason_name.lower()].inc()
         version.metrics.session_steps.observe(steps)
@@ -286,6 +299,7 @@ class Sessions(Moves):
 
     def lose(self, slot: int) -> None:
         """Let go of a session that another server has taken over."""
+        self.engine.recorder.lose(slot)
         self._vacate(slot, self.version_of(slot), None)
 
     def _vacate(self, slot: int, version: LoadedVersion, ended: Ended | None) -> None:

@@ -153,6 +153,15 @@ class Settings(BaseSettings):
         ge=0.01,
         le=DAY,
     )
+    audit_state_every: int = Field(
+        256, description="Steps after which an audit log has the state again.", ge=1, le=65_536
+    )
+    audit_keep: float = Field(
+        30 * DAY,
+        description="How long an audit log is kept after its session.",
+        ge=0,
+        le=3650 * DAY,
+    )
     device: Annotated[str, AfterValidator(_device)] = Field(
         "auto",
         description="Where models run: auto, cpu, cuda or cuda:N; auto: cuda if there is one.",
@@ -164,7 +173,7 @@ class Settings(BaseSettings):
     bit_exact: bool = Field(
         False, description="Give every session the same bits whatever its neighbours; costs time."
     )
-    audit_every: int = Field(
+    batch_audit_every: int = Field(
         1000,
         description="Turns after which one session is run again alone, to compare; 0: never.",
         ge=0,
@@ -269,6 +278,10 @@ class Settings(BaseSettings):
     @property
     def data_folder(self) -> Path:
         return self.store.absolute().parent / "data" if self.data is None else self.data
+
+    @property
+    def audit_folder(self) -> Path:
+        return self.data_folder / "audit"
 
     @property
     def session_store_address(self) -> str | None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carousel.errors import CarouselError, SessionEnded, SessionFenced, SessionNotFound
+from carousel.server.audit.log import Log
 from carousel.server.memo import Memo
 from carousel.server.notices import Notices
 from carousel.server.replies import ChunkReplies
@@ -45,6 +46,7 @@ class Ended:
     create_time: float
     end_time: float
     durability: int = MEMORY
+    audited: bool = False
 
     def error(self) -> SessionEnded:
         return SessionEnded(
@@ -120,6 +122,8 @@ class SessionTable:
         self.birth: Ints = np.zeros(0, np.int64)
         self.former_handle: Handles = np.zeros(0, np.uint64)
         self.attach_index: Ints = np.zeros(0, np.int64)
+        self.audit: Ints = np.zeros(0, np.int64)  # number of its audit log; 0: none
+        self.audit_from: Ints = np.zeros(0, np.int64)  # step index of the last state there
         self.ttl: npt.NDArray[np.float64] = np.zeros(0)
         self.lifetime_end: npt.NDArray[np.float64] = np.zeros(0)
         self.create_time: npt.NDArray[np.float64] = np.zeros(0)
@@ -130,6 +134,7 @@ class SessionTable:
         self.marks: dict[int, dict[str, Mark]] = {}  # bookmarks by slot and name
         self.memos: dict[int, tuple[int, Memo]] = {}  # by slot, with the step index they belong to
         self.parked: OrderedDict[int, bytes | None] = OrderedDict()  # records; None: in the store
+        self.audited: dict[int, Log] = {}  # audit logs by slot
         self.durables = 0  # sessions that are not of MEMORY
         self.syncs = 0  # sessions of SYNC
         self.chunk_replies = ChunkReplies()
@@ -179,6 +184,7 @@ class SessionTable:
         self.birth[slot] = self._births
         self.durable_index[slot] = self.flushed_index[slot] = 0
         self.stored_handle[slot] = self.revision[slot] = self.former_handle[slot] = 0
+        self.audit[slot] = 0
         self.durables += int(self.durability[slot] != MEMORY)
         self.syncs += int(self.durability[slot] == SYNC)
         self.ids[slot] = session_id

@@ -95,6 +95,7 @@ class WriteBehind:
 
     Only the engine's thread may call its methods. `post` runs a function in that thread.
     `interval` is in seconds, `steps` how far a session may be ahead of the store before that.
+    `before` is called by the store's thread before each group is written.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class WriteBehind:
         deliver: Callable[[Answer], None],
         lose: Callable[[int], None],
         metrics: StoreMetrics,
+        before: Callable[[], None] = lambda: None,
         interval: float = 0.05,
         steps: int = 32,
     ) -> None:
@@ -118,6 +120,7 @@ class WriteBehind:
         self._deliver = deliver
         self._lose = lose
         self._metrics = metrics
+        self._before = before
         self._interval = interval
         self._steps = steps
         self._touched: list[Ints] = []
@@ -384,8 +387,8 @@ class WriteBehind:
             expire_times=table.expire_time(slots).tolist(),
         )
         self._add_replies(columns, outputs.shape[1])
-        if table.rings or table.marks or table.memos:
-            self._add_kept(columns, version)
+        if table.rings or table.marks or table.memos or table.audited:
+            self._add_more(columns, version)
         return columns
 
     def _add_replies(self, columns: Columns, width: int) -> None:
@@ -400,15 +403,15 @@ class WriteBehind:
                 if reply is not None:
                     columns.replies[place] = reply
 
-    def _add_kept(self, columns: Columns, version: LoadedVersion) -> None:
-        """Kept states, bookmarks and the memos of generations, where there are any."""
+    def _add_more(self, columns: Columns, version: LoadedVersion) -> None:
+        """Kept states, bookmarks, memos of generations and audit logs, where there are any."""
         table = self._table
         for place, slot in enumerate(columns.slots.tolist()):
             ring, marks = table.rings.get(slot), table.marks.get(slot, {})
-            memo = table.memo_of(slot)
+            memo, log = table.memo_of(slot), table.audited.get(slot)
             kept = {} if ring is None else ring.kept(int(table.next_index[slot]))
             rows = [*kept.values(), *(mark.row for mark in marks.values())]
-            if not rows and memo is None:
+            if not rows and memo is None and log is None:
                 continue
             if rows:
                 states = version.arena.read(np.array(rows)).cpu().numpy()
@@ -419,6 +422,7 @@ class WriteBehind:
                 kept={index: next(places) for index in kept},
                 marks={name: (mark.step_index, next(places)) for name, mark in marks.items()},
                 memo=memo,
+                audit="" if log is None else log.token,
             )
 
     # In the thread of the store
@@ -426,6 +430,7 @@ class WriteBehind:
     def _write(self) -> None:
         assert self.store is not None
         while (group := self._groups.get()) is not None:
+            self._before()
             delay = FIRST_DELAY
             batch = None
             while not self._stopping.is_set():

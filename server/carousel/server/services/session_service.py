@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal, Protocol
 
 from google.protobuf import duration_pb2, empty_pb2
@@ -18,6 +18,7 @@ from carousel.errors import (
     SessionNotFound,
 )
 from carousel.server import names, snapshots
+from carousel.server.audit.replays import Replays
 from carousel.server.hall import Hall
 from carousel.server.loaded import LoadedVersion
 from carousel.server.prefixes import Prefixes
@@ -37,6 +38,7 @@ class SessionService:
         self._sessions = hall.sessions
         self._call = hall.engine.call
         self._prefixes = Prefixes(hall)
+        self._replays = Replays(hall)
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, context: Context
@@ -80,6 +82,7 @@ class SessionService:
             making.add_done_callback(self._unmake)
             raise
         try:
+            await self._hall.recorded(made)
             await self._hall.secure(made)
         except SessionFenced:
             self._unmake(making)
@@ -289,6 +292,7 @@ class SessionService:
                 step_index=snapshot.step_index,
                 reply_index=snapshot.reply_index,
                 reply=reply,
+                event=pb.AUDIT_EVENT_IMPORTED,
             )
         )
 
@@ -296,6 +300,12 @@ class SessionService:
         self, request: pb.TouchSessionRequest, context: Context
     ) -> session_pb2.Session:
         return await self._here(self._sessions.touch, request.name, _seconds(request, "ttl"))
+
+    async def ReplaySession(
+        self, request: pb.ReplaySessionRequest, context: Context
+    ) -> AsyncIterator[pb.ReplaySessionResponse]:
+        async for response in self._replays.replay(request):
+            yield response
 
 
 async def _listed(making: asyncio.Future[session_pb2.Session]) -> list[session_pb2.Session]:
@@ -311,6 +321,7 @@ def _terms(request: pb.CreateSessionRequest | pb.ImportSessionRequest) -> Terms:
         lifetime=_seconds(request, "lifetime"),
         rewind_depth=request.rewind_depth,
         durability=request.durability,
+        audit=request.audit,
     )
 
 

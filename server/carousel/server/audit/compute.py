@@ -1,0 +1,76 @@
+"""Past steps computed again: by the same kernel to the bit, or by the reference."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from carousel.errors import SnapshotMismatch
+from carousel.model import Kernel, make_kernel
+from carousel.server.audit.head import Head
+from carousel.server.loaded import LoadedVersion
+from carousel.server.work import Floats, Inputs
+
+Doubles = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.float32 | np.float64]
+
+# How far a served number may lie from the reference in double precision, over the steps from one
+# logged state to the next: docs/audit.md has what was measured.
+TOLERANCE = {"cpu": 1e-4, "cuda": 1e-2}
+
+
+class Again:
+    """Computes steps under the conditions of a head. Raises SnapshotMismatch when made."""
+
+    def __init__(self, head: Head, version: LoadedVersion) -> None:
+        if version.digest.hex() != head.digest:
+            raise SnapshotMismatch(
+                f"the log is of {head.model} with digest {head.digest[:12]}, the one in service "
+                f"has {version.digest.hex()[:12]}"
+            )
+        self.head = head
+        self.tolerance = 0.0 if head.bit_exact else TOLERANCE[head.device.split(":")[0]]
+        self._version = version
+        if head.bit_exact:
+            self._kernel = self._same_kernel()
+        else:
+            self._reference = copy.deepcopy(version.network).cpu().double().eval()
+
+    def _same_kernel(self) -> Kernel:
+        head, version = self.head, self._version
+        if version.device.split(":")[0] != head.device.split(":")[0]:
+            raise SnapshotMismatch(
+                f"the log is bit-exact on {head.device}; this server computes on {version.device}"
+            )
+        if version.kernel.name == head.kernel:
+            return version.kernel
+        name = head.kernel.split(",")[0]
+        return make_kernel(version.network, version.device, name, bit_exact=True)
+
+    def run(self, inputs: Inputs, row: Floats) -> tuple[Numbers, Numbers]:
+        """Inputs [T, D] or [T] from a row [width] on: outputs [T, O] and the row after them.
+
+        Of a bit-exact log float32, the very numbers; otherwise float64.
+        """
+        x, rows = torch.from_numpy(inputs.copy())[None], torch.from_numpy(row.copy())[None]
+        with torch.no_grad():
+            if not self.head.bit_exact:
+                x = x if x.dtype == torch.int64 else x.double()
+                outputs, rows = self._reference(x, rows.double())
+            else:
+                device = self._version.device
+                lengths = torch.tensor([len(inputs)])
+                outputs, rows = self._kernel.chunk(x.to(device), lengths, rows.to(device))
+        return outputs[0].cpu().numpy(), rows[0].cpu().numpy()
+
+
+def distances(found: Numbers, again: Numbers) -> Doubles:
+    """The largest difference of each row [n, O]; of numbers above 1, as a share of the largest."""
+    if not found.size:
+        return np.zeros(len(found))
+    gap = np.abs(found.astype(np.float64) - again).max(1)
+    shares: Doubles = gap / np.maximum(np.abs(found).max(1), 1.0)
+    return np.where(np.isnan(shares), np.inf, shares)
