@@ -33,7 +33,7 @@ def binary() -> Path:
 def shared_valkey(
     binary: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ValkeyProcess]:
-    """One Valkey for many tests, with its log synced every second or when somebody waits."""
+    """One Valkey for many tests."""
     process = ValkeyProcess(binary, tmp_path_factory.mktemp("valkey"))
     yield process
     process.kill()
