@@ -43,7 +43,7 @@ class ValkeyStore:
     `replicas` is how many replicas must have a batch on their disks too. `timeout`, in seconds, is
     of connecting and of every answer. Valkey must have appendonly yes and maxmemory-policy
     noeviction, and should have appendfsync always: a batch is one command and one sync. With
-    everysec it looks for what is synced `hz` times a second only, by default every 100 ms. The user
+    everysec it looks for what is synced `hz` times a second, by default every 100 ms. The user
     needs INFO, CLIENT ID, CLIENT KILL, SCRIPT LOAD, EVALSHA, WAITAOF, MGET and what the scripts
     call, on the keys `carousel:*`.
     """
