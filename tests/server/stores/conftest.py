@@ -14,8 +14,7 @@ from carousel.server.stores import StateStore
 from carousel.server.stores.sqlite import SqliteStore
 from carousel.server.stores.valkey import ValkeyStore
 from tests.server.stores.valkey_process import ValkeyProcess, valkey_binary
-
-PATIENCE = 30.0  # seconds: a busy machine is no fault of the store
+from tests.server.stores.writer import PATIENCE
 
 Open = Callable[[], StateStore]
 StartValkey = Callable[..., ValkeyProcess]
@@ -33,7 +32,7 @@ def binary() -> Path:
 def shared_valkey(
     binary: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ValkeyProcess]:
-    """One Valkey for many tests, with its log synced every second or when somebody waits."""
+    """One Valkey for many tests."""
     process = ValkeyProcess(binary, tmp_path_factory.mktemp("valkey"))
     yield process
     process.kill()

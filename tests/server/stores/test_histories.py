@@ -86,7 +86,7 @@ def test_every_history_is_that_of_a_dict(open_again: Open) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25,
+            max_examples=20,
             stateful_step_count=15,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import resource
 import shutil
@@ -21,7 +22,7 @@ from carousel.errors import StoreUnavailable
 from carousel.server.stores import Entry
 from carousel.server.stores.sqlite import VERSION, SqliteStore
 from tests.server.stores.model import batch
-from tests.server.stores.writer import group_in, write_group
+from tests.server.stores.writer import PATIENCE, group_in, write_group
 
 GROUPS = 8  # accepted before a kill
 
@@ -39,9 +40,9 @@ def store(path: Path) -> Iterator[SqliteStore]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[subprocess.Popen[str]]:
+def writing(path: Path, *, up_to: int = sys.maxsize) -> Iterator[subprocess.Popen[str]]:
     """Another process that writes group after group."""
-    command = [sys.executable, "-m", "tests.server.stores.writer", str(path)]
+    command = [sys.executable, "-m", "tests.server.stores.writer", str(path), str(up_to)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -121,18 +122,19 @@ def test_a_store_that_another_process_holds_is_said_and_survived(
     write_group(store, 1)
 
 
-def test_a_writer_waits_for_another_process_that_writes(path: Path) -> None:
-    """Both get through, each with sessions of its own."""
+def test_writers_in_two_processes_wait_for_each_other(path: Path) -> None:
+    """Each with sessions of its own; both get through."""
     own = [Entry(f"own-{number}", 7, 0, 1e9, b"x" * 9000) for number in range(40)]
-    with closing(SqliteStore(path)) as store, writing(path) as process:
+    store = SqliteStore(path, busy_timeout=PATIENCE)
+    with closing(store), writing(path, up_to=GROUPS) as process:
         assert process.stdout is not None
+        process.stdout.readline()
         for revision in range(GROUPS):
-            process.stdout.readline()
-            entries = [Entry(e.session_id, 7, revision, 1e9, e.data) for e in own]
+            entries = [dataclasses.replace(entry, revision=revision) for entry in own]
             formers = [7 if revision else 0] * len(own)
             assert store.write(batch(*entries, formers=formers)) == []
-        assert process.poll() is None
-        assert group_in(store) >= GROUPS - 1
+        assert process.wait(PATIENCE) == 0
+        assert group_in(store) == GROUPS
 
 
 def test_many_can_make_the_same_file_at_once(path: Path) -> None:

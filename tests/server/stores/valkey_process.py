@@ -27,9 +27,9 @@ class ValkeyProcess:
     """A Valkey with its files in a folder, on one port for all of its life."""
 
     def __init__(self, binary: Path, folder: Path, *options: str) -> None:
-        self._command = [str(binary), "--dir", str(folder), "--bind", "127.0.0.1", "--save", ""]
         self._folder = folder
-        self._command += ["--hz", "500"]  # it looks that often whether its log is synced
+        self._command = [str(binary), "--dir", str(folder), "--bind", "127.0.0.1", "--save", ""]
+        self._command += ["--appendfsync", "always"]
         self._options = options
         for _ in range(TRIES):
             with socket.socket() as free:

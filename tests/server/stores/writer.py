@@ -1,4 +1,4 @@
-"""Writes group after group to a store and says so: `python -m tests.server.stores.writer PATH [N]`.
+"""Writes group after group to a file and says so: `python -m tests.server.stores.writer PATH [N]`.
 
 For ever, to be killed, or up to group N. Each line on the standard output is the number of a group
 that was accepted.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sys
 
-from carousel.server.stores import Entry, StateStore, open_store
+from carousel.server.stores import Entry, StateStore
+from carousel.server.stores.sqlite import SqliteStore
 from tests.server.stores.model import batch
 
+PATIENCE = 30.0  # seconds: a busy machine is no fault of the store
 SESSIONS = [f"session-{number}" for number in range(40)]
 HANDLE = 2**64 - 1
 
@@ -42,7 +44,7 @@ def group_in(store: StateStore) -> int:
 
 
 def main() -> None:
-    store = open_store(sys.argv[1])
+    store = SqliteStore(sys.argv[1], busy_timeout=PATIENCE)
     last = int(sys.argv[2]) if len(sys.argv) > 2 else sys.maxsize
     for number in range(group_in(store) + 1, last + 1):
         write_group(store, number)

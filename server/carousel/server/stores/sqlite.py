@@ -27,12 +27,12 @@ CREATE INDEX live_by_expiry ON entries (expire_time) WHERE handle <> 0;
 CREATE INDEX ended_by_expiry ON entries (expire_time) WHERE handle = 0;
 """
 
-# Of a connection. The log is copied into the file every 16 MiB: sessions that go on are written
-# there less often. As many bytes of rows are at hand, since overwriting one reads it.
+# Of a connection. The log is copied into the file every 64 MiB: a session that goes on is written
+# there once for many times. 16 MB of rows are kept at hand, since overwriting one reads it.
 # The trigger is the rule of StateStore.write.
 SETTINGS = """
 PRAGMA synchronous = FULL;
-PRAGMA wal_autocheckpoint = 4000;
+PRAGMA wal_autocheckpoint = 16000;
 PRAGMA cache_size = -16000;
 PRAGMA temp_store = MEMORY;
 CREATE TEMP TABLE refused (id TEXT);

@@ -41,10 +41,11 @@ class ValkeyStore:
     """A StateStore that several servers share; connected at first need.
 
     `replicas` is how many replicas must have a batch on their disks too. `timeout`, in seconds, is
-    of connecting and of every answer. Valkey's settings: appendonly yes; appendfsync everysec, with
-    hz 500, at which it looks whether its log is synced (at 10, a batch waits up to 100 ms), or
-    always; maxmemory-policy noeviction. The user needs INFO, CLIENT ID, CLIENT KILL, SCRIPT LOAD,
-    EVALSHA, WAITAOF, MGET and what the scripts call, on the keys `carousel:*`.
+    of connecting and of every answer. Valkey must have appendonly yes and maxmemory-policy
+    noeviction, and should have appendfsync always: a batch is one command and one sync. With
+    everysec it looks for what is synced `hz` times a second, by default every 100 ms. The user
+    needs INFO, CLIENT ID, CLIENT KILL, SCRIPT LOAD, EVALSHA, WAITAOF, MGET and what the scripts
+    call, on the keys `carousel:*`.
     """
 
     kind = "valkey"
