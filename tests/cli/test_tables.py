@@ -33,6 +33,7 @@ from carousel.model import (
     save,
 )
 from carousel.model.data import ForecastTask, prepare
+from carousel.model.tokenizer import BYTE_NAMES
 
 from .conftest import SYMBOLS, Command
 
@@ -192,12 +193,16 @@ def test_text_is_encoded_by_the_server(inside: Command, ask: Client, tmp_path: P
     file = tmp_path / "text.txt"
     file.write_text(SENTENCE + "\n")
     tokenizer = MODELS["subwords"].tokenizer
-    assert tokenizer is not None
+    assert isinstance(tokenizer, Subwords)
     tokens = np.array(tokenizer.encode(SENTENCE))
     assert len(tokens) < len(SENTENCE)
     wanted = ask.predict("subwords", [tokens])[0]
     done = inside("predict", "subwords", file, "--json").json
     np.testing.assert_allclose(done["outputs"][0], wanted, rtol=1e-4, atol=1e-6)
+    lines = inside("predict", "subwords", file).out.splitlines()
+    symbols = [*map(str, BYTE_NAMES), *(m.replace(" ", "") for m in tokenizer.merges)]
+    likeliest = symbols[int(np.argmax(wanted[-1]))]
+    assert lines[-1].split()[:2] == [str(len(tokens) - 1), likeliest]
     ask.session("subwords", session_id="by-hand")
     stepped = inside("step", "by-hand", SENTENCE, "--json").json
     np.testing.assert_allclose(stepped["outputs"][0], wanted, rtol=1e-4, atol=1e-6)

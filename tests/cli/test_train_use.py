@@ -150,6 +150,16 @@ def test_a_server_that_was_named_is_named_again(
     assert connection.command("jobs", "list") == "carousel jobs list"
 
 
+def test_the_command_is_named_as_it_was_called_where_it_is_not_on_the_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.argv", [".venv/bin/carousel", "train", "x.csv"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert connection.command("jobs", "list") == ".venv/bin/carousel jobs list"
+    (tmp_path / "carousel").touch(mode=0o755)
+    assert connection.command("jobs", "list") == "carousel jobs list"
+
+
 def test_a_job_that_did_not_pass_its_gate_can_be_promoted_as_printed() -> None:
     job = replace(JOB, state=JobState.SUCCEEDED, state_message="not promoted: ...")
     assert "carousel jobs promote abc makes one all the same" in run.outcome(job)

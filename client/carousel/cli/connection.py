@@ -5,6 +5,8 @@ Modules with signatures for typer can't postpone the evaluation of annotations.
 
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +20,7 @@ from carousel.cli import exits
 if TYPE_CHECKING:
     from carousel.client import Client
 
+PROGRAM = "carousel"
 DEFAULT_TARGET = "localhost:50051"
 _PANEL = "Connection"
 
@@ -85,7 +88,14 @@ def connect(
 
 def command(*words: str) -> str:
     """A command of ours as it can be typed, to the very server that this one talks to."""
-    return shlex.join(["carousel", *words, *_said.get()])
+    return shlex.join([_program(), *words, *_said.get()])
+
+
+def _program() -> str:
+    """As it was called where it is not on the path, as in `.venv/bin/carousel`."""
+    called = Path(sys.argv[0])
+    unknown = called.name == PROGRAM and shutil.which(PROGRAM) is None
+    return str(called) if unknown else PROGRAM
 
 
 def _words(*, target: str, tls: bool, **files: Path | None) -> tuple[str, ...]:

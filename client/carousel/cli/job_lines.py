@@ -63,7 +63,7 @@ def evaluation(found: Evaluation) -> str:
     own = [(name, value) for name, value in found.metrics.items() if not _is_naive(name)]
     parts = [f"loss {number(found.loss)}"]
     parts += [f"{plain(name)} {number(value)}" for name, value in own[:_SHOWN_METRICS]]
-    if found.best:
+    if found.best and found.split != "test":  # it is of the best weights anyway
         parts.append("the best so far")
     return f"{found.split}: {', '.join(parts)}"
 

@@ -112,7 +112,18 @@ def _likeliest(logits: Any, names: Sequence[str], count: int) -> list[tuple[str,
 
 
 def _symbols(config: ModelConfig) -> Sequence[str]:
+    """What each token is; subwords in GPT-2's spelling, all else by its number."""
     tokenizer = json.loads(config.json).get("tokenizer") or {}
     symbols = tokenizer.get("symbols") or range(config.output_size)
+    if "merges" in tokenizer:
+        pairs = (merge.replace(" ", "") for merge in tokenizer["merges"])
+        symbols = list(dict.fromkeys([*_byte_names(), *pairs]))
     # Blanks and newlines would not be seen.
     return [repr(s) if isinstance(s, str) and s.isspace() else str(s) for s in symbols]
+
+
+def _byte_names() -> list[str]:
+    """A character for each byte, none of them blank."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(b) if b in printable else chr(256 + others.index(b)) for b in range(256)]

@@ -43,6 +43,7 @@ def test_quick_run_writes_records_tables_and_plots(
     page = (tmp_path / "README.md").read_text()
     assert all(f"]({name})" in page for name in pictures)
     assert "python -m carousel.model.experiments adding-50" in page
+    assert "Solved by none of them" in page  # after four updates
     runs = json.loads((tmp_path / "adding-50.json").read_text())["runs"]
     assert [run["network"] for run in runs] == list(LEARNERS)
     for run in runs:

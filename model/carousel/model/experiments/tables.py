@@ -41,6 +41,7 @@ def _task(record: Record) -> str:
             *_how(name),
             *rows,
             "",
+            f"{_solved(record)} "
             f"Solved is {metric} {bar} on sequences that were not learned from; horizon is the "
             "number of steps back until the gradient is under 1 %. "
             f"At most {s['updates']:,} updates of {s['batch']} sequences, Adam at {s['rate']}, "
@@ -51,6 +52,14 @@ def _task(record: Record) -> str:
             f"![gradient by lag]({name}-gradients.png)\n",
         ]
     )
+
+
+def _solved(record: Record) -> str:
+    """Whom the task was too hard for."""
+    failed = [run["network"] for run in record["runs"] if run["solved_at"] is None]
+    if len(failed) == len(record["runs"]):
+        return "**Solved by none of them.**"
+    return f"**Not solved by: {'; '.join(failed)}.**" if failed else "Solved by all of them."
 
 
 def _gradients(record: Record) -> str:

@@ -22,7 +22,7 @@ def check_precision(precision: str, device: torch.device = CPU) -> None:
 def has_bfloat16(device: torch.device = CPU) -> bool:
     """Whether recurrent layers run in bfloat16.
 
-    Without AVX-512 oneDNN has no such LSTM. The ways around it are no way to learn: 4 to 7 times
+    Without AVX-512 oneDNN has no such LSTM. The ways around it are no way to learn: 4 to 9 times
     as slow as float32 (docs/decisions.md).
     """
     network = torch.nn.LSTM(1, 1).to(device)
