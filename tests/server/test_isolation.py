@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -10,10 +11,17 @@ import pytest
 import torch
 
 from carousel.v1 import session_service_pb2 as pb
-from tests.conftest import RunningServer
+from tests.conftest import RunningServer, running
 from tests.server.contract import Floats, Wire
 
 RIDERS = 256
+
+
+@pytest.fixture(scope="module")
+def server(model_store: Path) -> Iterator[RunningServer]:
+    """A server of its own: the sessions of these tests stay."""
+    with running(store=model_store, shipped=False) as server:
+        yield server
 
 
 @pytest.fixture
