@@ -33,6 +33,9 @@ class Shape:
     per_message: int = 1
     streams: int = 0
     connections: int = 1
+    tenant: str = ""
+    length: int = 1  # steps of each item
+    bulk: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -43,14 +46,20 @@ class Group:
     head: bytes
     inputs: list[bytes]  # one for each of the pool
     connection: Connection
+    length: int = 1
     stream: int = 0
-    index: int = 0
+    index: int = 0  # of the next message
     left: int = 0
+    refused: int = 0
     sent: float = 0.0
 
     def message(self) -> bytes:
         count = len(self.handles)
-        return self.head + messages.indexes(self.index, count) + self.inputs[self.index % POOL]
+        return (
+            self.head
+            + messages.indexes(self.index * self.length, count)
+            + self.inputs[self.index % POOL]
+        )
 
 
 def make_sessions(port: int, model: str, count: int, **terms: Any) -> list[int]:
@@ -88,26 +97,30 @@ class ClosedLoop:
             await Connection.to("127.0.0.1", self._port) for _ in range(shape.connections)
         ]
         authority = f"127.0.0.1:{self._port}"
-        self._headers = request_headers(self.method, authority)
-        streamed = request_headers(f"/{messages.INFERENCE}/StreamSteps", authority)
+        self._headers = request_headers(self.method, authority, shape.tenant)
+        path = f"/{messages.INFERENCE}/StreamSteps"
+        streamed = request_headers(path, authority, shape.tenant)
         streams = []
         for place in range(shape.streams):
             connection = self._connections[place % shape.connections]
             streams.append((connection, connection.open(streamed, self._take_streamed)))
         self.groups = []
-        values = inputs(shape.sessions)
+        values = inputs(shape.sessions * shape.length)
         for place, begin in enumerate(range(0, shape.sessions, shape.per_message)):
             part = slice(begin, min(begin + shape.per_message, shape.sessions))
             connection, stream = self._connections[place % shape.connections], 0
             if streams:
                 connection, stream = streams[place % len(streams)]
             handles = self._handles[part]
+            steps = slice(part.start * shape.length, part.stop * shape.length)
             self.groups.append(
                 Group(
                     handles,
-                    messages.handles(handles),
-                    [messages.features(one[part]) for one in values],
+                    messages.handles(handles)
+                    + messages.kind(len(handles), shape.length, bulk=shape.bulk),
+                    [messages.features(one[steps]) for one in values],
                     connection,
+                    shape.length,
                     stream,
                 )
             )
@@ -186,7 +199,7 @@ class ClosedLoop:
     def _done(self, group: Group, now: float) -> None:
         group.index += 1
         if now <= self._end:
-            self._steps += len(group.handles)
+            self._steps += len(group.handles) * group.length
             self._latencies.append(now - group.sent)
             self._send(group)
             return

@@ -9,12 +9,14 @@ from typing import Any, Protocol, TypeVar
 
 import uvloop
 
+from tests.bench.beside import Beside
 from tests.bench.child import answer_calls
 from tests.bench.churn import Churn
 from tests.bench.closed_loop import ClosedLoop, HeldLoop, Shape, make_sessions
 from tests.bench.mixed import MixedLoop
 from tests.bench.models import Floats
 from tests.bench.open_loop import OpenLoop
+from tests.bench.overload import Overload
 from tests.bench.sample import Sample
 from tests.bench.user_loop import CoalescedUser, UnaryUser
 from tests.bench.whole_sequences import PredictLoop
@@ -90,6 +92,17 @@ class Driver:
 
     def open_open(self, key: str, port: int, model: str, rate: float) -> None:
         self._arms[key] = arm = OpenLoop(port, make_sessions(port, model, 2048), rate)
+        self._await(arm.open())
+
+    def open_overload(self, key: str, port: int, model: str, shape: Shape, rate: float) -> None:
+        handles = make_sessions(port, model, shape.sessions)
+        self._arms[key] = arm = Overload(port, shape, handles, rate)
+        self._await(arm.open())
+
+    def open_beside(
+        self, key: str, port: int, model: str, modest: Shape, greedy: Shape | None
+    ) -> None:
+        self._arms[key] = arm = Beside(port, model, modest, greedy)
         self._await(arm.open())
 
     def open_churn(self, key: str, port: int, model: str, live: int, flying: int) -> None:

@@ -35,5 +35,11 @@ def handles(numbers: list[int]) -> bytes:
     return field(1, b"".join([number.to_bytes(8, "little") for number in numbers]))
 
 
+def kind(count: int, length: int, *, bulk: bool) -> bytes:
+    """The lengths of items and their priority, where they are not what is usual."""
+    lengths = field(3, varint(length) * count) if length > 1 else b""
+    return lengths + (varint(7 << 3) + varint(2) if bulk else b"")
+
+
 def indexes(index: int, count: int) -> bytes:
     return field(2, varint(index) * count)

@@ -16,6 +16,7 @@ from tests.bench.whole_sequences import sequences
 
 TURN = 256  # the server's largest batch
 SEQUENCES = 64
+QUEUE = 65_536  # items of a tenant that may wait
 
 
 def engine(bench: Bench) -> None:
@@ -191,6 +192,56 @@ def open_loop(bench: Bench) -> None:
         )
 
 
+def overload(bench: Bench) -> None:
+    """Steps that arrive at the rate which can be served, and at three times that rate."""
+    name = name_of("lstm", 256)
+    blocks = 2 if bench.quick else 5
+    for key, closed, opened in (
+        ("overload", Shape(1024, 64, 16), Shape(QUEUE + 32_768, 64, 16)),
+        ("overload-unary", Shape(64), Shape(65_536)),
+    ):
+        peak = bench.light("real", "lstm", 256, closed, "closed loop")
+        peak.block(bench.seconds)
+        rate = peak.block(bench.seconds).rate
+        arms = [peak] + [
+            bench.looped("overload", name, opened, rate * times, name=f"{times} x the rate")
+            for times in (1, 3)
+        ]
+        facts = {"cell": "lstm", "hidden": 256, "sessions": opened.sessions}
+        bench.compare("overload", arms, facts, blocks=blocks, seconds=bench.seconds * 2)
+        bench.bar(key, ratio(arms[2], peak), f"{rate:,.0f} steps/s offered three times")
+        bench.stop_servers()
+
+
+def fairness(bench: Bench) -> None:
+    """A modest client's p99 beside a greedy one of another tenant, against its p99 alone."""
+    name = name_of("lstm", 256)
+    greedy = {
+        "steps": Shape(4096, 64, 1, tenant="greedy"),
+        "bulk chunks": Shape(512, 16, 1, tenant="greedy", length=64, bulk=True),
+    }
+    for sessions in (1, 16):
+        modest = Shape(sessions, 1, 1, tenant="modest")
+        alone = bench.looped("beside", name, modest, None, name="alone")
+        beside = [
+            bench.looped("beside", name, modest, shape, name=f"beside {what}")
+            for what, shape in greedy.items()
+        ]
+        facts = {"cell": "lstm", "hidden": 256, "sessions": sessions}
+        bench.compare("fairness", [alone, *beside], facts, seconds=bench.seconds * 2)
+        ratios = [
+            Ratio.of(
+                [
+                    _milliseconds(one, 99) / _milliseconds(other, 99)
+                    for one, other in zip(arm.samples, alone.samples, strict=True)
+                ]
+            )
+            for arm in beside
+        ]
+        worst = max(ratios, key=lambda one: one.median)
+        bench.bar(f"fairness-{sessions}", worst, "the worse of steps and bulk chunks")
+
+
 def churn(bench: Bench) -> None:
     """W4: sessions opened and closed, ten times the batch live."""
     name = name_of("lstm", 256)
@@ -262,6 +313,8 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "predict": predict,
     "mixed": mixed,
     "open": open_loop,
+    "overload": overload,
+    "fairness": fairness,
     "churn": churn,
     "memory": memory,
     "audit": audit,

@@ -40,8 +40,9 @@ def _string(text: str) -> bytes:
     return bytes((len(text),)) + text.encode()
 
 
-def request_headers(path: str, authority: str) -> bytes:
+def request_headers(path: str, authority: str, tenant: str = "") -> bytes:
     """A block of HPACK without compression and without indexing: the same at every call."""
+    of_tenant = b"\x00" + _string("x-carousel-tenant") + _string(tenant) if tenant else b""
     return (
         b"\x83\x86"  # POST, http
         + b"\x04"
@@ -53,6 +54,7 @@ def request_headers(path: str, authority: str) -> bytes:
         + _string("trailers")
         + b"\x0f\x10"
         + _string("application/grpc")
+        + of_tenant
     )
 
 
@@ -73,6 +75,7 @@ class Connection(asyncio.Protocol):
         self._next = 1
         self.failure: WireError | None = None
         self.closing = False
+        self.may_refuse = False  # a call without an answer is told as an empty message
 
     @classmethod
     async def to(cls, host: str, port: int) -> Connection:
@@ -148,16 +151,23 @@ class Connection(asyncio.Protocol):
             self._take_settings(payload)
         elif kind == PING and not flags & ACK:
             self._write(_frame(PING, ACK, 0, payload))
+        elif kind == RESET and self.may_refuse:
+            self._end(stream, payload)
         elif (kind == RESET and payload != bytes(4)) or (kind == GOAWAY and not self.closing):
             self.failure = WireError(f"frame {kind} on stream {stream}: {payload!r}")
         if flags & END_STREAM and kind in (DATA, HEADERS):
-            self._windows.pop(stream, None)
-            self._receivers.pop(stream, None)
-            self._messages.pop(stream, None)
-            if stream in self._answered:
-                self._answered.discard(stream)
-            elif not self.closing:
-                self.failure = WireError(f"stream {stream} ended without an answer: {payload!r}")
+            self._end(stream, payload)
+
+    def _end(self, stream: int, payload: bytes) -> None:
+        self._windows.pop(stream, None)
+        self._messages.pop(stream, None)
+        receiver = self._receivers.pop(stream, None)
+        if stream in self._answered:
+            self._answered.discard(stream)
+        elif self.may_refuse and receiver is not None:
+            receiver(b"")
+        elif not self.closing:
+            self.failure = WireError(f"stream {stream} ended without an answer: {payload!r}")
 
     def _take_data(self, stream: int, payload: bytes) -> None:
         self._unacknowledged += len(payload)

@@ -104,7 +104,7 @@ def test_what_waits_for_a_handle_that_goes_is_answered_at_once(
     queued = Queued([session.handle] * 500, list(range(500)))
 
     def queue_and_go() -> None:
-        assert gatekeeper.admit(hall.engine.table, version, queued.work, max_queue=10_000) == []
+        assert gatekeeper.admit(hall.engine.table, version, queued.work) == []
         assert len(version.scheduler) == 500
         if how == "delete":
             hall.sessions.delete(session.name.removeprefix("sessions/"))
@@ -132,7 +132,7 @@ def test_a_session_that_takes_a_dead_one_s_place_steps_at_once(
     queued = Queued([s.handle for s in sessions_made for _ in range(50)], list(range(50)) * 20)
 
     def queue_and_end() -> None:
-        assert gatekeeper.admit(hall.engine.table, version, queued.work, max_queue=10_000) == []
+        assert gatekeeper.admit(hall.engine.table, version, queued.work) == []
         hall.sessions.end_all(version, session_pb2.END_REASON_CLOSED)
 
     in_engine(own, queue_and_end)

@@ -158,12 +158,13 @@ def test_many_states_are_opened_and_sealed_aside_with_the_same_result(hold: Hold
 def test_the_queue_is_bounded_and_a_refusal_says_when_to_try_again(
     serve: Callable[..., RunningServer], connect: Callable[[RunningServer], Holder]
 ) -> None:
-    hold = connect(serve(shipped=False, max_queue=4))
+    hold = connect(serve(shipped=False, max_tenant_queue=4))
     outputs(hold([b""] * 4, features(4, 3)))
     with pytest.raises(grpc.RpcError) as failure:
         hold([b""] * 5, features(5, 3))
     error = error_of(failure.value)
-    assert (error.reason, error.retry_after) == ("QUEUE_FULL", 0.05)
+    assert error.reason == "QUEUE_FULL"
+    assert (error.retry_after or 0) > 0
 
 
 def test_what_nobody_waits_for_any_more_is_not_computed(

@@ -4,70 +4,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carousel.server.scheduler import Chunk, Scheduler
 from carousel.server.table import Ended, SessionTable
-from carousel.server.work import Answer, Ints, Work
-
-
-def ignore(answer: Answer) -> None:
-    """Answers are not looked at here."""
-
+from tests.server.bakery import Bakery
 
 ENDED = Ended("a", "models/m/versions/1", 1, "CLOSED", 0, 0.0, 0.0)
-
-
-def work(slots: list[int]) -> Work:
-    inputs = np.array(slots, np.float32)[:, None]
-    return Work(slots, [0] * len(slots), inputs, ignore)
-
-
-class Bakery:
-    """Queues works and draws tickets as the gatekeeper does."""
-
-    def __init__(self, max_batch: int = 4) -> None:
-        self.scheduler = Scheduler((1,), np.float32, max_batch=max_batch, chunk_slice=16)
-        self.tail: Ints = np.zeros(16, np.int64)
-        self.serving: Ints = np.zeros(16, np.int64)
-
-    def push(self, slots: list[int]) -> None:
-        tickets = []
-        for slot in slots:
-            tickets.append(self.tail[slot])
-            self.tail[slot] += 1
-        queued = work(slots)
-        self.scheduler.steps.push(
-            [queued],
-            np.array([len(slots)]),
-            items=np.arange(len(slots)),
-            handles=np.array(slots, np.uint64),
-            indexes=np.zeros(len(slots), np.int64),
-            slots=np.array(slots),
-            tickets=np.array(tickets),
-            inputs=queued.inputs,
-        )
-
-    def push_chunk(self, slot: int, length: int) -> None:
-        inputs = np.full((length, 1), slot, np.float32)
-        queued = Work([slot], [0], inputs, ignore)
-        ticket = int(self.tail[slot])
-        self.tail[slot] += 1
-        self.scheduler.chunks.append(
-            Chunk(queued, 0, slot, slot, ticket, 0, length, 0, self.scheduler.chunk_slice)
-        )
-
-    def turn(self) -> list[int]:
-        plan = self.scheduler.next(self.serving)
-        if plan is None:
-            return []
-        assert np.array_equal(plan.inputs.reshape(len(plan), -1)[:, 0], plan.slots)
-        for place, rider in enumerate(plan.slots.tolist()):
-            if plan.chunks:
-                plan.chunks[place].done += plan.chunks[place].riding
-                if plan.chunks[place].done < plan.chunks[place].length:
-                    self.scheduler.chunks.append(plan.chunks[place])
-                    continue
-            self.serving[rider] += 1
-        return plan.slots.tolist()  # type: ignore[no-any-return]
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=8), max_size=12))

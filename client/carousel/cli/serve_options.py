@@ -155,7 +155,14 @@ def options(
         int | None, _limit("16", "Steps of one chunk that ride in one turn.")
     ] = None,
     max_chunk: Annotated[int | None, _limit("16384", "Steps of one item of one message.")] = None,
-    max_queue: Annotated[int | None, _limit("65536", "Items that may wait for one model.")] = None,
+    max_queue: Annotated[int | None, _limit("131072", "Items that may wait for one model.")] = None,
+    max_tenant_queue: Annotated[
+        int | None,
+        _limit(
+            "half",
+            "Items of one tenant that may wait for one model; unset: half of max_queue.",
+        ),
+    ] = None,
     max_message_bytes: Annotated[
         str | None, _limit("64MiB", "Bytes of one message, such as 64MiB.", metavar="SIZE")
     ] = None,

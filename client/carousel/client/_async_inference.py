@@ -16,6 +16,7 @@ from carousel.client._generation import Generation, Prompt, Sampling
 from carousel.client._held import HeldBatch, HeldState
 from carousel.client._inference_values import Trace
 from carousel.client._inputs import Array, Floats, Input
+from carousel.client._priority import Priority
 
 
 class AsyncInference:
@@ -30,6 +31,7 @@ class AsyncInference:
         xs: Sequence[Input] | Array,
         *,
         outputs: Literal["all"] = "all",
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> list[Floats]: ...
 
@@ -40,6 +42,7 @@ class AsyncInference:
         xs: Sequence[Input] | Array,
         *,
         outputs: Literal["last"],
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> Floats: ...
 
@@ -49,15 +52,16 @@ class AsyncInference:
         xs: Sequence[Input] | Array,
         *,
         outputs: Literal["all", "last"] = "all",
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> list[Floats] | Floats:
         """Run N whole sequences, each from the model's initial state; nothing is kept.
 
         xs are [T, D] features or [T] tokens, of any lengths. Gives a list of [T, O] for "all",
-        [N, O] for "last". Raises ModelNotFound, ModelNotLoaded, InputMismatch, NonFiniteInput,
-        TokenOutOfRange, QueueFull, MessageTooLarge.
+        [N, O] for "last". `priority` is as in `session`. Raises ModelNotFound, ModelNotLoaded,
+        InputMismatch, NonFiniteInput, TokenOutOfRange, QueueFull, MessageTooLarge.
         """
-        rows = await self._transport.call(calls.predict(model, xs, outputs), timeout)
+        rows = await self._transport.call(calls.predict(model, xs, outputs, priority), timeout)
         return rows if outputs == "last" else calls.by_sequence(rows, xs)
 
     async def step_states(
@@ -113,6 +117,7 @@ class AsyncInference:
         stop: str | Sequence[str] = (),
         seed: int | None = None,
         log_probabilities: int | None = None,
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> AsyncTokenStream:
         """Iterate over the tokens that follow a prompt (text or token numbers); nothing is kept.
@@ -121,9 +126,10 @@ class AsyncInference:
         from the k likeliest (0: all), `top_p` from the likeliest that together reach this
         probability. `repetition_penalty` is Keskar's (default 1: none). `stop` texts end the
         generation and stay out. The same `seed` gives the same tokens. `log_probabilities` asks
-        for those of this many likeliest tokens beside the sampled one's. The deadline is the
-        client's and a second for each token, unless `timeout` sets it. Errors come with the first
-        token: ModelNotFound, NoTokenizer, NotGenerative, InvalidField.
+        for those of this many likeliest tokens beside the sampled one's. `priority` is as in
+        `session`. The deadline is the client's and a second for each token, unless `timeout` sets
+        it. Errors come with the first token: ModelNotFound, NoTokenizer, NotGenerative,
+        InvalidField, QueueFull.
         """
         sampling = Sampling(
             max_tokens=max_tokens,
@@ -135,7 +141,7 @@ class AsyncInference:
             seed=seed,
             log_probabilities=log_probabilities,
         )
-        request = _generation.from_model(model, prompt, sampling)
+        request = _generation.from_model(model, prompt, sampling, priority)
         seconds = sampling.deadline(timeout, self._transport.timeout)
         return AsyncTokenStream(self._transport, Generation(request), seconds)
 

@@ -162,7 +162,7 @@ class AsyncSession(AsyncStepping):
             made = await self._call(lambda: _session_calls.fork(self.name, ids), timeout)
         for one in made:
             self._transport.link.tell(Event("session_created", session=one.name))
-        return [AsyncSession(self._transport, self._coalescer, one) for one in made]
+        return [AsyncSession(self._transport, self._coalescer, one, self._priority) for one in made]
 
     async def rewind(
         self,

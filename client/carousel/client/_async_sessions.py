@@ -19,6 +19,7 @@ from carousel.client._coalescer import Coalescer
 from carousel.client._events import Event
 from carousel.client._inputs import Floats, Input
 from carousel.client._opening import Opening
+from carousel.client._priority import Priority
 from carousel.client._session_values import SessionInfo, Snapshot
 from carousel.client._step_many import Batch
 from carousel.client._times import Seconds
@@ -31,7 +32,7 @@ class AsyncSessions:
     """The methods of AsyncClient for sessions."""
 
     _transport: AsyncTransport
-    _coalescers: dict[tuple[str, int], Coalescer]
+    _coalescers: dict[tuple[str, int, Priority], Coalescer]
 
     def session(
         self,
@@ -45,6 +46,7 @@ class AsyncSessions:
         audit: bool = False,
         initial_state: Mapping[str, npt.ArrayLike] | None = None,
         prefix: Input | str | None = None,
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> Opening:
         """Make a session: `await` it, or leave its `async with` block to end it.
@@ -55,10 +57,11 @@ class AsyncSessions:
         (default: the server's). With `audit` all inputs are logged, so that `replay` can reproduce
         every output. `initial_state` has the state schema's tensors by name, each [L, H]. `prefix`
         (text, [T] tokens or [T, D] features) is fed before the session begins; the server remembers
-        where it leads to, and the next session with the same prefix costs no steps. Raises
-        ModelNotFound, VersionNotFound, ModelNotLoaded, ModelNotStepwise, SessionExists,
-        SessionCapacity, InvalidField, StoreUnwritable, ServerDraining; for the prefix what
-        `Session.chunk` raises, NoTokenizer and NonFiniteResult.
+        where it leads to, and the next session with the same prefix costs no steps. `priority` is
+        of its steps, chunks and generations: "bulk" rides in what interactive sessions leave over,
+        and is refused first (QueueFull). Raises ModelNotFound, VersionNotFound, ModelNotLoaded,
+        ModelNotStepwise, SessionExists, SessionCapacity, InvalidField, StoreUnwritable,
+        ServerDraining; for the prefix what `Session.chunk` raises, NoTokenizer and NonFiniteResult.
         """
         chosen = None if session_id else calls.new_id()
         call = calls.create(
@@ -72,16 +75,23 @@ class AsyncSessions:
             initial_state=initial_state,
             prefix=prefix,
         )
-        return Opening(lambda: self._make(call, chosen, timeout))
+        return Opening(lambda: self._make(call, chosen, priority, timeout))
 
-    def attach(self, name: str, *, timeout: float | None = None) -> Opening:
+    def attach(
+        self,
+        name: str,
+        *,
+        priority: Priority = "interactive",
+        timeout: float | None = None,
+    ) -> Opening:
         """Take a session over, by its name or id: who held it before can't step it any more.
 
         Raises SessionNotFound, SessionEnded.
         """
 
         async def attach() -> AsyncSession:
-            return self._session(await self._transport.call(calls.attach(name), timeout))
+            made = await self._transport.call(calls.attach(name), timeout)
+            return self._session(made, priority)
 
         return Opening(attach)
 
@@ -96,6 +106,7 @@ class AsyncSessions:
         rewind_depth: int = 0,
         durability: str | None = None,
         audit: bool = False,
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> Opening:
         """Make a session that goes on from a snapshot, by default on the version it names.
@@ -113,7 +124,7 @@ class AsyncSessions:
             durability=durability,
             audit=audit,
         )
-        return Opening(lambda: self._make(call, chosen, timeout))
+        return Opening(lambda: self._make(call, chosen, priority, timeout))
 
     async def get_session(self, name: str, *, timeout: float | None = None) -> SessionInfo:
         """Describe a session, also for an hour after its end. Raises SessionNotFound."""
@@ -196,8 +207,8 @@ class AsyncSessions:
 
         Sessions fail alone. When some do, StepErrors is raised, which has the others' outputs;
         with `return_errors` the outputs, NaN where a session failed, come with a dict of errors
-        by place. Sessions of several model versions travel as one message each; rows of a
-        narrower one end in NaN.
+        by place. Sessions of several model versions or priorities travel as one message each;
+        rows of a narrower one end in NaN.
         """
         batch = Batch(sessions, xs, self._transport.link)
         held = sorted(sessions, key=lambda one: one.name)  # in one order: no deadlock
@@ -223,7 +234,11 @@ class AsyncSessions:
         return batch.result(return_errors=return_errors)
 
     async def _make(
-        self, call: Call[calls.Made], chosen_id: str | None, timeout: float | None
+        self,
+        call: Call[calls.Made],
+        chosen_id: str | None,
+        priority: Priority,
+        timeout: float | None,
     ) -> AsyncSession:
         """Create or import; `chosen_id` is set when the client itself chose the id.
 
@@ -236,11 +251,11 @@ class AsyncSessions:
                 raise
             made = await self._transport.call(calls.attach(chosen_id), timeout)
         self._transport.link.tell(Event("session_created", session=made.name))
-        return self._session(made)
+        return self._session(made, priority)
 
-    def _session(self, made: calls.Made) -> AsyncSession:
-        key = (made.model_version, made.shard)
+    def _session(self, made: calls.Made, priority: Priority) -> AsyncSession:
+        key = (made.model_version, made.shard, priority)
         coalescer = self._coalescers.get(key)
         if coalescer is None:
             coalescer = self._coalescers[key] = Coalescer(self._transport, made.shard)
-        return AsyncSession(self._transport, coalescer, made)
+        return AsyncSession(self._transport, coalescer, made, priority)

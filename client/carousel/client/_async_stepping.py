@@ -17,6 +17,7 @@ from carousel.client._errors import is_refusal, may_go_better
 from carousel.client._events import Event
 from carousel.client._generation import PATH
 from carousel.client._inputs import Floats
+from carousel.client._priority import Priority
 from carousel.client._retry import delay
 from carousel.client._session_view import SessionView
 from carousel.client._turn import Turn
@@ -38,9 +39,13 @@ class AsyncStepping(SessionView):
     """The part of AsyncSession below its public methods."""
 
     def __init__(
-        self, transport: AsyncTransport, coalescer: Coalescer, made: session_pb2.Session
+        self,
+        transport: AsyncTransport,
+        coalescer: Coalescer,
+        made: session_pb2.Session,
+        priority: Priority,
     ) -> None:
-        super().__init__(made)
+        super().__init__(made, priority)
         self._transport = transport
         self._coalescer = coalescer
         self._ticket = coalescer.ticket(self._cursor, self._recover)

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import Message
 
 from carousel.client._call import Call, Result, serialize
-from carousel.client._channel import Door, Route
+from carousel.client._channel import Door, Metadata, Route
 from carousel.client._errors import Guard, is_refusal, translate
 from carousel.client._events import Event, Link
 from carousel.client._retry import ATTEMPTS, RESENT, delay
@@ -41,7 +41,12 @@ class AsyncTransport:
         method = self.method("unary_unary", call.path, call.reply)
         seconds = max(self.timeout, call.timeout) if timeout is None else timeout
         with self.guard:
-            reply = await method(call.request, timeout=seconds, wait_for_ready=wait_for_ready)
+            reply = await method(
+                call.request,
+                timeout=seconds,
+                metadata=self._route.door.metadata,
+                wait_for_ready=wait_for_ready,
+            )
         return call.decode(reply)
 
     async def step(
@@ -56,7 +61,7 @@ class AsyncTransport:
 
         With `patient` only the time counts: the sessions survive their server.
         """
-        metadata = ((SHARD_HEADER, str(shard)),)
+        metadata = self.metadata(shard)
         clock = asyncio.get_running_loop().time
         end = clock() + (self.timeout if timeout is None else timeout)
         attempt = 0
@@ -83,7 +88,8 @@ class AsyncTransport:
 
     def stream(self, path: str, request: Message, reply: type[Message], *, timeout: float) -> Any:
         """A call with a stream of answers."""
-        return self.method("unary_stream", path, reply)(request, timeout=timeout)
+        method = self.method("unary_stream", path, reply)
+        return method(request, timeout=timeout, metadata=self._route.door.metadata)
 
     async def exhaust(
         self, path: str, request: Message, reply: type[Message], *, timeout: float
@@ -96,8 +102,9 @@ class AsyncTransport:
     async def upload(
         self, path: str, parts: AsyncIterable[Message], reply: type[Message], *, timeout: float
     ) -> Any:
+        method = self.method("stream_unary", path, reply)
         with self.guard:
-            return await self.method("stream_unary", path, reply)(parts, timeout=timeout)
+            return await method(parts, timeout=timeout, metadata=self._route.door.metadata)
 
     async def read(self, call: Any) -> Any:
         """The next answer of a stream; None at its end."""
@@ -119,6 +126,10 @@ class AsyncTransport:
             self._former.append(self._channel)  # calls of others go on in it
         self._methods, self._channel = {}, None
         self.link.tell(Event("moved", error=error))
+
+    def metadata(self, shard: int) -> Metadata:
+        """Of a call with steps for sessions of this shard."""
+        return (*self._route.door.metadata, (SHARD_HEADER, str(shard)))
 
     def method(self, kind: str, path: str, reply: type[Message]) -> Any:
         if self._closed:

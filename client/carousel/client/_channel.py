@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from carousel.client._retry import SERVICE_CONFIG
 from carousel.errors import CarouselError, ServerDraining, ServerUnreachable
 
 MAX_MESSAGE_BYTES = 64 * 2**20
+TENANT_HEADER = "x-carousel-tenant"
+
+Metadata = tuple[tuple[str, str], ...]
 
 OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -55,6 +59,7 @@ class Door:
     target: str
     credentials: grpc.ChannelCredentials | None
     options: list[tuple[str, Any]]
+    metadata: Metadata  # of every call
 
 
 class Route:
@@ -79,10 +84,12 @@ class Route:
         return False
 
 
-def door(target: str, tls: TLS | None, token: str | None) -> Door:
+def door(target: str, tls: TLS | None, token: str | None, tenant: str) -> Door:
     """Check the caller's wishes. Raises ValueError for a token that would travel in the clear."""
     if not target:
         raise ValueError("target must be as in localhost:50051, got an empty string")
+    if not re.fullmatch(r"[a-z0-9-]{0,63}", tenant):
+        raise ValueError(f"tenant must be at most 63 of a-z, 0-9 and '-', got {tenant!r:.100}")
     options = list(OPTIONS)
     credentials = None if tls is None else _tls_credentials(tls)
     if tls is not None and tls.server_name:
@@ -94,7 +101,7 @@ def door(target: str, tls: TLS | None, token: str | None) -> Door:
             credentials = grpc.local_channel_credentials()  # plaintext that refuses to leave
         bearer = grpc.access_token_call_credentials(token)
         credentials = grpc.composite_channel_credentials(credentials, bearer)
-    return Door(target, credentials, options)
+    return Door(target, credentials, options, ((TENANT_HEADER, tenant),) if tenant else ())
 
 
 def _tls_credentials(tls: TLS) -> grpc.ChannelCredentials:

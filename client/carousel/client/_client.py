@@ -26,6 +26,7 @@ class Client(Sessions, Inference, Models):
 
     `target` is as in `localhost:50051`. `timeout` is every call's deadline in seconds, unless the
     call is given its own. `token` is a bearer token; it needs `tls` unless the server is local.
+    `tenant` says for whom it works, at most 63 of a-z, 0-9 and '-': tenants share a server evenly.
     `on_event` is called with each `Event`; what it raises is logged and goes no further. The
     connection is made by the first call. `datasets` and `jobs` are for training.
     """
@@ -37,10 +38,13 @@ class Client(Sessions, Inference, Models):
         timeout: float = 30.0,
         tls: TLS | None = None,
         token: str | None = None,
+        tenant: str = "",
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.target = target
-        self._transport = Transport(door(target, tls, token), timeout=timeout, link=Link(on_event))
+        self._transport = Transport(
+            door(target, tls, token, tenant), timeout=timeout, link=Link(on_event)
+        )
         self.datasets = Datasets(self._transport)
         self.jobs = Jobs(self._transport)
 

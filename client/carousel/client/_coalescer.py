@@ -32,10 +32,10 @@ from carousel.v1 import inference_service_pb2 as pb
 
 
 class Coalescer:
-    """All sessions of one model version and shard on one stream, opened by the first step.
+    """All sessions of one model version, shard and priority on one stream; the first step opens it.
 
-    A stream could carry several models; on streams of their own, one that breaks leaves the
-    others alone.
+    A stream could carry several; on streams of their own, one that breaks leaves the others alone,
+    and nobody waits for bulk work that is on its way.
     """
 
     def __init__(self, transport: AsyncTransport, shard: int) -> None:

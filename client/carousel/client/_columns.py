@@ -20,7 +20,7 @@ MAX_BYTES = 16 * 2**20
 
 
 def fill(request: pb.StepRequest, cursors: Sequence[Cursor], items: Sequence[Item]) -> None:
-    """Put items of one width and mode, one for each cursor, into an empty message."""
+    """Put items of one width, mode and priority, one for each cursor, into an empty message."""
     request.handles.extend([cursor.handle for cursor in cursors])
     request.step_indexes.extend([cursor.index for cursor in cursors])
     lengths = [item.steps for item in items]
@@ -30,6 +30,7 @@ def fill(request: pb.StepRequest, cursors: Sequence[Cursor], items: Sequence[Ite
     data = b"".join([item.data for item in items])
     fill_tensor(request.inputs, items[0].width, steps, data)
     request.output_mode = items[0].mode  # type: ignore[assignment]
+    request.priority = cursors[0].priority  # type: ignore[assignment]
 
 
 def fill_item(request: pb.StepRequest, item: Item) -> None:

@@ -75,7 +75,8 @@ class Cursor:
 
     `index` is that of the next step, or of the open item's first. `expires` is in seconds since
     the epoch. `durable` is the durable index: of a session that `survives` its server, the inputs
-    of all steps from there on are in `kept`, to be sent again should the server be lost.
+    of all steps from there on are in `kept`, to be sent again should the server be lost. `priority`
+    is what its items travel with.
     """
 
     __slots__ = (
@@ -87,15 +88,17 @@ class Cursor:
         "model_version",
         "name",
         "open",
+        "priority",
         "shard",
         "state",
         "survives",
     )
 
-    def __init__(self, made: session_pb2.Session) -> None:
+    def __init__(self, made: session_pb2.Session, priority: int) -> None:
         self.name = made.name
         self.model_version = made.model_version
         self.shard = made.shard
+        self.priority = priority
         self.open: Item | None = None
         self.kept: deque[tuple[int, Item | Said]] = deque()  # by the index of the first step
         self.survives = made.durability > session_pb2.DURABILITY_MEMORY

@@ -15,6 +15,7 @@ from carousel.client._errors import may_go_better
 from carousel.client._events import Link
 from carousel.client._inference_values import FinishReason, Token, TokenProbability
 from carousel.client._names import model_name
+from carousel.client._priority import priority_number
 from carousel.client._retry import ATTEMPTS
 from carousel.errors import (
     Cancelled,
@@ -82,9 +83,10 @@ def request(prompt: Prompt, sampling: Sampling) -> pb.GenerateRequest:
     return message
 
 
-def from_model(model: str, prompt: Prompt, sampling: Sampling) -> pb.GenerateRequest:
+def from_model(model: str, prompt: Prompt, sampling: Sampling, priority: str) -> pb.GenerateRequest:
     message = request(prompt, sampling)
     message.model = model_name(model)
+    message.priority = priority_number(priority)  # type: ignore[assignment]
     return message
 
 
@@ -113,6 +115,7 @@ class Generation:
         """It begins where its session stands."""
         if self._cursor is not None:
             self._said.request.step_index = self._cursor.index
+            self._said.request.priority = self._cursor.priority  # type: ignore[assignment]
 
     def request(self) -> pb.GenerateRequest:
         """What to ask for next."""

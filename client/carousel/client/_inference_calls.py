@@ -12,6 +12,7 @@ from carousel.client._cursor import MODES
 from carousel.client._inference_values import Trace
 from carousel.client._inputs import Array, Floats, Input, chunk_input, input_tensor, sequence_inputs
 from carousel.client._names import model_name
+from carousel.client._priority import priority_number
 from carousel.client._session_values import named_arrays
 from carousel.errors import InvalidField
 from carousel.v1 import inference_service_pb2 as pb
@@ -25,11 +26,12 @@ def output_mode(outputs: str, allowed: Sequence[str] = ("all", "last", "none")) 
     return MODES[outputs]
 
 
-def predict(model: str, xs: Sequence[Input] | Array, outputs: str) -> Call[Floats]:
+def predict(model: str, xs: Sequence[Input] | Array, outputs: str, priority: str) -> Call[Floats]:
     """All rows, [rows, O], of all sequences."""
     lengths, inputs = sequence_inputs(xs)
     request = pb.PredictRequest(model=model_name(model), lengths=lengths, inputs=inputs)
     request.output_mode = output_mode(outputs, ("all", "last"))  # type: ignore[assignment]
+    request.priority = priority_number(priority)  # type: ignore[assignment]
     return Call(_path("Predict"), request, pb.PredictResponse, _rows)
 
 

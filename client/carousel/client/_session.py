@@ -130,7 +130,7 @@ class Session(Stepping):
             made = self._call(lambda: _session_calls.fork(self.name, ids), timeout)
         for one in made:
             self._transport.link.tell(Event("session_created", session=one.name))
-        return [Session(self._transport, one) for one in made]
+        return [Session(self._transport, one, self._priority) for one in made]
 
     def rewind(
         self,

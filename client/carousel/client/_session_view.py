@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from carousel.client._cursor import Cursor
 from carousel.client._generation import Generation
+from carousel.client._priority import Priority, priority_number
 from carousel.client._session_values import SessionInfo, SessionState, session_info
 from carousel.v1 import session_pb2
 
@@ -13,8 +14,9 @@ from carousel.v1 import session_pb2
 class SessionView:
     """Name, step index and so on, as of the last answer."""
 
-    def __init__(self, made: session_pb2.Session) -> None:
-        self._cursor = Cursor(made)
+    def __init__(self, made: session_pb2.Session, priority: Priority) -> None:
+        self._cursor = Cursor(made, priority_number(priority))
+        self._priority = priority
         self._info = session_info(made)
         self._generation: Generation | None = None
 
@@ -47,6 +49,11 @@ class SessionView:
     def durable_index(self) -> int:
         """Steps below it are in the server's store, as of the last answer."""
         return self._cursor.durable
+
+    @property
+    def priority(self) -> Priority:
+        """Of its steps, chunks and generations."""
+        return self._priority
 
     @property
     def unsettled(self) -> bool:

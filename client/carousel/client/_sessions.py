@@ -12,6 +12,7 @@ from carousel.client import _session_calls as calls
 from carousel.client._call import Call
 from carousel.client._events import Event
 from carousel.client._inputs import Floats, Input
+from carousel.client._priority import Priority
 from carousel.client._replay import Replay
 from carousel.client._session import Session
 from carousel.client._session_values import SessionInfo, Snapshot
@@ -38,6 +39,7 @@ class Sessions:
         audit: bool = False,
         initial_state: Mapping[str, npt.ArrayLike] | None = None,
         prefix: Input | str | None = None,
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> Session:
         """Make a session; leaving its `with` block ends it.
@@ -48,10 +50,11 @@ class Sessions:
         (default: the server's). With `audit` all inputs are logged, so that `replay` can reproduce
         every output. `initial_state` has the state schema's tensors by name, each [L, H]. `prefix`
         (text, [T] tokens or [T, D] features) is fed before the session begins; the server remembers
-        where it leads to, and the next session with the same prefix costs no steps. Raises
-        ModelNotFound, VersionNotFound, ModelNotLoaded, ModelNotStepwise, SessionExists,
-        SessionCapacity, InvalidField, StoreUnwritable, ServerDraining; for the prefix what
-        `Session.chunk` raises, NoTokenizer and NonFiniteResult.
+        where it leads to, and the next session with the same prefix costs no steps. `priority` is
+        of its steps, chunks and generations: "bulk" rides in what interactive sessions leave over,
+        and is refused first (QueueFull). Raises ModelNotFound, VersionNotFound, ModelNotLoaded,
+        ModelNotStepwise, SessionExists, SessionCapacity, InvalidField, StoreUnwritable,
+        ServerDraining; for the prefix what `Session.chunk` raises, NoTokenizer and NonFiniteResult.
         """
         chosen = None if session_id else calls.new_id()
         call = calls.create(
@@ -65,14 +68,21 @@ class Sessions:
             initial_state=initial_state,
             prefix=prefix,
         )
-        return self._make(call, chosen, timeout)
+        return self._make(call, chosen, priority, timeout)
 
-    def attach(self, name: str, *, timeout: float | None = None) -> Session:
+    def attach(
+        self,
+        name: str,
+        *,
+        priority: Priority = "interactive",
+        timeout: float | None = None,
+    ) -> Session:
         """Take a session over, by its name or id: who held it before can't step it any more.
 
         Raises SessionNotFound, SessionEnded.
         """
-        return Session(self._transport, self._transport.call(calls.attach(name), timeout))
+        made = self._transport.call(calls.attach(name), timeout)
+        return Session(self._transport, made, priority)
 
     def import_session(
         self,
@@ -85,6 +95,7 @@ class Sessions:
         rewind_depth: int = 0,
         durability: str | None = None,
         audit: bool = False,
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> Session:
         """Make a session that goes on from a snapshot, by default on the version it names.
@@ -102,7 +113,7 @@ class Sessions:
             durability=durability,
             audit=audit,
         )
-        return self._make(call, chosen, timeout)
+        return self._make(call, chosen, priority, timeout)
 
     def get_session(self, name: str, *, timeout: float | None = None) -> SessionInfo:
         """Describe a session, also for an hour after its end. Raises SessionNotFound."""
@@ -178,8 +189,8 @@ class Sessions:
 
         Sessions fail alone. When some do, StepErrors is raised, which has the others' outputs;
         with `return_errors` the outputs, NaN where a session failed, come with a dict of errors
-        by place. Sessions of several model versions travel as one message each; rows of a
-        narrower one end in NaN.
+        by place. Sessions of several model versions or priorities travel as one message each;
+        rows of a narrower one end in NaN.
         """
         batch = Batch(sessions, xs, self._transport.link)
         held = sorted(sessions, key=lambda one: one.name)  # in one order: no deadlock
@@ -209,7 +220,11 @@ class Sessions:
         return batch.result(return_errors=return_errors)
 
     def _make(
-        self, call: Call[calls.Made], chosen_id: str | None, timeout: float | None
+        self,
+        call: Call[calls.Made],
+        chosen_id: str | None,
+        priority: Priority,
+        timeout: float | None,
     ) -> Session:
         """Create or import; `chosen_id` is set when the client itself chose the id.
 
@@ -222,4 +237,4 @@ class Sessions:
                 raise
             made = self._transport.call(calls.attach(chosen_id), timeout)
         self._transport.link.tell(Event("session_created", session=made.name))
-        return Session(self._transport, made)
+        return Session(self._transport, made, priority)

@@ -21,7 +21,7 @@ from carousel.v1 import inference_service_pb2 as pb
 
 @dataclass(slots=True, frozen=True)
 class Part:
-    """One message: sessions of one shard and model version, by their places in the call."""
+    """One message: sessions of one shard, model version and priority, by their places."""
 
     places: list[int]
     shard: int
@@ -55,11 +55,12 @@ class Batch:
 
     def parts(self) -> Iterator[Part]:
         """The messages; their items are open from here until `take` or `fail`."""
-        groups: dict[tuple[str, int], list[int]] = {}
+        groups: dict[tuple[str, int, int], list[int]] = {}
         for place, cursor in enumerate(self._cursors):
-            groups.setdefault((cursor.model_version, cursor.shard), []).append(place)
+            key = (cursor.model_version, cursor.shard, cursor.priority)
+            groups.setdefault(key, []).append(place)
             cursor.open = self._items[place]
-        for (_, shard), group in groups.items():
+        for (_, shard, _), group in groups.items():
             for cut in split([self._items[place] for place in group]):
                 places = group[cut]
                 request = pb.StepRequest()

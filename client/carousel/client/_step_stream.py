@@ -13,7 +13,6 @@ from carousel.client._async_transport import AsyncTransport
 from carousel.client._errors import is_refusal, translate
 from carousel.client._events import Event
 from carousel.client._retry import ATTEMPTS, RESENT, delay
-from carousel.client._transport import SHARD_HEADER
 from carousel.errors import CarouselError, InternalError, ServerUnreachable
 from carousel.v1 import inference_service_pb2 as pb
 
@@ -37,7 +36,7 @@ class StepStream:
         give_up: Callable[[CarouselError], bool],
     ) -> None:
         self._transport = transport
-        self._metadata = ((SHARD_HEADER, str(shard)),)
+        self._metadata = transport.metadata(shard)
         self._take = take
         self._unanswered = unanswered
         self._give_up = give_up

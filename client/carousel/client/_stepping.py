@@ -14,6 +14,7 @@ from carousel.client._errors import is_refusal, may_go_better
 from carousel.client._events import Event
 from carousel.client._generation import PATH
 from carousel.client._inputs import Floats
+from carousel.client._priority import Priority
 from carousel.client._retry import delay
 from carousel.client._session_view import SessionView
 from carousel.client._transport import Transport
@@ -30,8 +31,8 @@ from carousel.v1 import session_pb2
 class Stepping(SessionView):
     """The part of Session below its public methods."""
 
-    def __init__(self, transport: Transport, made: session_pb2.Session) -> None:
-        super().__init__(made)
+    def __init__(self, transport: Transport, made: session_pb2.Session, priority: Priority) -> None:
+        super().__init__(made, priority)
         self._transport = transport
         self._lock = threading.RLock()
 

@@ -36,6 +36,7 @@ class Transport:
         self._channels = [open_channel(door)]
         self._moving = threading.Lock()
         self.timeout = timeout
+        self._metadata = door.metadata
         self.link = link
         link.on_failure = self._follow
         self.guard = Guard(link)
@@ -60,7 +61,12 @@ class Transport:
         method = self._method("unary_unary", call.path, call.reply)
         seconds = max(self.timeout, call.timeout) if timeout is None else timeout
         with self.guard:
-            reply = method(call.request, timeout=seconds, wait_for_ready=wait_for_ready)
+            reply = method(
+                call.request,
+                timeout=seconds,
+                metadata=self._metadata,
+                wait_for_ready=wait_for_ready,
+            )
         return call.decode(reply)
 
     def step(
@@ -75,7 +81,7 @@ class Transport:
 
         With `patient` only the time counts: the sessions survive their server.
         """
-        metadata = ((SHARD_HEADER, str(shard)),)
+        metadata = (*self._metadata, (SHARD_HEADER, str(shard)))
         end = time.monotonic() + (self.timeout if timeout is None else timeout)
         attempt = 0
         while True:
@@ -101,7 +107,8 @@ class Transport:
 
     def stream(self, path: str, request: Message, reply: type[Message], *, timeout: float) -> Any:
         """A call with a stream of answers."""
-        return self._method("unary_stream", path, reply)(request, timeout=timeout)
+        method = self._method("unary_stream", path, reply)
+        return method(request, timeout=timeout, metadata=self._metadata)
 
     def exhaust(self, path: str, request: Message, reply: type[Message], *, timeout: float) -> None:
         """The same for its effect alone, to its end."""
@@ -112,8 +119,9 @@ class Transport:
     def upload(
         self, path: str, parts: Iterable[Message], reply: type[Message], *, timeout: float
     ) -> Any:
+        method = self._method("stream_unary", path, reply)
         with self.guard:
-            return self._method("stream_unary", path, reply)(iter(parts), timeout=timeout)
+            return method(iter(parts), timeout=timeout, metadata=self._metadata)
 
     def read(self, call: Iterator[Any]) -> Any:
         """The next answer of a stream; None at its end."""

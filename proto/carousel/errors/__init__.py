@@ -98,7 +98,14 @@ from carousel.errors._resources import (
     VersionNotFound,
     WeightsInvalid,
 )
-from carousel.errors._status import CATALOGUE, DOMAIN, from_parts, from_status, to_status
+from carousel.errors._status import (
+    CATALOGUE,
+    DOMAIN,
+    flat_metadata,
+    from_parts,
+    from_status,
+    to_status,
+)
 
 __all__ = [
     "CATALOGUE",
@@ -168,6 +175,7 @@ __all__ = [
     "VersionExists",
     "VersionNotFound",
     "WeightsInvalid",
+    "flat_metadata",
     "from_parts",
     "from_status",
     "to_status",

@@ -16,6 +16,7 @@ from carousel.errors._requests import InvalidArgument
 from carousel.errors._resources import FailedPrecondition
 
 DOMAIN = "carousel"
+RETRY_AFTER = "retry_after_seconds"
 
 _INT_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -69,8 +70,20 @@ def from_status(status: status_pb2.Status) -> CarouselError:
     return error
 
 
+def flat_metadata(error: CarouselError) -> Mapping[str, str]:
+    """The error's metadata where there is no RetryInfo beside it: with `retry_after_seconds`."""
+    if error.retry_after is None:
+        return error.metadata
+    return {**error.metadata, RETRY_AFTER: f"{error.retry_after:.3f}"}
+
+
 def from_parts(code: int, reason: str, message: str, metadata: Mapping[str, str]) -> CarouselError:
-    """The error of this reason; for a reason that is not in the catalogue, its code's class."""
+    """The error of this reason; for a reason that is not in the catalogue, its code's class.
+
+    `metadata` may be that of `flat_metadata`.
+    """
     status_code = _INT_CODES.get(code, grpc.StatusCode.UNKNOWN)
     kind = CATALOGUE.get(reason) or _BY_CODE.get(status_code, CarouselError)
-    return kind(message, metadata=metadata)
+    details = dict(metadata)
+    seconds = details.pop(RETRY_AFTER, None)
+    return kind(message, metadata=details, retry_after=None if seconds is None else float(seconds))

@@ -50,6 +50,36 @@ OUTPUT_MODE_NONE: OutputMode.ValueType  # 3
 """None: the steps only move the state."""
 Global___OutputMode: _TypeAlias = OutputMode  # noqa: Y015
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """INTERACTIVE."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """Somebody waits for the answer: goes first in every turn."""
+    PRIORITY_BULK: _Priority.ValueType  # 2
+    """Work that has time: gets what interactive work leaves over, and in any case one step for 16 of
+    its. When a queue is full, bulk makes room for interactive work: what came last is refused
+    first, with QUEUE_FULL, unless it has begun.
+    """
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Who goes first where work waits."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""INTERACTIVE."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""Somebody waits for the answer: goes first in every turn."""
+PRIORITY_BULK: Priority.ValueType  # 2
+"""Work that has time: gets what interactive work leaves over, and in any case one step for 16 of
+its. When a queue is full, bulk makes room for interactive work: what came last is refused
+first, with QUEUE_FULL, unless it has begun.
+"""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _NoticeKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -120,8 +150,11 @@ class StepRequest(_message.Message):
     DURABLE_INDEXES_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     OUTPUT_MODE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     output_mode: Global___OutputMode.ValueType
     """Which outputs travel back."""
+    priority: Global___Priority.ValueType
+    """Of all items. Default: INTERACTIVE."""
     @_builtins.property
     def handles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The session incarnations, 1 to 65,536."""
@@ -158,10 +191,11 @@ class StepRequest(_message.Message):
         durable_indexes: _abc.Iterable[_builtins.int] | None = ...,
         inputs: _tensor_pb2.Tensor | None = ...,
         output_mode: Global___OutputMode.ValueType = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durable_indexes", b"durable_indexes", "handles", b"handles", "inputs", b"inputs", "lengths", b"lengths", "output_mode", b"output_mode", "step_indexes", b"step_indexes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durable_indexes", b"durable_indexes", "handles", b"handles", "inputs", b"inputs", "lengths", b"lengths", "output_mode", b"output_mode", "priority", b"priority", "step_indexes", b"step_indexes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -322,7 +356,9 @@ class ItemError(_message.Message):
     """What was wrong, what was given and what is allowed, for people."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The reason's details, such as `expected_step`."""
+        """The reason's details, such as `expected_step`. `retry_after_seconds`, a decimal number, is what
+        RetryInfo says of a whole call.
+        """
 
     def __init__(
         self,
@@ -508,10 +544,13 @@ class PredictRequest(_message.Message):
     LENGTHS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     OUTPUT_MODE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """As in CreateSessionRequest."""
     output_mode: Global___OutputMode.ValueType
     """Which outputs travel back; NONE is refused."""
+    priority: Global___Priority.ValueType
+    """Default: INTERACTIVE."""
     @_builtins.property
     def lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Steps of each sequence, each at least 1."""
@@ -527,10 +566,11 @@ class PredictRequest(_message.Message):
         lengths: _abc.Iterable[_builtins.int] | None = ...,
         inputs: _tensor_pb2.Tensor | None = ...,
         output_mode: Global___OutputMode.ValueType = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "lengths", b"lengths", "model", b"model", "output_mode", b"output_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "lengths", b"lengths", "model", b"model", "output_mode", b"output_mode", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -584,6 +624,7 @@ class GenerateRequest(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     RECEIVED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """A session incarnation: goes on from its state and moves it."""
     model: _builtins.str
@@ -612,6 +653,8 @@ class GenerateRequest(_message.Message):
     """Log-probabilities of this many likeliest tokens beside the sampled one's, 0 to 20. Absent:
     no log-probabilities at all.
     """
+    priority: Global___Priority.ValueType
+    """Of the prompt and of every token. Default: INTERACTIVE."""
     @_builtins.property
     def tokens(self) -> Global___TokenList:
         """Token numbers."""
@@ -648,10 +691,11 @@ class GenerateRequest(_message.Message):
         seed: _builtins.int | None = ...,
         log_probabilities: _builtins.int | None = ...,
         received: _abc.Iterable[_builtins.int] | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_step_index", b"_step_index", "_temperature", b"_temperature", "_top_p", b"_top_p", "handle", b"handle", "log_probabilities", b"log_probabilities", "model", b"model", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "source", b"source", "step_index", b"step_index", "temperature", b"temperature", "text", b"text", "tokens", b"tokens", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_step_index", b"_step_index", "_temperature", b"_temperature", "_top_p", b"_top_p", "handle", b"handle", "log_probabilities", b"log_probabilities", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "received", b"received", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "source", b"source", "step_index", b"step_index", "stop", b"stop", "temperature", b"temperature", "text", b"text", "tokens", b"tokens", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_step_index", b"_step_index", "_temperature", b"_temperature", "_top_p", b"_top_p", "handle", b"handle", "log_probabilities", b"log_probabilities", "max_tokens", b"max_tokens", "model", b"model", "priority", b"priority", "prompt", b"prompt", "received", b"received", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "source", b"source", "step_index", b"step_index", "stop", b"stop", "temperature", b"temperature", "text", b"text", "tokens", b"tokens", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__log_probabilities: _TypeAlias = _typing.Literal["log_probabilities"]  # noqa: Y015
     _WhichOneofArgType__log_probabilities: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities"]  # noqa: Y015

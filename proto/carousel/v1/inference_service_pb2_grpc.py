@@ -27,6 +27,10 @@ if _version_not_supported:
 
 class InferenceServiceStub:
     """Runs models: statefully by session, or statelessly on whole sequences.
+
+    The metadata `x-carousel-tenant` (at most 63 of a-z, 0-9 and '-'; absent: the empty one) says for
+    whom a call works: tenants that wait for the same model get the same number of steps, and each
+    may have only so many items in the queue.
     """
 
     def __init__(self, channel):
@@ -69,11 +73,16 @@ class InferenceServiceStub:
 
 class InferenceServiceServicer:
     """Runs models: statefully by session, or statelessly on whole sequences.
+
+    The metadata `x-carousel-tenant` (at most 63 of a-z, 0-9 and '-'; absent: the empty one) says for
+    whom a call works: tenants that wait for the same model get the same number of steps, and each
+    may have only so many items in the queue.
     """
 
     def Step(self, request, context):
         """Steps or chunks of many sessions in one message; answers when all items are done. Items fail
-        alone (`errors`); the call itself fails only when no item could be read.
+        alone (`errors`); the call itself fails only when no item could be read, or with QUEUE_FULL
+        when none could be queued.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,6 +186,10 @@ def add_InferenceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
     """Runs models: statefully by session, or statelessly on whole sequences.
+
+    The metadata `x-carousel-tenant` (at most 63 of a-z, 0-9 and '-'; absent: the empty one) says for
+    whom a call works: tenants that wait for the same model get the same number of steps, and each
+    may have only so many items in the queue.
     """
 
     @staticmethod

@@ -27,7 +27,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InferenceServiceStub:
-    """Runs models: statefully by session, or statelessly on whole sequences."""
+    """Runs models: statefully by session, or statelessly on whole sequences.
+
+    The metadata `x-carousel-tenant` (at most 63 of a-z, 0-9 and '-'; absent: the empty one) says for
+    whom a call works: tenants that wait for the same model get the same number of steps, and each
+    may have only so many items in the queue.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,7 +40,8 @@ class InferenceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     Step: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.StepRequest, _inference_service_pb2.StepResponse]
     """Steps or chunks of many sessions in one message; answers when all items are done. Items fail
-    alone (`errors`); the call itself fails only when no item could be read.
+    alone (`errors`); the call itself fails only when no item could be read, or with QUEUE_FULL
+    when none could be queued.
     """
     StreamSteps: _grpc.StreamStreamMultiCallable[_inference_service_pb2.StreamStepsRequest, _inference_service_pb2.StreamStepsResponse]
     """The same on one stream, for any number of sessions. Answers come as items finish, coalesced
@@ -75,12 +81,18 @@ class InferenceServiceStub:
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
-    """Runs models: statefully by session, or statelessly on whole sequences."""
+    """Runs models: statefully by session, or statelessly on whole sequences.
+
+    The metadata `x-carousel-tenant` (at most 63 of a-z, 0-9 and '-'; absent: the empty one) says for
+    whom a call works: tenants that wait for the same model get the same number of steps, and each
+    may have only so many items in the queue.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Step: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.StepRequest, _inference_service_pb2.StepResponse]  # type: ignore[assignment]
     """Steps or chunks of many sessions in one message; answers when all items are done. Items fail
-    alone (`errors`); the call itself fails only when no item could be read.
+    alone (`errors`); the call itself fails only when no item could be read, or with QUEUE_FULL
+    when none could be queued.
     """
     StreamSteps: _aio.StreamStreamMultiCallable[_inference_service_pb2.StreamStepsRequest, _inference_service_pb2.StreamStepsResponse]  # type: ignore[assignment]
     """The same on one stream, for any number of sessions. Answers come as items finish, coalesced
@@ -119,7 +131,12 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Runs models: statefully by session, or statelessly on whole sequences."""
+    """Runs models: statefully by session, or statelessly on whole sequences.
+
+    The metadata `x-carousel-tenant` (at most 63 of a-z, 0-9 and '-'; absent: the empty one) says for
+    whom a call works: tenants that wait for the same model get the same number of steps, and each
+    may have only so many items in the queue.
+    """
 
     @_abc_1.abstractmethod
     def Step(
@@ -128,7 +145,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.StepResponse, _abc.Awaitable[_inference_service_pb2.StepResponse]]:
         """Steps or chunks of many sessions in one message; answers when all items are done. Items fail
-        alone (`errors`); the call itself fails only when no item could be read.
+        alone (`errors`); the call itself fails only when no item could be read, or with QUEUE_FULL
+        when none could be queued.
         """
 
     @_abc_1.abstractmethod

@@ -111,7 +111,6 @@ class Server:
         sessions = Sessions(settings)
         engine = Engine(
             asyncio.get_running_loop(),
-            max_queue=settings.max_queue,
             metrics=self.metrics,
             audit=Writer(settings.audit_folder, self.metrics),
             audit_state_every=settings.audit_state_every,
@@ -269,9 +268,10 @@ class Server:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_concurrent_streams", 100_000),
-                # Above 1,000 calls that wait to be taken up gRPC cancels some at random.
-                ("grpc.server.max_pending_requests", 100_000),
-                ("grpc.server.max_pending_requests_hard_limit", 100_000),
+                # Calls that wait to be taken up, before we know of them: above this gRPC cancels
+                # some at random, so that the others are still taken up in time.
+                ("grpc.server.max_pending_requests", 10_000),
+                ("grpc.server.max_pending_requests_hard_limit", 20_000),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             )
         )

@@ -63,7 +63,6 @@ class Engine:
         self,
         loop: asyncio.AbstractEventLoop,
         *,
-        max_queue: int,
         metrics: Metrics,
         audit: Writer,
         audit_state_every: int,
@@ -77,7 +76,6 @@ class Engine:
         self.versions: list[LoadedVersion] = []  # those that can be stepped
         self.clock = clock  # seconds since the epoch
         self._loop = loop
-        self._max_queue = max_queue
         self._sweep = sweep
         self._batch_audit = batch_audit
         self._arrivals: list[tuple[LoadedVersion, Work]] = []
@@ -186,6 +184,8 @@ class Engine:
             try:
                 self._take_in()
                 self._dismiss_fenced()
+                for version in self.versions:
+                    self._answers += gatekeeper.shed_bulk(self.table, version)
                 self._deliver()  # who was refused at the door must not wait for anything
                 turned = [self._safe_turn(version) for version in tuple(self.versions)]
                 turned += [held.turn(version) for version in tuple(self.versions)]
@@ -213,13 +213,11 @@ class Engine:
                 works = [one for one in works if self._is_here(version, one)]
                 if not works:
                     continue
-            limit = self._max_queue
             try:
-                if gatekeeper.admit_together(self.table, version, works, max_queue=limit):
+                if gatekeeper.admit_together(self.table, version, works):
                     continue
                 while works:
-                    work = works[0]
-                    self._answers += gatekeeper.admit(self.table, version, work, max_queue=limit)
+                    self._answers += gatekeeper.admit(self.table, version, works[0])
                     works.pop(0)
             except Exception:  # a bug must not leave anybody without an answer
                 log.exception("works for %s could not be queued", version.name)
@@ -444,10 +442,11 @@ class Engine:
         count = len(ride.places)
         metrics.turn_batch_size.observe(count)
         metrics.turn_duration.observe(now - begin)
+        steps = count if plan.lengths is None else int(plan.lengths[ride.places].sum())
+        metrics.steps.inc(steps)
+        version.scheduler.took(steps, now - begin)
         if plan.lengths is not None:
-            metrics.steps.inc(int(plan.lengths[ride.places].sum()))
             return
-        metrics.steps.inc(count)
         metrics.step_compute.observe(seconds, count)
         arrived = np.array([work.arrived for work in plan.works])
         bounds = ride.bounds(plan)
@@ -465,6 +464,7 @@ class Engine:
 def hand_out(answers: list[Answer]) -> None:
     for answer in answers:
         try:
+            answer.work.lane.leave(len(answer.items), len(answer.errors))
             answer.work.deliver(answer)
         except Exception:  # a bug in one message must not take the others' answers along
             log.exception("an answer could not be handed out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -13,27 +14,26 @@ from carousel.errors import (
     DeadlineExceeded,
     MixedModels,
     ModelNotLoaded,
-    QueueFull,
     SessionFenced,
     SessionQuarantined,
     StepConflict,
     StepsLost,
 )
+from carousel.server.door import SESSION_FULL, SHED
 from carousel.server.inputs import Refusals, are_good, bad_inputs
 from carousel.server.loaded import LoadedVersion
-from carousel.server.scheduler import SESSION_QUEUE, Chunk, Plan
+from carousel.server.plan import Chunk, Plan
+from carousel.server.scheduler import SESSION_QUEUE
+from carousel.server.step_queue import ranks
 from carousel.server.table import NO_REPLY, QUARANTINED, SessionTable
 from carousel.server.work import NEVER, Answer, Floats, Ints, Work
 
 Mask = npt.NDArray[np.bool_]
 
 NOTHING = np.zeros(0, np.int64)
-RETRY_SECONDS = 0.05
 
 
-def admit_together(
-    table: SessionTable, version: LoadedVersion, works: Sequence[Work], *, max_queue: int
-) -> bool:
+def admit_together(table: SessionTable, version: LoadedVersion, works: Sequence[Work]) -> bool:
     """Queue many works of single steps at once. False, and nothing done, if any item is amiss.
 
     Most works are small and most are good: this is what a message costs the engine.
@@ -44,8 +44,7 @@ def admit_together(
     inputs = works[0].inputs if len(works) == 1 else np.concatenate([w.inputs for w in works])
     slots, good = table.slots_of(handles)
     fits = (
-        len(handles) <= max_queue - len(version.scheduler)
-        and good.all()
+        good.all()
         and (table.version[slots] == version.ordinal).all()
         and _room_in_lines(table, slots)
         and _has_known_steps(table, works, slots)
@@ -68,14 +67,12 @@ def admit_together(
     return True
 
 
-def admit(
-    table: SessionTable, version: LoadedVersion, work: Work, *, max_queue: int
-) -> list[Answer]:
+def admit(table: SessionTable, version: LoadedVersion, work: Work) -> list[Answer]:
     """Queue the items of a work; gives an answer for those that are refused at the door."""
     slots, good = table.slots_of(np.array(work.handles, np.uint64))
     if good.any():
         good &= table.version[slots] == version.ordinal
-        good &= table.tail[slots] - table.serving[slots] + _ranks(slots) < SESSION_QUEUE
+        good &= table.tail[slots] - table.serving[slots] + ranks(slots) < SESSION_QUEUE
     # One reason for each item: what is wrong with its length comes before its numbers.
     wrong = [
         *_lost_steps(table, work, slots, good),
@@ -93,11 +90,10 @@ def admit(
     items = np.arange(len(work))
     if refused:
         items = np.delete(items, [item for item, _ in refused])
-    room = 0 if version.retired else max_queue - len(version.scheduler)
-    if len(items) > room:
-        refused += [(item, _queue_full(version, max_queue)) for item in items[room:].tolist()]
-        items = items[:room]
-    if len(items):
+    if version.retired:
+        gone = ModelNotLoaded(f"{version.name} was taken out of service")
+        refused += [(item, gone) for item in items.tolist()]
+    elif len(items):
         _enqueue(table, version, work, items, slots[items])
     return [_refusal(version, work, refused)] if refused else []
 
@@ -171,7 +167,7 @@ def _draw_tickets(table: SessionTable, slots: Ints) -> Ints:
         tickets = table.tail[slots]
         table.tail[slots] += 1
         return tickets
-    tickets = table.tail[slots] + _ranks(slots)
+    tickets = table.tail[slots] + ranks(slots)
     np.add.at(table.tail, slots, 1)
     return tickets
 
@@ -186,17 +182,6 @@ def _room_in_lines(table: SessionTable, slots: Ints) -> bool:
 
 def _all_different(slots: Ints) -> bool:
     return len(slots) == 1 or len(set(slots.tolist())) == len(slots)
-
-
-def _ranks(slots: Ints) -> Ints:
-    """How many entries before it name the same slot, for each entry."""
-    order = np.argsort(slots, kind="stable")
-    first = np.ones(len(slots), np.bool_)
-    first[1:] = slots[order[1:]] != slots[order[:-1]]
-    begins = np.flatnonzero(first)
-    ranks = np.empty(len(slots), np.int64)
-    ranks[order] = np.arange(len(slots)) - np.repeat(begins, np.diff(begins, append=len(slots)))
-    return ranks
 
 
 def check_riders(
@@ -303,6 +288,20 @@ def dismiss_fenced(table: SessionTable, version: LoadedVersion) -> list[Answer]:
     return answers
 
 
+def shed_bulk(table: SessionTable, version: LoadedVersion) -> list[Answer]:
+    """Answers for bulk items that have to go because more work waits than may."""
+    answers = []
+    for plan in version.scheduler.shed(table.tail):
+        np.subtract.at(table.tail, plan.slots, 1)  # they were the last in their sessions' lines
+        version.metrics.rejected(SHED, len(plan))
+        full = version.door.full(f"bulk work for {version.name} made room for interactive work")
+        for number, work in enumerate(plan.works):
+            begin, end = plan.bounds[number : number + 2].tolist()
+            items = plan.items[begin:end].tolist()
+            answers.append(_refusal(version, work, [(item, full) for item in items]))
+    return answers
+
+
 def fail_work(version: LoadedVersion, work: Work, error: CarouselError) -> Answer:
     """The answer to a work of which no item was queued."""
     return _refusal(version, work, [(item, error) for item in range(len(work))])
@@ -372,10 +371,10 @@ def _refusal(
     version: LoadedVersion, work: Work, errors: Iterable[tuple[int, CarouselError]]
 ) -> Answer:
     numbered = tuple((int(item), error) for item, error in errors)
-    for _, error in numbered:
-        version.metrics.failed(error.reason)
-        if isinstance(error, StepConflict | SessionFenced):
-            version.metrics.conflicts.inc()
+    for kind, count in Counter(type(error) for _, error in numbered).items():
+        version.metrics.failed(kind.reason, count)
+        if issubclass(kind, StepConflict | SessionFenced):
+            version.metrics.conflicts.inc(count)
     nothing = np.zeros((0, version.config.output_size), np.float32)
     return Answer(work, NOTHING, None, nothing, numbered, NEVER)
 
@@ -393,22 +392,8 @@ def _why_refused(
             f"the first is of {version.name}, sessions/{table.ids[slot]} is of another",
             field=f"handles[{item}]",
         )
-    return QueueFull(
-        f"at most {SESSION_QUEUE} items of one session may wait",
-        field="handles",
-        retry_after=RETRY_SECONDS,
-    )
-
-
-def _queue_full(version: LoadedVersion, max_queue: int) -> CarouselError:
-    if version.retired:
-        return ModelNotLoaded(f"{version.name} was taken out of service")
-    version.metrics.rejected(QueueFull.reason)
-    return QueueFull(
-        f"at most {max_queue} items may wait for {version.name}",
-        field="handles",
-        retry_after=RETRY_SECONDS,
-    )
+    version.metrics.rejected(SESSION_FULL)
+    return version.door.full(f"at most {SESSION_QUEUE} items of one session may wait")
 
 
 def _quarantined(table: SessionTable, slot: int) -> SessionQuarantined:

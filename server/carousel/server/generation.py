@@ -6,6 +6,7 @@ request, made again, finds out what was said and fed already, and goes on from t
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from carousel.errors import Cancelled, InvalidField, NotGenerative, StepConflict
+from carousel.errors import Cancelled, InvalidField, NotGenerative, QueueFull, StepConflict
 from carousel.model import Softmax
 from carousel.server.claim import Claim
 from carousel.server.gatekeeper import reply_of
@@ -43,37 +44,57 @@ class Source:
     handle: int
     start: int
     claim: Claim
+    tenant: str
+    bulk: bool
+    deadline: float
     index: int = 0
     durable: bool = False
     notices: list[Notice] = field(default_factory=list)  # not told yet
 
-    async def feed(self, hall: Hall, tokens: Ints, memo: Memo, deadline: float) -> Floats:
+    async def feed(
+        self, hall: Hall, tokens: Ints, memo: Memo, *, patiently: bool = False
+    ) -> Floats:
         """Step by tokens [T], at least one; gives the last output [V].
 
-        Raises the item's error, and Cancelled once another call has taken over.
+        `patiently`: wait while the queue is full, as what has begun should come to its end. Raises
+        the item's error, and Cancelled once another call has taken over.
         """
         last = np.zeros(0, np.float32)
         for begin in range(0, len(tokens), hall.settings.max_chunk):
             part = tokens[begin : begin + hall.settings.max_chunk]
-            async with self.claim.lock:
-                if self.claim.owner is not self:
-                    raise Cancelled("another call goes on with this generation")
-                outputs = await hall.run_steps(
-                    self.version,
-                    self.handle,
-                    self.index,
-                    part,
-                    deadline,
-                    memo=memo,
-                    notices=self.notices,
-                )
+            while (outputs := await self._try(hall, part, memo, patiently)) is None:
+                pass
             self.index += len(part)
             last = outputs[-1]
         return last
 
+    async def _try(self, hall: Hall, tokens: Ints, memo: Memo, patiently: bool) -> Floats | None:
+        """The outputs [T, V]; None after a wait, when the queue was full."""
+        async with self.claim.lock:
+            if self.claim.owner is not self:
+                raise Cancelled("another call goes on with this generation")
+            try:
+                return await hall.run_steps(
+                    self.version,
+                    self.handle,
+                    self.index,
+                    tokens,
+                    tenant=self.tenant,
+                    bulk=self.bulk,
+                    deadline=self.deadline,
+                    memo=memo,
+                    notices=self.notices,
+                )
+            except QueueFull as full:
+                seconds = full.retry_after or 0.0
+                if not patiently or time.monotonic() + seconds >= self.deadline:
+                    raise
+        await asyncio.sleep(seconds)
+        return None
+
 
 async def generate(
-    hall: Hall, request: pb.GenerateRequest, deadline: float
+    hall: Hall, request: pb.GenerateRequest, *, tenant: str, deadline: float
 ) -> AsyncIterator[pb.GenerateResponse]:
     """The responses to a request, one a token; ends at once when the generator is closed."""
     begin = time.monotonic()
@@ -81,8 +102,8 @@ async def generate(
     wanted = read(request, version, hall.settings)
     own = f"generate-{secrets.token_hex(8)}" if request.WhichOneof("source") == "model" else ""
     try:
-        source = await _source(hall, request, version, own)
-        transcript, logits = await _take_up(hall, source, wanted, deadline)
+        source = await _source(hall, request, version, own, tenant, deadline)
+        transcript, logits = await _take_up(hall, source, wanted)
         received, known = len(wanted.received), len(transcript.rows)
         version.metrics.duplicates.inc(known - received)
         writer = TokenWriter(
@@ -98,7 +119,7 @@ async def generate(
                 if hall.draining and source.durable:  # it goes on elsewhere
                     raise hall.draining_error()
                 token = np.array([transcript.draw(logits)], np.int64)
-                logits = await source.feed(hall, token, transcript.memo, deadline)
+                logits = await source.feed(hall, token, transcript.memo, patiently=True)
                 now = time.monotonic()
                 (version.metrics.next_token if number else version.metrics.first_token).observe(
                     now - begin
@@ -146,19 +167,25 @@ def _version(hall: Hall, request: pb.GenerateRequest) -> LoadedVersion:
 
 
 async def _source(
-    hall: Hall, request: pb.GenerateRequest, version: LoadedVersion, own: str
+    hall: Hall,
+    request: pb.GenerateRequest,
+    version: LoadedVersion,
+    own: str,
+    tenant: str,
+    deadline: float,
 ) -> Source:
+    bulk = request.priority == pb.PRIORITY_BULK
     if own:
         terms = Terms(session_id=own, durability=MEMORY)
         session = await hall.engine.call(hall.sessions.create, version, terms)
-        return Source(version, session.handle, 0, Claim())
+        return Source(version, session.handle, 0, Claim(), tenant, bulk, deadline)
     table = hall.engine.table
     slot = table.slot_of(request.handle)
     if slot is None:
         raise table.why_not(request.handle)
     start = request.step_index if request.HasField("step_index") else int(table.next_index[slot])
     claim = hall.claims.setdefault(request.handle, Claim())
-    return Source(version, request.handle, start, claim)
+    return Source(version, request.handle, start, claim, tenant, bulk, deadline)
 
 
 @dataclass(slots=True)
@@ -173,9 +200,7 @@ class _Found:
     owed: bool  # what it answered last may not leave yet
 
 
-async def _take_up(
-    hall: Hall, source: Source, wanted: Wanted, deadline: float
-) -> tuple[Transcript, Floats]:
+async def _take_up(hall: Hall, source: Source, wanted: Wanted) -> tuple[Transcript, Floats]:
     """Begin a generation, or go on with it: all that is decided of it is fed.
 
     Gives what was said, and what the next token is sampled from.
@@ -194,7 +219,7 @@ async def _take_up(
     fed = source.index - source.start
     known = np.append(wanted.prompt, np.array(tokens_of(transcript.rows), np.int64))
     if fed < len(known):
-        return transcript, await source.feed(hall, known[fed:], memo, deadline)
+        return transcript, await source.feed(hall, known[fed:], memo)
     if not len(found.output):
         raise InvalidField(
             "without an output of a former step to go on from, the prompt must not be empty",

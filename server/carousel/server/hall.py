@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
@@ -112,14 +113,21 @@ class Hall:
         await self.engine.call(begin, done)
         await future
 
+    def submit(self, version: LoadedVersion, work: Work) -> None:
+        """Let a work in and hand it to the engine. Whether there is room was asked before."""
+        work.lane.enter(len(work), work.arrived)
+        self.engine.submit(version, work)
+
     async def run_steps(
         self,
         version: LoadedVersion,
         handle: int,
         index: int,
         inputs: Inputs,
-        deadline: float = NEVER,
         *,
+        tenant: str = "",
+        bulk: bool = False,
+        deadline: float = NEVER,
         memo: Memo | None = None,
         notices: list[Notice] | None = None,
     ) -> Floats:
@@ -127,6 +135,9 @@ class Hall:
 
         What the model's health policy has to say is added to `notices`.
         """
+        lane = version.door.lane(tenant, bulk=bulk)
+        if lane.room() < 1:
+            raise version.refuse(lane, 1)
         future: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
 
         def deliver(answer: Answer) -> None:
@@ -147,27 +158,34 @@ class Hall:
             deliver,
             lengths=None if len(inputs) == 1 else np.array([len(inputs)]),
             deadline=deadline,
-            arrived=asyncio.get_running_loop().time(),
+            arrived=time.monotonic(),
+            lane=lane,
             memo=memo,
         )
-        self.engine.submit(version, work)
+        self.submit(version, work)
         try:
             return await future
         except asyncio.CancelledError:
             work.cancelled = True
             raise
 
-    async def run_held(self, version: LoadedVersion, work: HeldWork) -> None:
+    async def run_held(self, version: LoadedVersion, work: HeldWork, *, tenant: str = "") -> None:
         """Run a work to its end: its rows, outputs and errors say what came of it.
 
         Raises QueueFull, ModelNotLoaded.
         """
-        if not work.open.any():
+        count = int(work.open.sum())
+        if not count:
             return
+        lane = version.door.lane(tenant)
+        if lane.room() < count:
+            raise version.refuse(lane, count)
+        lane.enter(count, work.arrived)
         try:
-            limit = self.settings.max_queue
-            await self.engine.call(held.admit, version, work, max_queue=limit)
+            await self.engine.call(held.admit, version, work)
             await work.finished
         except asyncio.CancelledError:
             work.cancelled = True
             raise
+        finally:
+            lane.leave(count, 0)

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from carousel.errors import ModelNotStepwise
+from carousel.errors import ModelNotStepwise, QueueFull
 from carousel.model import Kernel, Network, StateSchema, Tokens, make_kernel
 from carousel.server.arena import Arena
+from carousel.server.door import Door, Lane
 from carousel.server.health_log import HealthLog
 from carousel.server.health_policy import HealthPolicy
 from carousel.server.held.queue import HeldQueue
@@ -74,8 +75,11 @@ class LoadedVersion:
             self.input_dtype,
             max_batch=settings.max_batch,
             chunk_slice=settings.chunk_slice,
+            max_queue=settings.max_queue,
+            max_tenant_queue=settings.tenant_limit,
         )
         self.held = HeldQueue(max_batch=settings.max_batch, chunk_slice=settings.chunk_slice)
+        self.door = Door(limit=settings.max_queue, tenant_limit=settings.tenant_limit)
         self.replies: Floats = np.zeros((self.arena.capacity, self.config.output_size), np.float32)
         self.sessions = 0
         self.riding = 0  # items in the present turn
@@ -114,6 +118,12 @@ class LoadedVersion:
         if policy and self.stepwise:
             initial = self.network.initial_rows(1)[0].detach().to("cpu", torch.float32)
             self.health = StateHealth(policy, self.config, initial.numpy())
+
+    def refuse(self, lane: Lane, count: int) -> QueueFull:
+        """Count items that there is no room for, and say why."""
+        error, why = lane.refusal(self.name)
+        self.metrics.rejected(why, count)
+        return error
 
     def allocate(self, count: int) -> Ints:
         """Rows, with room for their replies."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
 from carousel.server.audit.metrics import AuditMetrics
+from carousel.server.door import QUEUE_FULL, SESSION_FULL, SHED, TENANT_FULL
 from carousel.server.health_policy import ACTIONS
 from carousel.server.histogram import Histogram
 from carousel.server.store_metrics import StoreMetrics
@@ -15,6 +16,7 @@ STEPS = tuple(float(10**power) for power in range(8))
 TOKEN_SECONDS = (1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 END_REASONS = ("closed", "idle", "lifetime", "evicted", "quarantined", "drained", "error")
+REJECT_REASONS = (SESSION_FULL, TENANT_FULL, QUEUE_FULL, SHED)
 _BY_MODEL = ("model",)
 _BY_VERSION = ("model", "version")
 
@@ -62,7 +64,7 @@ class Metrics:
             "step_conflicts", "Steps refused for their index or handle.", *_BY_MODEL
         )
         self.rejected = counter(
-            "admission_rejected", "Items refused before they waited.", "model", "reason"
+            "admission_rejected", "Items refused because too many wait.", "model", "reason"
         )
         self.deadline_dropped = counter(
             "deadline_dropped", "Items whose deadline passed first.", "model", "phase"
@@ -172,6 +174,9 @@ class VersionMetrics:
         self.turn_duration = metrics.turn_duration.labels(*both)
         self.duplicates = metrics.duplicates.labels(model)
         self.conflicts = metrics.conflicts.labels(model)
+        self._rejected = {
+            reason: metrics.rejected.labels(model, reason) for reason in REJECT_REASONS
+        }
         self.deadline_queue = metrics.deadline_dropped.labels(model, "queue")
         self.deadline_compute = metrics.deadline_dropped.labels(model, "compute")
         self.created = metrics.sessions_created.labels(model)
@@ -205,7 +210,7 @@ class VersionMetrics:
         self._metrics.steps_failed.labels(*self._labels, reason.lower()).inc(count)
 
     def rejected(self, reason: str, count: int = 1) -> None:
-        self._metrics.rejected.labels(self._labels[0], reason.lower()).inc(count)
+        self._rejected[reason].inc(count)
 
     def remove(self) -> None:
         """Drop what is labelled with the version: it no longer serves."""

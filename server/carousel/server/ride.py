@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from carousel.server.scheduler import Plan
+from carousel.server.plan import Plan
 from carousel.server.state_health import Touch
 from carousel.server.work import Ints
 

@@ -2,179 +2,39 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import numpy.typing as npt
 
-from carousel.server.work import Floats, Handles, Inputs, Ints, Work
+from carousel.server.chunk_queue import ChunkQueue, plan_of
+from carousel.server.plan import Chunk, Plan
+from carousel.server.shares import FirstOfEach, Shares, is_bulk
+from carousel.server.step_queue import StepQueue
+from carousel.server.work import Handles, Ints
+
+__all__ = ["SESSION_QUEUE", "Chunk", "Plan", "Scheduler"]
 
 SESSION_QUEUE = 1024  # items of one session that may wait
+BULK_SHARE = 16  # while bulk work waits, it gets at least one step for so many interactive ones
+NO_LIMIT = 2**62
+LONG_TURN = 8  # a turn of slices that no single step waits for may be so much longer
 
-
-@dataclass(slots=True)
-class Chunk:
-    """One item of several steps, on its way: it rides in slices and keeps what they gave."""
-
-    work: Work
-    item: int
-    handle: int
-    slot: int
-    ticket: int
-    start: int  # step index of its first step
-    length: int
-    offset: int  # of its first step in work.inputs
-    slice: int  # steps that it may take in one turn
-    done: int = 0
-    outputs: Floats | None = None  # [length, O], the first `done` rows filled
-
-    @property
-    def riding(self) -> int:
-        """Steps of the next slice."""
-        return min(self.slice, self.length - self.done)
-
-
-@dataclass(slots=True)
-class Plan:
-    """The riders of one turn, in columns. Either single steps, or slices of chunks."""
-
-    works: list[Work]  # the different works, in order
-    bounds: Ints  # work i rides at bounds[i] : bounds[i + 1]
-    items: Ints  # places in their works
-    slots: Ints
-    tickets: Ints
-    handles: Handles
-    indexes: Ints  # step indexes
-    inputs: Inputs  # [B, ...], or of slices [B, T, ...]
-    lengths: Ints | None = None  # of slices; None for single steps
-    chunks: list[Chunk] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.slots)
-
-
-ITEM = np.dtype(
-    [
-        ("work", np.int64),
-        ("item", np.int64),
-        ("slot", np.int64),
-        ("ticket", np.int64),
-        ("handle", np.uint64),
-        ("index", np.int64),
-    ]
-)
-
-
-GONE = -1  # the ticket of an item that has left the queue
-
-
-class StepQueue:
-    """Single steps that wait, in columns, in order of arrival; their inputs beside them."""
-
-    def __init__(self, input_shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        self._items = np.zeros(64, ITEM)
-        self._inputs: Inputs = np.zeros((64, *input_shape), dtype)
-        self._end = 0  # items in the columns, of which some have gone
-        self._count = 0
-        self._works: dict[int, Work] = {}
-        self._waiting: dict[int, int] = {}  # items of each work
-        self._next_work = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def push(
-        self,
-        works: Sequence[Work],
-        counts: Ints,
-        *,
-        items: Ints,
-        handles: Handles,
-        indexes: Ints,
-        slots: Ints,
-        tickets: Ints,
-        inputs: Inputs,
-    ) -> None:
-        """Queue items of works, counts[i] of works[i], in columns."""
-        begin, end = self._end, self._end + len(items)
-        while end > len(self._items):
-            self._items = np.concatenate([self._items, np.zeros_like(self._items)])
-            self._inputs = np.concatenate([self._inputs, np.zeros_like(self._inputs)])
-        new = self._items[begin:end]
-        numbers = range(self._next_work, self._next_work + len(works))
-        new["work"] = np.repeat(np.array(numbers), counts)
-        new["item"] = items
-        new["slot"] = slots
-        new["ticket"] = tickets
-        new["handle"] = handles
-        new["index"] = indexes
-        self._inputs[begin:end] = inputs
-        self._works.update(zip(numbers, works, strict=True))
-        self._waiting.update(zip(numbers, counts.tolist(), strict=True))
-        self._next_work = numbers.stop
-        self._end = end
-        self._count += len(items)
-
-    def take(self, serving: Ints, limit: int) -> Plan | None:
-        """Up to `limit` items whose turn it is in their sessions, oldest first."""
-        items = self._items[: self._end]
-        chosen = (serving[items["slot"]] == items["ticket"]).nonzero()[0][:limit]
-        return self._take(chosen) if len(chosen) else None
-
-    def take_fenced(self, handle: Handles) -> Plan | None:
-        """Every item whose handle is not the one that its slot has now."""
-        items = self._items[: self._end]
-        fenced = (handle[items["slot"]] != items["handle"]) & (items["ticket"] != GONE)
-        chosen = fenced.nonzero()[0]
-        return self._take(chosen) if len(chosen) else None
-
-    def _take(self, chosen: Ints) -> Plan:
-        items, inputs = self._items[: self._end], self._inputs[: self._end]
-        taken, inputs_taken = items[chosen], inputs[chosen]
-        self._count -= len(chosen)
-        if not self._count:
-            self._end = 0
-        else:
-            items["ticket"][chosen] = GONE
-            if self._count <= self._end // 2:  # moved together seldom: a long queue is not cheap
-                stay = (items["ticket"] != GONE).nonzero()[0]
-                self._items[: self._count] = items[stay]
-                self._inputs[: self._count] = inputs[stay]
-                self._end = self._count
-        works, bounds = self._segments(taken["work"])
-        return Plan(
-            works=works,
-            bounds=bounds,
-            items=taken["item"],
-            slots=taken["slot"],
-            tickets=taken["ticket"],
-            handles=taken["handle"],
-            indexes=taken["index"],
-            inputs=inputs_taken,
-        )
-
-    def _segments(self, numbers: Ints) -> tuple[list[Work], Ints]:
-        """The works of the riders and where each begins and ends."""
-        edges = (numbers[1:] != numbers[:-1]).nonzero()[0] + 1
-        bounds = np.empty(len(edges) + 2, np.int64)
-        bounds[0], bounds[1:-1], bounds[-1] = 0, edges, len(numbers)
-        works = []
-        riders = (bounds[1:] - bounds[:-1]).tolist()
-        for number, count in zip(numbers[bounds[:-1]].tolist(), riders, strict=True):
-            works.append(self._works[number])
-            self._waiting[number] -= count
-            if not self._waiting[number]:
-                del self._works[number], self._waiting[number]
-        return works, bounds
+# Whoever comes while others always wait, waits for the turn that runs and rides one that is full.
+SHARED_SECONDS = 0.002  # so turns that lanes share are kept to about this long,
+SHARED_STEPS = 32  # but no smaller: a step costs more in a smaller turn
+SLICES_AT_LEAST = 16  # that ride a turn, if so many wait
+SHARED_TURNS = 4096  # turns that are short after several lanes waited
 
 
 class Scheduler:
-    """The queues of one model version. Single steps and slices of chunks take turns.
+    """The queues of one model version. Single steps and slices of chunks ride in different turns.
 
     `max_batch` riders a turn; a slice has at most `chunk_slice` steps, so that a chunk of any
-    length holds a single step up for no longer than about one more turn.
+    length holds a single step up for no longer than about one more turn. Lanes share the steps
+    (see Shares); interactive lanes go first, and bulk lanes get what they leave over, and one step
+    for 16 of theirs in any case.
     """
 
     def __init__(
@@ -184,23 +44,40 @@ class Scheduler:
         *,
         max_batch: int,
         chunk_slice: int,
+        max_queue: int = NO_LIMIT,
+        max_tenant_queue: int = NO_LIMIT,
     ) -> None:
         self.max_batch = max_batch
         self.chunk_slice = chunk_slice
+        self.max_queue = max_queue
+        self.max_tenant_queue = max_tenant_queue
         self.steps = StepQueue(input_shape, dtype)
-        self.chunks: deque[Chunk] = deque()
-        self._chunks_next = False
+        self.chunks = ChunkQueue()
+        self._shares = Shares()
+        self._bulk_owed = 0.0  # steps
+        self._rode_slices = True  # in the last turn
+        self._short_turns = 0  # to come, while lanes share
+        self._steps_in_time = [float(max_batch), float(max_batch)]  # of single steps, of slices
 
     def __len__(self) -> int:
         return len(self.steps) + len(self.chunks)
 
     def next(self, serving: Ints) -> Plan | None:
         """The riders of the next turn, or None when nobody can ride."""
-        order = (
-            (self._slices, self._singles) if self._chunks_next else (self._singles, self._slices)
-        )
-        self._chunks_next = not self._chunks_next
-        return order[0](serving) or order[1](serving)
+        self._short_turns = SHARED_TURNS if self._is_shared else max(0, self._short_turns - 1)
+        if self._slices_first():
+            return self._slices(serving) or self._singles(serving)
+        return self._singles(serving) or self._slices(serving)
+
+    def took(self, steps: int, seconds: float) -> None:
+        """How long the last turn took."""
+        fits = steps * SHARED_SECONDS / seconds
+        limit = self._steps_in_time[self._rode_slices]
+        if seconds > SHARED_SECONDS:
+            limit = max(min(fits, limit), SHARED_STEPS)
+        else:
+            limit = min(max(fits, limit), self.max_batch)
+        self._steps_in_time[self._rode_slices] = limit
 
     def take_fenced(self, handle: Handles) -> list[Plan]:
         """Take out everything whose handle is not the one that its slot has now."""
@@ -209,51 +86,162 @@ class Scheduler:
         chunks = [chunk for chunk in self.chunks if int(handle[chunk.slot]) != chunk.handle]
         if chunks:
             self.drop(chunks)
-            plans.append(self._plan(chunks))
+            plans.append(plan_of(chunks))
         return plans
 
-    def drop(self, chunks: Sequence[Chunk]) -> None:
+    def drop(self, chunks: Collection[Chunk]) -> None:
         """Take chunks out, wherever they wait."""
-        gone = {id(chunk) for chunk in chunks}
-        self.chunks = deque(chunk for chunk in self.chunks if id(chunk) not in gone)
+        self.chunks.remove(chunks)
+
+    def shed(self, tail: Ints) -> list[Plan]:
+        """Take out the newest bulk items where more wait than may, of a tenant or in all."""
+        bulk = {lane for lane in (*self.steps.lanes, *self.chunks.lanes) if lane & 1}
+        if not bulk:
+            return []
+        lanes = Counter(self.steps.lanes)
+        lanes.update({lane: len(chunks) for lane, chunks in self.chunks.lanes.items()})
+        plans: list[Plan] = []
+        for lane in bulk:
+            over = lanes[lane] + lanes[lane - 1] - self.max_tenant_queue
+            if over > 0:
+                plans += self._shed(over, lane, tail)
+        over = len(self) - self.max_queue
+        if over > 0:
+            plans += self._shed(over, None, tail)
+        return plans
+
+    def _shed(self, count: int, lane: int | None, tail: Ints) -> Iterable[Plan]:
+        single = self.steps.take_newest_bulk(count, lane, tail)
+        if single is not None:
+            count -= len(single)
+            yield single
+        chunks = self.chunks.newest_bulk(count, lane, tail) if count and len(self.chunks) else []
+        if chunks:
+            self.drop(chunks)
+            yield plan_of(chunks)
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether more than one lane waits."""
+        lanes = len(self.steps.lanes) + len(self.chunks.lanes)
+        return lanes > 2 or (lanes == 2 and self.steps.lanes.keys() != self.chunks.lanes.keys())
+
+    def _slices_first(self) -> bool:
+        """Single steps and slices take turns, unless others than those are next who rode last."""
+        if self._is_shared and len(self.steps) and len(self.chunks):
+            singles, slices = self._rank(self.steps.lanes), self._rank(self.chunks.lanes)
+            if singles != slices:
+                return slices < singles
+        return not self._rode_slices
+
+    def _rank(self, lanes: Iterable[int]) -> tuple[bool, int]:
+        """Of whoever goes first among lanes: the lowest is next."""
+        numbers = np.fromiter(lanes, np.int64)
+        bulk_next = self._bulk_owed >= self.max_batch
+        first = is_bulk(numbers) == bulk_next
+        has_first = bool(first.any())
+        lowest = self._shares.rounds(numbers[first] if has_first else numbers).min()
+        return not has_first, int(lowest)
 
     def _singles(self, serving: Ints) -> Plan | None:
-        return self.steps.take(serving, self.max_batch) if len(self.steps) else None
+        if not len(self.steps):
+            return None
+        ready = self.steps.ready(serving, self.max_batch)
+        if not len(ready):
+            return None
+        self._rode_slices = False
+        limit = self._limit(self.max_batch, slices=False)
+        return self.steps.take(self._share(ready, limit) if self._is_shared else ready[:limit])
+
+    def _limit(self, steps: int, *, slices: bool) -> int:
+        """How many steps the next turn has at most, where it might have so many."""
+        return min(steps, int(self._steps_in_time[slices])) if self._short_turns else steps
+
+    def _share(self, ready: Ints, limit: int) -> Ints:
+        """Those of the ready items that ride, when several lanes wait."""
+        if len(ready) <= limit and not len(self.chunks):
+            self._bulk_owed = 0.0
+            return ready  # all of them, so that nobody is owed anything
+        first = FirstOfEach.among(self.steps.lanes_at(ready), limit)
+        rounds = self._shares.rounds(first.lanes)[first.group] + first.ranks
+        chosen = self._by_priority(is_bulk(first.lanes)[first.group], rounds, limit)
+        taken = np.bincount(first.group[chosen], minlength=len(first.lanes))
+        unused = limit - len(chosen)
+        self._settle(first.lanes, taken, first.counts - taken, self.chunks.lanes, unused)
+        return np.sort(ready[first.places[chosen]])
+
+    def _by_priority(self, bulk: Ints, rounds: Ints, limit: int) -> Ints:
+        """Places of the riders among candidates: the lowest rounds of each priority."""
+        waiting = int(bulk.sum())
+        interactive = len(bulk) - waiting
+        left = max(limit - interactive, int(self._bulk_owed))
+        bulk_riders = min(left, waiting, limit)
+        order = np.lexsort((rounds, bulk))
+        first = order[: min(interactive, limit - bulk_riders)]
+        return np.concatenate([first, order[interactive : interactive + bulk_riders]])
 
     def _slices(self, serving: Ints) -> Plan | None:
         """Slices of the chunks in front; those that are not finished go to the back."""
-        if not self.chunks:
+        if not len(self.chunks):
             return None
-        # While single steps wait, a turn of slices takes no longer than one of single steps.
-        budget = self.max_batch * (1 if len(self.steps) else 8)
-        riders: list[Chunk] = []
-        waiting: deque[Chunk] = deque()
-        while self.chunks and len(riders) < self.max_batch and budget > 0:
-            chunk = self.chunks.popleft()
-            if serving[chunk.slot] == chunk.ticket:
-                riders.append(chunk)
-                budget -= chunk.riding
-            else:
-                waiting.append(chunk)
-        self.chunks.extendleft(reversed(waiting))
-        return self._plan(riders) if riders else None
+        # While single steps come, a turn of slices takes no longer than one of single steps.
+        is_short = len(self.steps) or not self._rode_slices
+        budget = self.max_batch * (1 if is_short else LONG_TURN)
+        budget = self._limit(budget, slices=True)
+        # Many short slices are done sooner than few long ones of as many steps.
+        longest = max(budget // min(len(self.chunks), SLICES_AT_LEAST), 1)
+        if self._is_shared:
+            riders = self._share_slices(serving, budget, longest)
+        else:
+            lanes = [(0, lane) for lane in self.chunks.lanes]
+            riders = self.chunks.ride(
+                serving, lanes, places=self.max_batch, steps=budget, longest=longest
+            )
+        if not riders:
+            return None
+        self._rode_slices = True
+        return plan_of(riders)
 
-    def _plan(self, riders: list[Chunk]) -> Plan:
-        lengths = np.array([c.riding for c in riders], np.int64)
-        first = riders[0].work.inputs
-        inputs = np.zeros((len(riders), int(lengths.max()), *first.shape[1:]), first.dtype)
-        for place, (chunk, length) in enumerate(zip(riders, lengths.tolist(), strict=True)):
-            begin = chunk.offset + chunk.done
-            inputs[place, :length] = chunk.work.inputs[begin : begin + length]
-        return Plan(
-            works=[chunk.work for chunk in riders],
-            bounds=np.arange(len(riders) + 1),
-            items=np.array([chunk.item for chunk in riders]),
-            slots=np.array([chunk.slot for chunk in riders]),
-            tickets=np.array([chunk.ticket for chunk in riders]),
-            handles=np.array([chunk.handle for chunk in riders], np.uint64),
-            indexes=np.array([chunk.start + chunk.done for chunk in riders]),
-            inputs=inputs,
-            lengths=lengths,
-            chunks=riders,
+    def _share_slices(self, serving: Ints, budget: int, longest: int) -> list[Chunk]:
+        """The riders among chunks of several lanes: interactive, bulk, and who fills the rest."""
+        which = np.fromiter(self.chunks.lanes, np.int64)
+        rounds = self._shares.rounds(which).tolist()
+        lanes: tuple[list[tuple[int, int]], ...] = [], []
+        for lane, round_ in zip(which.tolist(), rounds, strict=True):
+            lanes[lane & 1].append((round_, lane))
+        kept = int(self._bulk_owed) if lanes[1] else 0
+        kept_places = -(-kept // self.chunk_slice)
+        riders: list[Chunk] = []
+        for mine, keep, places in ((0, kept, kept_places), (1, 0, 0), (0, 0, 0)):
+            used = sum(chunk.riding for chunk in riders)
+            riders += self.chunks.ride(
+                serving,
+                lanes[mine],
+                places=self.max_batch - places - len(riders),
+                steps=budget - keep - used,
+                longest=longest,
+            )
+        taken = Counter[int]()
+        for chunk in riders:
+            taken[chunk.work.lane.number] += chunk.riding
+        self._settle(
+            which,
+            np.array([taken[lane] for lane in which.tolist()]),
+            np.array([self.chunks.has_ready(lane, serving) for lane in which.tolist()]),
+            self.steps.lanes,
+            max(0, budget - taken.total()),
         )
+        return riders
+
+    def _settle(
+        self, lanes: Ints, taken: Ints, left: Ints, elsewhere: Collection[int], unused: int
+    ) -> None:
+        """Account for a turn that had room for `unused` more steps."""
+        self._shares.take(lanes, taken, left, elsewhere)
+        if not (is_bulk(lanes).any() or any(lane & 1 for lane in elsewhere)):
+            self._bulk_owed = 0.0
+            return
+        bulk = int(taken[is_bulk(lanes) == 1].sum())
+        earned = max((int(taken.sum()) - bulk) / BULK_SHARE, unused)
+        owed = self._bulk_owed + earned - bulk
+        self._bulk_owed = min(max(0.0, owed), 2 * self.max_batch)

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from carousel import tensors
-from carousel.errors import ChunkTooLong, InvalidField, QueueFull
+from carousel.errors import ChunkTooLong, InvalidField
 from carousel.server import names, steps
+from carousel.server.call_queue import CallQueue
 from carousel.server.hall import Hall
 from carousel.server.inputs import bad_inputs, read_inputs
 from carousel.server.loaded import LoadedVersion
@@ -35,9 +36,9 @@ class Sequences:
     def __init__(self, hall: Hall) -> None:
         self._hall = hall
         self._thread = ThreadPoolExecutor(1, "carousel-sequences")
-        self._waiting = 0
+        self._queue = CallQueue(MAX_WAITING)
 
-    async def predict(self, request: pb.PredictRequest) -> pb.PredictResponse:
+    async def predict(self, request: pb.PredictRequest, tenant: str) -> pb.PredictResponse:
         version = self._hall.registry.resolve(request.model)
         lengths = np.array(request.lengths, np.int64)
         if not len(lengths) or len(lengths) > steps.MAX_ITEMS or lengths.min() < 1:
@@ -56,10 +57,12 @@ class Sequences:
         if refused := bad_inputs(inputs, version, lengths):
             raise min(refused, key=lambda pair: pair[0])[1]
         only_last = request.output_mode == pb.OUTPUT_MODE_LAST
-        outputs = await self._run(_predict, version, inputs, lengths, only_last)
+        bulk = request.priority == pb.PRIORITY_BULK
+        async with self._queue.turn(version, len(inputs), tenant=tenant, bulk=bulk):
+            outputs = await self._run(_predict, version, inputs, lengths, only_last)
         return pb.PredictResponse(outputs=tensors.encode(outputs), model_version=version.name)
 
-    async def trace(self, request: pb.TraceRequest) -> pb.TraceResponse:
+    async def trace(self, request: pb.TraceRequest, tenant: str) -> pb.TraceResponse:
         source = request.WhichOneof("source")
         if source is None:
             raise InvalidField("model or session must be set", field="source")
@@ -74,7 +77,8 @@ class Sequences:
         if not version.stepwise:
             raise InvalidField("a bidirectional model has no trace step by step", field="model")
         inputs = self._sequence(request, version)
-        gates, outputs = await self._run(_trace, version, inputs, row)
+        async with self._queue.turn(version, len(inputs), tenant=tenant):
+            gates, outputs = await self._run(_trace, version, inputs, row)
         layers = [
             pb.LayerTrace(
                 values=[
@@ -104,13 +108,7 @@ class Sequences:
         return inputs
 
     async def _run(self, function: Callable[..., T], *args: Any) -> T:
-        if self._waiting >= MAX_WAITING:
-            raise QueueFull(f"at most {MAX_WAITING} sequence calls may wait", retry_after=0.5)
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
-        finally:
-            self._waiting -= 1
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
 
 def _predict(version: LoadedVersion, inputs: Inputs, lengths: Ints, only_last: bool) -> Floats:

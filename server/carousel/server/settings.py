@@ -206,7 +206,13 @@ class Settings(BaseSettings):
     )
     max_chunk: int = Field(16_384, description="Steps of one item of one message.", ge=1, le=2**24)
     max_queue: int = Field(
-        65_536, description="Items that may wait for one model.", ge=1, le=2**31 - 1
+        131_072, description="Items that may wait for one model.", ge=1, le=2**31 - 1
+    )
+    max_tenant_queue: int | None = Field(
+        None,
+        description="Items of one tenant that may wait for one model; unset: half of max_queue.",
+        ge=1,
+        le=2**31 - 1,
     )
     # An upload's header, with a config of 2 MiB and a card of 1 MiB, must fit.
     max_message_bytes: ByteSize = Field(
@@ -274,6 +280,11 @@ class Settings(BaseSettings):
                 f"connection is not encrypted, and anyone may use it), got {self.host!r}"
             )
         return self
+
+    @property
+    def tenant_limit(self) -> int:
+        """Items of one tenant that may wait for one model: one alone can't fill the queue."""
+        return self.max_tenant_queue or -(-self.max_queue // 2)
 
     @property
     def data_folder(self) -> Path:

@@ -11,7 +11,9 @@ from carousel.errors import (
     CarouselError,
     ChunkTooLong,
     InvalidField,
+    flat_metadata,
 )
+from carousel.server.door import Lane
 from carousel.server.health_messages import item_notice
 from carousel.server.inputs import Refusals, read_inputs, read_one
 from carousel.server.loaded import LoadedVersion
@@ -49,6 +51,7 @@ def decode(
     version: LoadedVersion,
     deliver: Deliver,
     *,
+    lane: Lane,
     max_chunk: int,
     deadline: float = NEVER,
 ) -> Work:
@@ -79,6 +82,7 @@ def decode(
         deadline=deadline,
         arrived=time.monotonic(),
         mode=request.output_mode,
+        lane=lane,
         refusals=refusals,
         durables=list(request.durable_indexes),
     )
@@ -211,19 +215,33 @@ def item_error(item: int, error: CarouselError) -> pb.ItemError:
         code=error.code.value[0],
         reason=error.reason,
         message=error.message,
-        metadata=error.metadata,
+        metadata=flat_metadata(error),
     )
 
 
-def refuse(request: pb.StepRequest, why: Callable[[int], CarouselError]) -> pb.StepResponse:
-    """A message of which no item could be read or found."""
+def refuse_each(request: pb.StepRequest, why: Callable[[int], CarouselError]) -> pb.StepResponse:
+    """A message of which no item's session could be found."""
+    response = _without_outputs(request)
+    response.errors.extend(
+        [item_error(item, why(handle)) for item, handle in enumerate(request.handles)]
+    )
+    return response
+
+
+def refuse(request: pb.StepRequest, error: CarouselError) -> pb.StepResponse:
+    """A message whose items are all refused for the same reason; this must cost next to nothing."""
+    response = _without_outputs(request)
+    errors = response.errors
+    errors.extend([item_error(0, error)] * len(request.handles))
+    for item in range(1, len(request.handles)):
+        errors[item].item = item
+    return response
+
+
+def _without_outputs(request: pb.StepRequest) -> pb.StepResponse:
     count = len(request.handles)
-    return pb.StepResponse(
-        handles=request.handles,
-        step_indexes=request.step_indexes[:count] or [0] * count,
-        lengths=[0] * count,
-        errors=[item_error(item, why(handle)) for item, handle in enumerate(request.handles)],
-    )
+    indexes = request.step_indexes if len(request.step_indexes) == count else [0] * count
+    return pb.StepResponse(handles=request.handles, step_indexes=indexes, lengths=[0] * count)
 
 
 def _set_time(response: pb.StepResponse, seconds: float) -> None:

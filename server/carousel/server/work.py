@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carousel.errors import CarouselError
+from carousel.server.door import NOBODY, Lane
 from carousel.server.memo import Memo
 from carousel.server.notices import Told
 
@@ -69,8 +70,9 @@ class Work:
     `inputs` is [steps, D] float32 or [steps] int64, all items one after the other; `lengths`
     None means one step each. `refusals` are items that must not run and why. `durables` are the
     durable indexes that the caller knows, none or one each. `mode` is an OutputMode. `deadline` is
-    on the clock of time.monotonic. `deliver` is called in the event loop with every Answer. `memo`
-    is what the session, the only one, remembers of its generation once a step is committed.
+    on the clock of time.monotonic. `lane` says whose work it is and how urgent. `deliver` is called
+    in the event loop with every Answer. `memo` is what the session, the only one, remembers of its
+    generation once a step is committed.
     """
 
     __slots__ = (
@@ -81,6 +83,7 @@ class Work:
         "durables",
         "handles",
         "inputs",
+        "lane",
         "lengths",
         "memo",
         "mode",
@@ -100,6 +103,7 @@ class Work:
         deadline: float = NEVER,
         arrived: float = 0.0,
         mode: int = 0,
+        lane: Lane = NOBODY,
         refusals: Sequence[tuple[int, CarouselError]] = (),
         durables: Sequence[int] = (),
         memo: Memo | None = None,
@@ -113,6 +117,7 @@ class Work:
         self.deadline = deadline
         self.arrived = arrived
         self.mode = mode
+        self.lane = lane
         self.refusals = refusals
         self.durables = durables
         self.memo = memo

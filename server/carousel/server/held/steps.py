@@ -44,11 +44,16 @@ class HeldSteps:
         file = hall.settings.state_key_file
         self._sealed_by = None if file is None else Sealer(keys.read(file))
 
-    async def step(self, request: pb.StepStatesRequest, deadline: float) -> pb.StepStatesResponse:
+    async def step(
+        self, request: pb.StepStatesRequest, *, tenant: str, deadline: float
+    ) -> pb.StepStatesResponse:
         settings = self._hall.settings
         version = self._hall.registry.resolve(request.model)
         version.check_stepwise()
         lengths = _lengths(request)
+        lane = version.door.lane(tenant)
+        if lane.room() <= 0:
+            raise version.refuse(lane, len(lengths))
         inputs = read_inputs(request.inputs, version, int(lengths.sum()))
         _check_reply_size(request, version, lengths, settings.max_message_bytes)
         # One reason for each item: its length comes before its numbers, these before its state.
@@ -66,7 +71,7 @@ class HeldSteps:
             arrived=time.monotonic(),
             errors=broken | dict(wrong),
         )
-        await self._hall.run_held(version, work)
+        await self._hall.run_held(version, work, tenant=tenant)
         for error in work.errors.values():
             version.metrics.failed(error.reason)
         return await _aside(size, _encode, sealer, version, work, indexes, request.output_mode)

@@ -18,7 +18,6 @@ from carousel.errors import (
     InternalError,
     ModelNotLoaded,
     NonFiniteResult,
-    QueueFull,
 )
 from carousel.server.held.queue import Group, HeldWork
 from carousel.server.loaded import LoadedVersion
@@ -27,23 +26,13 @@ from carousel.server.work import Floats, Inputs, Ints
 
 log = logging.getLogger("carousel.held")
 
-RETRY_SECONDS = 0.05
-
 Mask = npt.NDArray[np.bool_]
 
 
-def admit(version: LoadedVersion, work: HeldWork, *, max_queue: int) -> None:
-    """Queue a work, whole or not at all. Raises QueueFull, ModelNotLoaded."""
-    count = int(work.open.sum())
+def admit(version: LoadedVersion, work: HeldWork) -> None:
+    """Queue a work. Raises ModelNotLoaded."""
     if version.retired:
         raise ModelNotLoaded(f"{version.name} was taken out of service")
-    if len(version.scheduler) + len(version.held) + count > max_queue:
-        version.metrics.rejected(QueueFull.reason)
-        raise QueueFull(
-            f"at most {max_queue} items may wait for {version.name}",
-            field="states",
-            retry_after=RETRY_SECONDS,
-        )
     version.held.push(work)
 
 

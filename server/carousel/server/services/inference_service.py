@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from carousel.errors import CarouselError, MessageTooLarge
+from carousel.errors import CarouselError, MessageTooLarge, QueueFull
 from carousel.server import generation, sequences, steps
 from carousel.server.hall import Hall
 from carousel.server.held.steps import HeldSteps
 from carousel.server.loaded import LoadedVersion
 from carousel.server.rpc import Context
+from carousel.server.tenants import tenant_of
 from carousel.server.work import NEVER, Answer, Work
 from carousel.v1 import inference_service_pb2 as pb
 
@@ -45,7 +46,8 @@ class Reply:
 class Stream:
     """The answers of one stream, coalesced: what one turn finished goes out as one message."""
 
-    def __init__(self) -> None:
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
         self.messages: asyncio.Queue[pb.StreamStepsResponse | None] = asyncio.Queue()
         self.flying = 0
         self.calm = asyncio.Event()
@@ -132,12 +134,13 @@ class InferenceService:
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
         self._hall.refuse_when_draining()
         reply = Reply()
-        found = self._decode(request, reply.deliver, deadline_of(context))
+        tenant, deadline = tenant_of(context), deadline_of(context)
+        found = self._decode(request, reply.deliver, tenant=tenant, deadline=deadline)
         if isinstance(found, pb.StepResponse):
             return found
         version, work = found
         reply.left = len(work)
-        self._hall.engine.submit(version, work)
+        self._hall.submit(version, work)
         try:
             answers = await reply.future
         except asyncio.CancelledError:
@@ -149,7 +152,7 @@ class InferenceService:
         self, requests: AsyncIterator[pb.StreamStepsRequest], context: Context
     ) -> AsyncIterator[pb.StreamStepsResponse]:
         self._hall.refuse_when_draining()
-        stream = Stream()
+        stream = Stream(tenant_of(context))
         self._streams.add(stream)
         reader = asyncio.create_task(self._read(requests, stream))
         try:
@@ -177,30 +180,47 @@ class InferenceService:
     def _start(self, request: pb.StepRequest, stream: Stream) -> None:
         """Submit one message; whatever is wrong with it becomes an error of its items."""
         try:
-            found = self._decode(request, stream.deliver, NEVER)
+            found = self._decode(request, stream.deliver, tenant=stream.tenant)
         except CarouselError as error:
             if not 1 <= len(request.handles) <= steps.MAX_ITEMS:
                 raise  # there are no items, or far too many, to say it of
-            failure = error
-            found = steps.refuse(request, lambda handle: failure)
+            found = steps.refuse(request, error)
         if isinstance(found, pb.StepResponse):
             stream.put(found)
             return
         version, work = found
         stream.expect(work)
-        self._hall.engine.submit(version, work)
+        self._hall.submit(version, work)
 
     def _decode(
-        self, request: pb.StepRequest, deliver: steps.Deliver, deadline: float
+        self,
+        request: pb.StepRequest,
+        deliver: steps.Deliver,
+        *,
+        tenant: str,
+        deadline: float = NEVER,
     ) -> tuple[LoadedVersion, Work] | pb.StepResponse:
-        """The work and who runs it, or at once the answer when no session was found."""
+        """The work and who runs it, or at once the answer when no session was found.
+
+        Raises QueueFull, before anything else is looked at, when none of the items may wait.
+        """
         steps.check_columns(request)
         version = self._hall.version_of(request.handles)
         if version is None:
-            return steps.refuse(request, self._hall.engine.table.why_not)
+            return steps.refuse_each(request, self._hall.engine.table.why_not)
+        lane = version.door.lane(tenant, bulk=request.priority == pb.PRIORITY_BULK)
+        room, count = lane.room(), len(request.handles)
+        if room <= 0:
+            version.metrics.failed(QueueFull.reason, count)
+            raise version.refuse(lane, count)
         max_chunk = self._hall.settings.max_chunk
-        work = steps.decode(request, version, deliver, max_chunk=max_chunk, deadline=deadline)
+        work = steps.decode(
+            request, version, deliver, lane=lane, max_chunk=max_chunk, deadline=deadline
+        )
         self._check_reply_size(version, work)
+        if room < count:
+            full = version.refuse(lane, count - room)
+            work.refusals = [*work.refusals, *((item, full) for item in range(room, count))]
         return version, work
 
     def _check_reply_size(self, version: LoadedVersion, work: Work) -> None:
@@ -219,17 +239,20 @@ class InferenceService:
         self, request: pb.StepStatesRequest, context: Context
     ) -> pb.StepStatesResponse:
         self._hall.refuse_when_draining()
-        return await self._held.step(request, deadline_of(context))
+        tenant, deadline = tenant_of(context), deadline_of(context)
+        return await self._held.step(request, tenant=tenant, deadline=deadline)
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         self._hall.refuse_when_draining()
-        return await self._sequences.predict(request)
+        return await self._sequences.predict(request, tenant_of(context))
 
     async def Trace(self, request: pb.TraceRequest, context: Context) -> pb.TraceResponse:
-        return await self._sequences.trace(request)
+        return await self._sequences.trace(request, tenant_of(context))
 
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        async for response in generation.generate(self._hall, request, deadline_of(context)):
+        async for response in generation.generate(
+            self._hall, request, tenant=tenant_of(context), deadline=deadline_of(context)
+        ):
             yield response
