@@ -50,7 +50,7 @@ def test_every_default_that_help_names_is_the_default() -> None:
         if isinstance(default, bool):
             default = "yes" if default else "no"
         elif isinstance(default, float):
-            default = f"{default:g}"
+            default = f"{default:.10g}"
         assert named[name] == in_words.get(name, str(default)), name
 
 
