@@ -1,5 +1,8 @@
 """The mathematics of recurrent sequence models: configs, cells, networks, kernels, weights."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from carousel.model.config import (
     Classifier,
     Features,
@@ -18,15 +21,17 @@ from carousel.model.errors import (
     TokenizerError,
     WeightsError,
 )
-from carousel.model.kernels import KERNELS, make_kernel
-from carousel.model.kernels.kernel import Kernel
-from carousel.model.ladder import Rung, climb
-from carousel.model.network import Network, Trace
 from carousel.model.sampling import SamplingOptions, sample
-from carousel.model.schema import StateSchema, TensorSpec
 from carousel.model.tokenizer import Bytes, Characters, Subwords, Tokenizer, Words
-from carousel.model.weights import digest, load, load_config, save
 from carousel.model.zoo import shipped
+
+if TYPE_CHECKING:
+    from carousel.model.kernels import KERNELS, make_kernel
+    from carousel.model.kernels.kernel import Kernel
+    from carousel.model.ladder import Rung, climb
+    from carousel.model.network import Network, Trace
+    from carousel.model.schema import StateSchema, TensorSpec
+    from carousel.model.weights import digest, load, load_config, save
 
 __all__ = [
     "KERNELS",
@@ -65,3 +70,20 @@ __all__ = [
     "save",
     "shipped",
 ]
+
+_WITH_TORCH = {
+    "kernels": ("KERNELS", "make_kernel"),
+    "kernels.kernel": ("Kernel",),
+    "ladder": ("Rung", "climb"),
+    "network": ("Network", "Trace"),
+    "schema": ("StateSchema", "TensorSpec"),
+    "weights": ("digest", "load", "load_config", "save"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """What comes with torch, for which a process that only reads data need not wait."""
+    for module, names in _WITH_TORCH.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

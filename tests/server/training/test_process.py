@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,3 +56,9 @@ def test_events_are_read_to_the_last_whole_line(tmp_path: Path) -> None:
     events, offset = read_new(file, len(first))
     assert events == [{"type": "b", "time": None}]
     assert offset == len(first + second) + len("not JSON\n")
+
+
+def test_what_reads_data_does_not_wait_for_torch() -> None:
+    modules = "carousel.server.training.prepare, carousel.server.training.describe"
+    script = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
