@@ -105,20 +105,28 @@ def yield_to_server(pid: int) -> None:
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE))
 
 
-def signal_all(folder: Path, number: signal.Signals) -> int:
-    """Send a signal to every process of the job in this folder; returns how many there were.
+def members(folder: Path) -> list[int]:
+    """The ids of the job's processes, by the job's folder.
 
     One that was started this very moment may be missed: it has no environment yet.
     """
-    mark, found = f"{MARK}={folder}".encode(), 0
+    mark, found = f"{MARK}={folder}".encode(), []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
             if mark in (entry / "environ").read_bytes().split(b"\0"):
-                os.kill(int(entry.name), number)
-                found += 1
+                found.append(int(entry.name))
     return found
+
+
+def signal_all(folder: Path, number: signal.Signals) -> int:
+    """Send a signal to every process of the job in this folder; returns how many there were."""
+    found = members(folder)
+    for pid in found:
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+    return len(found)
 
 
 def _start_of(pid: int, *, zombie: bool = False) -> int | None:
