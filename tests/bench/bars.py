@@ -38,6 +38,13 @@ BARS = (
     Bar("onnx", "engine float32 / onnxruntime LSTM at T = 1, B 1..256", 1.0, 1.3),
     Bar("predict", "Predict / nn.LSTM on a padded batch, W2 lengths", 1.0, 1.5),
     Bar("mixed", "W3: p99 of single steps, with / without long requests", 2, 1.3, at_most=True),
+    Bar(
+        "beside",
+        "p99 of the server with / without a training job beside it",
+        1.5,
+        1.2,
+        at_most=True,
+    ),
     Bar("churn", "W4: sessions opened and closed a second / 1,000", 1.0, 2.0),
     Bar("memory", "100,000 idle sessions, 2 x 256 LSTM: RSS", 1.0, 0.75, "GiB", at_most=True),
     Bar("fork", "one session forked into 1,000", 5, 1, "ms", at_most=True),

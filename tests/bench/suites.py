@@ -233,6 +233,13 @@ def memory(bench: Bench) -> None:
     measure(bench)
 
 
+def beside(bench: Bench) -> None:
+    """The p99 of the server while a training job runs, against the same while it rests."""
+    from tests.bench.beside import measure
+
+    measure(bench)
+
+
 SUITES: dict[str, Callable[[Bench], None]] = {
     "engine": engine,
     "unary": unary,
@@ -244,6 +251,7 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "mixed": mixed,
     "open": open_loop,
     "churn": churn,
+    "beside": beside,
     "memory": memory,
     "sweep": sweep,
 }
