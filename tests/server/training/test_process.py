@@ -27,6 +27,10 @@ def test_a_process_is_known_by_its_id_and_start(tmp_path: Path) -> None:
     assert found.alive
     assert Process.find(process.pid, process.start + 1) is None  # the id was used again
     assert os.getpriority(os.PRIO_PROCESS, process.pid) == NICENESS
+    if (
+        group := Path(f"/proc/{process.pid}/autogroup")
+    ).exists():  # sessions share before processes
+        assert group.read_text().endswith(f"nice {NICENESS}\n")
     assert os.getsid(process.pid) == process.pid
     while not signal_all(tmp_path, signal.SIGKILL):
         assert process.alive  # it has no environment yet

@@ -103,6 +103,8 @@ def yield_to_server(pid: int) -> None:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE))
+        # Linux may share between sessions first, and a job has one of its own.
+        Path(f"/proc/{pid}/autogroup").write_text(str(NICENESS))
 
 
 def members(folder: Path) -> list[int]:
