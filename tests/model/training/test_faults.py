@@ -59,6 +59,14 @@ def test_a_job_that_cannot_learn_gives_up_with_advice(
         Trainer(recipe, spoiled, corpus_folder).run()
 
 
+def test_values_that_no_loss_can_hold_are_named_when_they_are_in_the_test_part(
+    make_series: MakeSeries, tmp_path: Path
+) -> None:
+    job = write_job(make_series(spoil=slice(270, 272)), tmp_path / "job")
+    assert run(job, Workers()) == 1
+    assert events_of(job)[-1]["message"].startswith("the test loss is not finite: the last part")
+
+
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_checkpoint_is_found_and_the_one_before_it_used(
     text_corpus: Corpus, tmp_path: Path, how: str
