@@ -159,7 +159,9 @@ class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.V
     """Products in bfloat16."""
 
 class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
-    """In which numbers a GPU computes. A CPU takes BFLOAT16 products too; weights stay float32."""
+    """In which numbers a job computes; weights stay float32. A CPU that knows no products in bfloat16
+    computes in float32, and the job warns of it.
+    """
 
 PRECISION_UNSPECIFIED: Precision.ValueType  # 0
 """FLOAT32."""

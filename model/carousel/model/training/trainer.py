@@ -22,7 +22,7 @@ from carousel.model.training.feed import feed, to_device
 from carousel.model.training.flow import gradient_flow
 from carousel.model.training.health import GIVE_UP_AFTER, ROLL_BACK_AFTER, BackOff, Tally
 from carousel.model.training.objective import Objective
-from carousel.model.training.optimizer import Schedule, make_optimizer
+from carousel.model.training.optimizer import Optimizer, Schedule
 from carousel.model.training.progress import Progress
 from carousel.model.training.recipe import Recipe
 from carousel.model.training.snapshot import Snapshot
@@ -54,7 +54,7 @@ class Trainer:
         # The workers begin alike, and drop different units.
         torch.manual_seed((recipe.seed + self.workers.rank) % 2**64)
         self.parameters = list(self.network.parameters())
-        self.optimizer = make_optimizer(self.network, recipe)
+        self.optimizer = Optimizer(self.network, recipe)
         self.schedule = Schedule(recipe)
         self.average = Average(self.network, recipe)
         self.objective = Objective(corpus, device)
@@ -72,6 +72,7 @@ class Trainer:
         self.evaluated_at = 0
         self.seconds = 0.0
         self.roll_backs = 0
+        self.mixed = recipe.precision == "bfloat16" and has_bfloat16(device)
         self._sealed = -1
 
     def run(self) -> str:
@@ -110,7 +111,7 @@ class Trainer:
             outputs, rows = network.forward_fused(batch.x, begin)
         total, count = self.objective(outputs, batch)
         loss = total / count.clamp(min=1)
-        self.optimizer.zero_grad()
+        self.network.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         loss = self.workers.share(self.parameters, loss.detach(), count)
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
@@ -118,10 +119,7 @@ class Trainer:
             clip_grads_with_norm_(self.parameters, recipe.clip_norm, norm)
         bad = ~(norm.isfinite() & loss.isfinite())
         # The optimiser skips the update by itself, on the device; the host need not know yet.
-        self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
-        self.optimizer.step()
+        self.optimizer.step(rate=self.rate, skip=bad)
         self.step += 1
         self.average.update(self.step)
         rows = rows.detach().float()
@@ -130,8 +128,7 @@ class Trainer:
 
     def _precision(self) -> torch.autocast:
         # bfloat16 products; weights, states between windows and losses stay float32.
-        enabled = self.recipe.precision == "bfloat16"
-        return torch.autocast(self.workers.device.type, torch.bfloat16, enabled=enabled)
+        return torch.autocast(self.workers.device.type, torch.bfloat16, enabled=self.mixed)
 
     @property
     def rate(self) -> float:
@@ -237,6 +234,8 @@ class Trainer:
             max_steps=self.recipe.max_steps,
             resumed_from=resumed,
         )
+        if self.recipe.precision == "bfloat16" and not self.mixed:
+            self.warn("this CPU has no products in bfloat16: it computes in float32")
         self.progress.start(self.step)
         if resumed is None:
             self._save()  # so that there is something to roll back to, and a full disk is seen now
@@ -286,6 +285,11 @@ class Trainer:
         self.back_off = BackOff(scale=scale, skipped=skipped)
         self.seconds = seconds
         self.progress.start(self.step)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether torch can run a recurrent layer in bfloat16 there."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def make_network(recipe: Recipe, corpus: Corpus) -> Network:
