@@ -104,8 +104,9 @@ def tiny_models(store: Path) -> None:
 
 @contextmanager
 def running(**changes: Any) -> Iterator[RunningServer]:
-    """A server with these settings."""
-    settings = Settings.read(None, **{"port": 0, "http_port": 0, "log_level": "error", **changes})
+    """A server with these settings; what it trains does not wait for others on the machine."""
+    given = {"port": 0, "http_port": 0, "log_level": "error", "training_niceness": 0, **changes}
+    settings = Settings.read(None, **given)
     server = RunningServer(settings)
     try:
         yield server

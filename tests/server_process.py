@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,14 +15,12 @@ from typing import Self
 class ServerProcess:
     """`carousel serve` on a free port of this machine, ready when it is made.
 
-    `prefix` is put before the command; what the server logs goes to `log`, or nowhere.
+    What the server logs goes to `log`, or nowhere; what it trains waits for nobody else.
     """
 
-    def __init__(
-        self, *options: object, log: Path | None = None, prefix: Sequence[str] = ()
-    ) -> None:
-        command = [*prefix, sys.executable, "-m", "carousel.cli", "serve", "--json"]
-        command += ["--port", "0", "--http-port", "off", *map(str, options)]
+    def __init__(self, *options: object, log: Path | None = None) -> None:
+        command = [sys.executable, "-m", "carousel.cli", "serve", "--json", "--port", "0"]
+        command += ["--http-port", "off", "--training-niceness", "0", *map(str, options)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
         with (log or Path(os.devnull)).open("a") as errors:
             self.process = subprocess.Popen(

@@ -15,11 +15,21 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-NICENESS = 10
 OOM_SCORE = 500  # where memory runs out, a job goes before the server does
 MARK = "TRAINING_FOLDER"
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MAX_RESTARTS = 3  # of workers by torchrun
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a process beside the server may have of the machine: threads, and time that is left.
+
+    The higher `niceness` (0 to 19), the more it gives way to what else wants to compute.
+    """
+
+    threads: int = 1
+    niceness: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,7 @@ def preparing_command(source: Path, kind: str, folder: Path) -> list[str]:
     return [sys.executable, "-m", module, str(source), kind, str(folder)]
 
 
-def start(command: list[str], folder: Path, *, threads: int) -> Process:
+def start(command: list[str], folder: Path, share: Share) -> Process:
     """Start it in a session of its own; what it prints goes to log.txt in the folder."""
     with (folder / "log.txt").open("ab") as log:
         child = subprocess.Popen(
@@ -83,28 +93,28 @@ def start(command: list[str], folder: Path, *, threads: int) -> Process:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment(threads) | {MARK: str(folder)},
+            env=environment(share) | {MARK: str(folder)},
             start_new_session=True,
         )
-    yield_to_server(child.pid)
+    yield_to_server(child.pid, share)
     # A child that ended already has its place in /proc until somebody asks for its status.
     return Process(child.pid, _start_of(child.pid, zombie=True) or 0, child)
 
 
-def environment(threads: int) -> dict[str, str]:
+def environment(share: Share) -> dict[str, str]:
     """The server's own without its settings, among which there may be a password."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
-    limits = dict.fromkeys(THREAD_LIMITS, str(threads))
+    limits = dict.fromkeys(THREAD_LIMITS, str(share.threads))
     return inherited | limits | {"OMP_WAIT_POLICY": "passive"}
 
 
-def yield_to_server(pid: int) -> None:
+def yield_to_server(pid: int, share: Share) -> None:
     """Let the server's turns come first, in time and in memory."""
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE))
+        os.setpriority(os.PRIO_PROCESS, pid, share.niceness)
         # Linux may share between sessions first, and a job has one of its own.
-        Path(f"/proc/{pid}/autogroup").write_text(str(NICENESS))
+        Path(f"/proc/{pid}/autogroup").write_text(str(share.niceness))
 
 
 def members(folder: Path) -> list[int]:
