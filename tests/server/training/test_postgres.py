@@ -14,7 +14,8 @@ from carousel.v1 import training_pb2
 from tests.server.contract import error_of
 from tests.server.training.conftest import Start
 from tests.server.training.postgres import binaries, postgres
-from tests.server.training.wire import FOX, states
+from tests.server.training.wire import FOX, Training, recipe, states, time_passes
+from tests.server_process import ServerProcess
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,28 @@ def test_any_server_answers_for_a_job_that_one_of_them_runs(
     assert events == list(here.watch("job"))
     assert there.get("job") == here.get("job")
     assert there.get("job").state == training_pb2.JOB_STATE_SUCCEEDED
+
+
+def test_of_two_servers_on_one_disk_one_goes_on_when_the_other_is_killed(
+    database_url: str, start: Start, tmp_path: Path
+) -> None:
+    data, store = tmp_path / "both", tmp_path / "models"
+    options = ("--store", store, "--data", data, "--database-url", database_url)
+    with ServerProcess("--no-shipped", *options) as doomed:
+        with grpc.insecure_channel(doomed.target) as channel:
+            training = Training(channel)
+            training.upload(FOX, name="fox.txt", id="two")
+            training.create("two", dataset="two", recipe=recipe(max_steps=1000))
+            seen = training.until("two", "progress")
+        _, other = start(data=data, database_url=database_url)
+        doomed.kill()
+    time_passes(Database(data, database_url))
+    events = list(other.watch("two", after=seen.sequence))
+    assert [e.sequence for e in events][:1] == [seen.sequence + 1]
+    assert states(events) == ["succeeded"]
+    job = other.get("two")
+    assert job.attempts == 1  # the process that the dead server started is listened to again
+    assert job.progress.step == 1000
 
 
 def test_one_of_many_callers_gets_an_id(database_url: str, start: Start, tmp_path: Path) -> None:

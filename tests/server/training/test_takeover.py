@@ -7,9 +7,10 @@ from pathlib import Path
 
 import grpc
 
+from carousel.server.training.database import Database
 from carousel.v1 import training_pb2
 from tests.server.training.conftest import Start
-from tests.server.training.wire import FOX, Training, recipe, states
+from tests.server.training.wire import FOX, Training, recipe, states, time_passes
 from tests.server_process import ServerProcess
 
 LONG = {"max_steps": 1_000_000, "evaluate_every": 500}
@@ -23,6 +24,7 @@ def test_a_job_outlives_its_server_and_the_next_one_adopts_it(tmp_path: Path, st
             training.create("job", recipe=recipe(**LONG))
             seen = training.until("job", "progress")
         doomed.kill()
+    time_passes(Database(tmp_path / "data"))
 
     _, training = start()
     # No new attempt: the very process that the dead server started is listened to again.
