@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SERVE ?=
 TEST ?=
+SOAK ?=
 
 .PHONY: help serve demo test check proto bench bench-quick soak clean
 
@@ -45,8 +46,8 @@ bench: $(VENV)/.ready ## The benchmark suite, about ten minutes; table in the te
 bench-quick: $(VENV)/.ready ## The same in about two minutes, with fewer repetitions.
 	python -m tests.bench --quick
 
-soak: $(VENV)/.ready ## 4,096 sessions for two minutes, every output compared with the reference.
-	python -m tests.soak
+soak: $(VENV)/.ready ## Long runs with an oracle; one of them in SOAK="training --rounds 100".
+	python -m tests.soak $(SOAK)
 
 clean: ## Remove the virtual environment and caches.
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

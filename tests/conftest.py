@@ -30,7 +30,13 @@ T = TypeVar("T")
 
 # What others bring into a store is looked for only where a test is about that: what a test has
 # just brought in is not loaded behind its back.
-DEFAULTS = {"port": 0, "http_port": 0, "log_level": "error", "store_refresh": "off"}
+DEFAULTS = {
+    "port": 0,
+    "http_port": 0,
+    "log_level": "error",
+    "store_refresh": "off",
+    "training_niceness": 0,  # what is trained does not wait for others on the machine
+}
 
 
 class RunningServer:

@@ -42,6 +42,13 @@ BARS = (
     Bar("overload-unary", "3 x the rate offered, one call a step: served / peak", 0.9, 0.97),
     Bar("fairness-1", "p99 of 1 session beside a greedy client / alone", 3, 2, at_most=True),
     Bar("fairness-16", "p99 of 16 sessions beside a greedy client / alone", 3, 2, at_most=True),
+    Bar(
+        "beside",
+        "p99 of the server with / without a training job beside it",
+        1.5,
+        1.2,
+        at_most=True,
+    ),
     Bar("churn", "W4: sessions opened and closed a second / 1,000", 1.0, 2.0),
     Bar("memory", "100,000 idle sessions, 2 x 256 LSTM: RSS", 1.0, 0.75, "GiB", at_most=True),
     Bar("fork", "one session forked into 1,000", 5, 1, "ms", at_most=True),

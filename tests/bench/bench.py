@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,10 @@ class WrongOutputs(Exception):
 
 @dataclass(slots=True)
 class Arm:
-    """Something to be measured: a loop in the client process, or a bare one."""
+    """Something to be measured: a loop in the client process, or a bare one.
+
+    `before` is called before each block.
+    """
 
     name: str
     key: str
@@ -41,9 +44,11 @@ class Arm:
     server_cpu: float = 0.0
     client_cpu: float = 0.0
     turns: Turns = field(default_factory=Turns)
+    before: Callable[[], object] = bool
 
     def block(self, seconds: float) -> Sample:
         """Run for so long, and keep what came of it."""
+        self.before()
         turns = self._turns()
         before = self._cpu()
         sample: Sample = self.client.ask("run", self.key, seconds)
@@ -190,9 +195,11 @@ class Bench:
         self._check(arm, cell, hidden, sessions)
         return arm
 
-    def looped(self, what: str, model: str, *args: Any, name: str) -> Arm:
+    def looped(
+        self, what: str, model: str, *args: Any, name: str, server: Child | None = None
+    ) -> Arm:
         """Any other loop of the driver against the real server."""
-        server = self.server("real", model)
+        server = server or self.server("real", model)
         arm = self._arm(name, server, has_turns=True)
         self.client.ask(f"open_{what}", arm.key, server.greeting, model, *args)
         return arm

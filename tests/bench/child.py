@@ -52,8 +52,7 @@ class Child:
     @property
     def cpu_seconds(self) -> float:
         """User and system time so far."""
-        stat = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(stat[11]) + int(stat[12])) / _TICKS
+        return cpu_seconds(self.pid)
 
     @property
     def rss_bytes(self) -> int:
@@ -68,6 +67,12 @@ class Child:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(stat[11]) + int(stat[12])) / _TICKS
 
 
 def answer_calls(pipe: Connection, target: object) -> None:

@@ -302,6 +302,13 @@ def memory(bench: Bench) -> None:
     measure(bench)
 
 
+def beside(bench: Bench) -> None:
+    """The p99 of the server while a training job runs, against the same while it rests."""
+    from tests.bench.beside_training import measure
+
+    measure(bench)
+
+
 SUITES: dict[str, Callable[[Bench], None]] = {
     "engine": engine,
     "exact": exact,
@@ -316,6 +323,7 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "overload": overload,
     "fairness": fairness,
     "churn": churn,
+    "beside": beside,
     "memory": memory,
     "audit": audit,
     "sweep": sweep,

@@ -38,6 +38,7 @@ def test_every_default_that_help_names_is_the_default() -> None:
         "device_rows": "as many as sessions",
         "host_sessions": "all",
         "kernel": "fastest",
+        "max_tenant_queue": "half",
         "state_key_file": "a key of its own",
         "max_message_bytes": "64MiB",
         "prefix_cache_bytes": "64MiB",

@@ -86,7 +86,9 @@ async def follow(
             index = 0
 
 
-async def run(target: str, oracles: list[Oracle], *, sessions: int, seconds: float) -> Result:
+async def follow_all(
+    target: str, oracles: list[Oracle], *, sessions: int, seconds: float
+) -> Result:
     """Step `sessions` sessions, shared between the models, for `seconds`."""
     result = Result()
     async with AsyncClient(target, timeout=120.0) as client:

@@ -216,6 +216,10 @@ def options(
     training_threads: Annotated[
         int | None, _training("1", "Threads of each process that trains.")
     ] = None,
+    training_niceness: Annotated[
+        int | None,
+        _training("10", "How far processes that train give way to others, the server too; 0: not."),
+    ] = None,
     training_grace: Annotated[
         float | None,
         _training(

@@ -1,6 +1,8 @@
 """The mathematics of recurrent sequence models: configs, cells, networks, kernels, weights."""
 
-from carousel.model.baseline import BASELINE, Baseline, load_baseline
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from carousel.model.config import (
     Classifier,
     Features,
@@ -19,15 +21,18 @@ from carousel.model.errors import (
     TokenizerError,
     WeightsError,
 )
-from carousel.model.kernels import KERNELS, make_kernel
-from carousel.model.kernels.kernel import Kernel
-from carousel.model.ladder import Rung, climb
-from carousel.model.network import Network, Trace
 from carousel.model.sampling import SamplingOptions, sample, skip
-from carousel.model.schema import StateSchema, TensorSpec
 from carousel.model.tokenizer import Bytes, Characters, Subwords, Tokenizer, Words
-from carousel.model.weights import digest, load, load_config, save
 from carousel.model.zoo import shipped
+
+if TYPE_CHECKING:
+    from carousel.model.baseline import BASELINE, Baseline, load_baseline
+    from carousel.model.kernels import KERNELS, make_kernel
+    from carousel.model.kernels.kernel import Kernel
+    from carousel.model.ladder import Rung, climb
+    from carousel.model.network import Network, Trace
+    from carousel.model.schema import StateSchema, TensorSpec
+    from carousel.model.weights import digest, load, load_config, save
 
 __all__ = [
     "BASELINE",
@@ -70,3 +75,21 @@ __all__ = [
     "shipped",
     "skip",
 ]
+
+_WITH_TORCH = {
+    "baseline": ("BASELINE", "Baseline", "load_baseline"),
+    "kernels": ("KERNELS", "make_kernel"),
+    "kernels.kernel": ("Kernel",),
+    "ladder": ("Rung", "climb"),
+    "network": ("Network", "Trace"),
+    "schema": ("StateSchema", "TensorSpec"),
+    "weights": ("digest", "load", "load_config", "save"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """What comes with torch, for which a process that only reads data need not wait."""
+    for module, names in _WITH_TORCH.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

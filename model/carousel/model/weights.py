@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
+from torch.overrides import TorchFunctionMode
 
 from carousel.model.config import ModelConfig
 from carousel.model.errors import ConfigError, WeightsError
@@ -55,7 +56,7 @@ def load(folder: Path | str) -> Network:
     """
     folder = Path(folder)
     config = load_config(folder)
-    with torch.device("meta"):  # shapes without memory, and without touching the random state
+    with torch.device("meta"), _Uninitialised():  # shapes, without memory
         network = Network(config)
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     _check_header(folder / WEIGHTS, expected)
@@ -69,6 +70,16 @@ def load(folder: Path | str) -> Network:
     wide = {name: value.float().contiguous() for name, value in tensors.items()}
     network.load_state_dict(wide, assign=True)
     return network.eval()
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Initialises nothing: that would touch the random state and, of shapes alone, import torch's
+    compiler, which takes a second.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") != "torch.nn.init":
+            return func(*args, **(kwargs or {}))
 
 
 def load_config(folder: Path | str) -> ModelConfig:

@@ -255,6 +255,12 @@ class Settings(BaseSettings):
     training_threads: int = Field(
         1, description="Threads of each process that trains.", ge=1, le=1024
     )
+    training_niceness: int = Field(
+        10,
+        description="How far processes that train give way to others, the server too; 0: not.",
+        ge=0,
+        le=19,
+    )
     training_grace: float = Field(
         30.0,
         description="How long a job that must stop has for its last checkpoint.",

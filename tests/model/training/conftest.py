@@ -46,12 +46,15 @@ MakeLabelled = Callable[[type[ClassifyTask | TagTask]], Corpus]
 def make_series(tmp_path: Path) -> MakeSeries:
     """Two series of a target and a feature; a tenth of the targets is missing."""
 
-    def make(*, horizon: int = 2, season: int = 3, spoil: slice | None = None) -> Corpus:
+    def make(
+        *, horizon: int = 2, season: int = 3, spoil: slice | None = None, scale: float = 1.0
+    ) -> Corpus:
         random = np.random.default_rng(3)
         starts = np.array([0, 300, 500], np.int64)
         time = np.arange(500)
         steps = np.stack([np.sin(time / 3) * 4 + 10, np.cos(time / 5)], 1)
         steps = (steps + random.normal(0, 0.1, steps.shape)).astype(np.float32)
+        steps[:, 0] *= scale
         if spoil is not None:
             steps[spoil, 0] = 3e38  # finite, and far too large for any loss
         present = random.random((500, 1)) > 0.1
@@ -59,12 +62,12 @@ def make_series(tmp_path: Path) -> MakeSeries:
         writer = CorpusWriter(tmp_path / f"series-{horizon}-{season}-{spoil is not None}")
         for name, values in (("steps", steps), ("starts", starts), ("present", present)):
             writer.append(name, values)
-        outward = Normalization((10.0,) * horizon, (3.0,) * horizon)
+        outward = Normalization((10.0 * scale,) * horizon, (3.0 * scale,) * horizon)
         return writer.seal(
             task,
             cut_sequences(starts, cut_at_shares(starts, (0.7, 0.85))),
             inputs=("y", "x"),
-            normalization=Normalization((10.0, 0.0), (3.0, 0.7)),
+            normalization=Normalization((10.0 * scale, 0.0), (3.0 * scale, 0.7)),
             output_normalization=outward,
             horizon=horizon,
             season=season,

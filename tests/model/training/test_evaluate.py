@@ -106,6 +106,12 @@ def test_forecast_metrics_in_original_units(
     assert found.metrics == pytest.approx(expected, rel=1e-4)
 
 
+def test_errors_are_squared_in_units_of_any_size(make_series: MakeSeries) -> None:
+    corpus = make_series(scale=1e25)
+    found = Evaluator(quick(corpus), corpus)(make_network(quick(corpus), corpus), "test")
+    assert 1e25 < found.metrics["rmse"] < 1e27
+
+
 def f1(truths: Array, guesses: Array) -> float:
     """Macro F1 from precision and recall, over the labels that occur."""
     scores = []

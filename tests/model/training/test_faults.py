@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tests.model.training.conftest import MakeSeries
+from tests.model.training.faults import DAMAGES, damage, no_room
 from tests.model.training.small import events_of, learn, quick, start, wait_for, write_job
 
 from carousel.model import load
@@ -59,22 +59,21 @@ def test_a_job_that_cannot_learn_gives_up_with_advice(
         Trainer(recipe, spoiled, corpus_folder).run()
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "manifest"])
+def test_values_that_no_loss_can_hold_are_named_when_they_are_in_the_test_part(
+    make_series: MakeSeries, tmp_path: Path
+) -> None:
+    job = write_job(make_series(spoil=slice(270, 272)), tmp_path / "job")
+    assert run(job, Workers()) == 1
+    assert events_of(job)[-1]["message"].startswith("the test loss is not finite: the last part")
+
+
+@pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_checkpoint_is_found_and_the_one_before_it_used(
-    text_corpus: Corpus, tmp_path: Path, damage: str
+    text_corpus: Corpus, tmp_path: Path, how: str
 ) -> None:
     trainer, _ = learn(text_corpus, tmp_path)
     *_, before, newest = trainer.checkpoints.steps
-    file = trainer.checkpoints.path(newest) / "weights.safetensors"
-    content = file.read_bytes()
-    if damage == "flip":
-        file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
-    elif damage == "cut":
-        file.write_bytes(content[:-100])
-    elif damage == "gone":
-        file.unlink()
-    else:
-        (file.parent / "manifest.json").write_text("{")
+    damage(trainer.checkpoints.path(newest), how)
 
     again, journal = learn(text_corpus, tmp_path)
     assert journal.of("started")[0]["resumed_from"] == before
@@ -101,13 +100,8 @@ def test_a_full_disk_fails_the_job_and_tears_nothing(text_corpus: Corpus, tmp_pa
     learn(text_corpus, job, max_steps=8, checkpoint_every=4)
     before = sorted(path.name for path in (job / "checkpoints").iterdir())
     size = max(p.stat().st_size for p in (job / "checkpoints").rglob("*.safetensors"))
-    # A limit on the size of files says the same as a disk without room, to this process alone.
-    before_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before_limit[1]))
-    try:
+    with no_room(size // 2):
         assert run(job, Workers()) == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before_limit)
     last = events_of(job)[-1]
     assert last["type"] == "failed"
     assert last["message"].startswith("there is no room left on the disk")

@@ -14,7 +14,7 @@ from tests.model.training.small import learn, quick, weights_of
 from carousel.model.data import ClassifyTask, Corpus, TagTask
 from carousel.model.training import Trainer, make_network
 from carousel.model.training.averaging import Average
-from carousel.model.training.optimizer import Schedule
+from carousel.model.training.optimizer import BETAS, Optimizer, Schedule
 from carousel.model.training.weight_dropping import dropping
 from carousel.model.training.workers import Workers
 
@@ -128,6 +128,37 @@ def test_the_mean_is_that_of_the_last_third(text_corpus: Corpus) -> None:
         inside = network.weights(0).hh.detach().clone()
     torch.testing.assert_close(inside, torch.stack(seen[6:]).mean(0))
     assert torch.equal(network.weights(0).hh, seen[-1])
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_updates_are_torch_s_and_a_skipped_one_changes_nothing(
+    text_corpus: Corpus, kind: str
+) -> None:
+    recipe = quick(text_corpus, optimizer=kind, weight_decay=0.1)
+    ours, theirs = (make_network(recipe, text_corpus) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizer, named = Optimizer(ours, recipe), dict(theirs.named_parameters())
+    groups = [
+        {"params": [p for p in named.values() if p.dim() > 1], "weight_decay": 0.1},
+        {"params": [p for p in named.values() if p.dim() == 1], "weight_decay": 0.0},
+    ]
+    reference: torch.optim.Optimizer
+    if kind == "adamw":
+        reference = torch.optim.AdamW(groups, betas=BETAS, fused=True)
+    else:
+        reference = torch.optim.SGD(groups, momentum=recipe.momentum, fused=True)
+    for step, skip in enumerate((True, False, False, True, False)):
+        for parameter, twin in zip(ours.parameters(), theirs.parameters(), strict=True):
+            parameter.grad = torch.randn_like(parameter)
+            twin.grad = parameter.grad.clone()
+        rate = 0.01 / (step + 1)
+        optimizer.step(rate=rate, skip=torch.tensor(skip))
+        if not skip:
+            for group in reference.param_groups:
+                group["lr"] = rate
+            reference.step()
+        for name, value in ours.state_dict().items():
+            assert torch.equal(value, theirs.state_dict()[name]), (name, step)
 
 
 def test_schedules_rise_and_fall(text_corpus: Corpus) -> None:

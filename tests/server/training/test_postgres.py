@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,41 +13,17 @@ from carousel.server.training.database import Database
 from carousel.v1 import training_pb2
 from tests.server.contract import error_of
 from tests.server.training.conftest import Start
-from tests.server.training.wire import FOX, states
-
-BINARIES = Path("/usr/lib/postgresql/15/bin")
+from tests.server.training.postgres import binaries, postgres
+from tests.server.training.wire import FOX, Training, recipe, states, time_passes
+from tests.server_process import ServerProcess
 
 
 @pytest.fixture(scope="module")
-def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL of our own on a free port; it refuses to run as root."""
-    if not (BINARIES / "initdb").exists():
-        pytest.skip(f"there is no PostgreSQL in {BINARIES}")
-    root = Path(tmp_path_factory.mktemp("postgres", numbered=True))
-    user = "postgres" if os.getuid() == 0 else None
-    folder = root / "data"
-    if user:
-        folder = Path("/tmp") / f"carousel-postgres-{os.getpid()}"  # pytest's own is root's alone
-        folder.mkdir(mode=0o700)
-        shutil.chown(folder, user)
-
-    def run(*command: str) -> None:
-        subprocess.run(command, check=True, capture_output=True, user=user, cwd="/")
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    try:
-        run(str(BINARIES / "initdb"), "-D", str(folder), "-A", "trust", "-U", "me", "--no-sync")
-        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        control = [str(BINARIES / "pg_ctl"), "-D", str(folder), "-w", "-l", str(folder / "log")]
-        run(*control, "-o", options, "start")
-        try:
-            yield f"postgresql://me@127.0.0.1:{port}/postgres"
-        finally:
-            run(*control, "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def database_url() -> Iterator[str]:
+    if binaries() is None:
+        pytest.skip("there is no PostgreSQL")
+    with postgres() as url:
+        yield url
 
 
 def test_servers_that_start_together_migrate_once(database_url: str, tmp_path: Path) -> None:
@@ -79,6 +51,28 @@ def test_any_server_answers_for_a_job_that_one_of_them_runs(
     assert events == list(here.watch("job"))
     assert there.get("job") == here.get("job")
     assert there.get("job").state == training_pb2.JOB_STATE_SUCCEEDED
+
+
+def test_of_two_servers_on_one_disk_one_goes_on_when_the_other_is_killed(
+    database_url: str, start: Start, tmp_path: Path
+) -> None:
+    data, store = tmp_path / "both", tmp_path / "models"
+    options = ("--store", store, "--data", data, "--database-url", database_url)
+    with ServerProcess("--no-shipped", *options) as doomed:
+        with grpc.insecure_channel(doomed.target) as channel:
+            training = Training(channel)
+            training.upload(FOX, name="fox.txt", id="two")
+            training.create("two", dataset="two", recipe=recipe(max_steps=1000))
+            seen = training.until("two", "progress")
+        _, other = start(data=data, database_url=database_url)
+        doomed.kill()
+    time_passes(Database(data, database_url))
+    events = list(other.watch("two", after=seen.sequence))
+    assert [e.sequence for e in events][:1] == [seen.sequence + 1]
+    assert states(events) == ["succeeded"]
+    job = other.get("two")
+    assert job.attempts == 1  # the process that the dead server started is listened to again
+    assert job.progress.step == 1000
 
 
 def test_one_of_many_callers_gets_an_id(database_url: str, start: Start, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from carousel.v1 import model_service_pb2, training_pb2
 from carousel.v1 import training_service_pb2 as pb
 from tests.conftest import RunningServer
 from tests.server.contract import Wire, error_of
-from tests.server.training.wire import Training, recipe, states
+from tests.server.training.conftest import Start
+from tests.server.training.wire import FOX, Training, recipe, states
 
 
 def folder_of(server: RunningServer, job: str) -> Path:
@@ -25,33 +26,42 @@ def folder_of(server: RunningServer, job: str) -> Path:
     return server.server.office.folder.job(server.server.office.jobs.get(job).number)
 
 
+FOX_STABLE = training_pb2.Promotion(model="models/fox", alias="stable")
+
+
+@pytest.fixture(scope="module")
+def first(trainer: RunningServer) -> list[training_pb2.JobEvent]:
+    """The events of a job that became the first version of `fox`."""
+    with grpc.insecure_channel(trainer.target) as channel:
+        training = Training(channel)
+        training.create("first", promotion=FOX_STABLE)
+        return list(training.watch("first"))
+
+
 def test_a_job_becomes_a_version_and_old_sessions_live_on(
-    training: Training, trainer_channel: grpc.Channel
+    training: Training, trainer_channel: grpc.Channel, first: list[training_pb2.JobEvent]
 ) -> None:
-    promotion = training_pb2.Promotion(model="models/fox", alias="stable")
-    training.create("first", promotion=promotion)
-    events = list(training.watch("first"))
-    assert states(events) == ["queued", "preparing", "running", "succeeded"]
-    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
-    assert {event.WhichOneof("event") for event in events} >= {
+    assert states(first) == ["queued", "preparing", "running", "succeeded"]
+    assert [event.sequence for event in first] == list(range(1, len(first) + 1))
+    assert {event.WhichOneof("event") for event in first} >= {
         "progress", "evaluation", "gradients", "checkpoint",
     }  # fmt: skip
-    first = training.get("first")
-    assert first.version == "models/fox/versions/1"
-    assert first.evaluation.split == "test"
-    assert first.progress.step == first.checkpoint_step == 20
-    assert first.parameters > 0
-    assert first.attempts == 1
+    job = training.get("first")
+    assert job.version == "models/fox/versions/1"
+    assert job.evaluation.split == "test"
+    assert job.progress.step == job.checkpoint_step == 20
+    assert job.parameters > 0
+    assert job.attempts == 1
 
     wire = Wire(trainer_channel)
     version = wire.models.GetModelVersion(
-        model_service_pb2.GetModelVersionRequest(name=first.version)
+        model_service_pb2.GetModelVersionRequest(name=job.version)
     )
     baseline = json.loads(version.baseline_json)
     assert baseline["steps"] > 100
     assert set(baseline["layers"][0]["gates"]) >= {"forget", "cell"}
     old = wire.create("models/fox")
-    training.create("second", promotion=promotion)
+    training.create("second", promotion=FOX_STABLE)
     assert training.finish("second").version == "models/fox/versions/2"
     new = wire.create("models/fox")
     assert (old.model_version, new.model_version) == (
@@ -62,12 +72,11 @@ def test_a_job_becomes_a_version_and_old_sessions_live_on(
     assert wire.outputs([new.handle], [0], np.array([1])).shape == (1, 28)
 
 
+@pytest.mark.usefixtures("first")
 def test_checkpoints_can_be_promoted_and_looked_at(training: Training) -> None:
-    training.create("kept", recipe=recipe(keep_checkpoints=1, patience=0))
-    training.finish("kept")
-    listed = training.stub.ListCheckpoints(pb.ListCheckpointsRequest(parent="jobs/kept"))
+    listed = training.stub.ListCheckpoints(pb.ListCheckpointsRequest(parent="jobs/first"))
     assert listed.checkpoints[-1].step == 20
-    best = "jobs/kept/checkpoints/best"
+    best = "jobs/first/checkpoints/best"
     made = training.stub.PromoteCheckpoint(
         pb.PromoteCheckpointRequest(name=best, model="models/kept", alias="try")
     )
@@ -79,11 +88,9 @@ def test_checkpoints_can_be_promoted_and_looked_at(training: Training) -> None:
     assert flow.verdict
 
 
+@pytest.mark.usefixtures("first")
 def test_a_margin_keeps_what_is_no_better_from_being_promoted(training: Training) -> None:
-    promotion = training_pb2.Promotion(model="models/gate", alias="stable")
-    training.create("open", promotion=promotion)
-    training.finish("open")
-    promotion.margin = 0.99
+    promotion = training_pb2.Promotion(model="models/fox", alias="stable", margin=0.99)
     training.create("shut", promotion=promotion)
     shut = training.finish("shut")
     assert shut.state == training_pb2.JOB_STATE_SUCCEEDED
@@ -165,13 +172,10 @@ def test_workers_that_lost_their_head_are_ended_and_started_again(
     assert signal_all(folder_of(trainer, "pair"), signal.SIGKILL) == 0
 
 
-def test_a_watch_shows_signs_of_life(training: Training, trainer: RunningServer) -> None:
-    trainer.server.training_service.heartbeat = 0.05
-    try:
-        training.create("quiet", recipe=recipe(max_steps=1_000_000, evaluate_every=100_000))
-        responses = training.stub.WatchJob(pb.WatchJobRequest(name="jobs/quiet"), timeout=60)
-        assert any(not response.HasField("event") for response in responses)
-    finally:
-        trainer.server.training_service.heartbeat = 10.0
-        training.cancel("quiet")
-        training.finish("quiet")
+def test_a_watch_shows_signs_of_life(start: Start) -> None:
+    server, training = start(training_jobs_at_once=0)
+    server.server.training_service.heartbeat = 0.01
+    training.upload(FOX, name="fox.txt", id="fox")
+    training.create("quiet")
+    responses = training.stub.WatchJob(pb.WatchJobRequest(name="jobs/quiet"), timeout=60)
+    assert any(not response.HasField("event") for response in responses)

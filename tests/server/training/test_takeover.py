@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import grpc
-import pytest
 
+from carousel.server.training.database import Database
 from carousel.v1 import training_pb2
 from tests.server.training.conftest import Start
-from tests.server.training.wire import FOX, Training, recipe, states
+from tests.server.training.wire import FOX, Training, recipe, states, time_passes
+from tests.server_process import ServerProcess
 
 LONG = {"max_steps": 1_000_000, "evaluate_every": 500}
 
 
-@pytest.fixture
-def doomed(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Training]]:
-    """A server in a process of its own, on the folders that `start` uses."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
-    command = [sys.executable, "-m", "carousel.cli", "serve", "--port", "0", "--http-port", "off"]
-    command += ["--no-shipped", "--store", str(tmp_path / "models"), "--log-format", "json"]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
-    ) as process:
-        assert process.stderr is not None
-        port = next(
-            found[1]
-            for line in process.stderr
-            if (found := re.search(r"ready on localhost:(\d+)", line))
-        )
-        with grpc.insecure_channel(f"localhost:{port}") as channel:
-            yield process, Training(channel)
-        process.kill()
-
-
-def test_a_job_outlives_its_server_and_the_next_one_adopts_it(
-    doomed: tuple[subprocess.Popen[str], Training], start: Start
-) -> None:
-    process, training = doomed
-    training.upload(FOX, name="fox.txt", id="fox")
-    training.create("job", recipe=recipe(**LONG))
-    seen = training.until("job", "progress")
-    process.kill()
-    process.wait()
+def test_a_job_outlives_its_server_and_the_next_one_adopts_it(tmp_path: Path, start: Start) -> None:
+    with ServerProcess("--no-shipped", "--store", tmp_path / "models") as doomed:
+        with grpc.insecure_channel(doomed.target) as channel:
+            training = Training(channel)
+            training.upload(FOX, name="fox.txt", id="fox")
+            training.create("job", recipe=recipe(**LONG))
+            seen = training.until("job", "progress")
+        doomed.kill()
+    time_passes(Database(tmp_path / "data"))
 
     _, training = start()
     # No new attempt: the very process that the dead server started is listened to again.

@@ -8,7 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
+from sqlalchemy import update
 
+from carousel.server.training.database import Database
+from carousel.server.training.records import JobRecord
 from carousel.v1 import dataset_pb2, training_pb2
 from carousel.v1 import training_service_pb2 as pb
 from carousel.v1.training_service_pb2_grpc import TrainingServiceStub
@@ -110,6 +113,13 @@ class Training:
         for _ in self.watch(id):
             pass
         return self.get(id)
+
+
+def time_passes(database: Database) -> None:
+    """Every lease has run out: who held one and does not live to renew it is taken for dead."""
+    with database.begin() as session:
+        session.execute(update(JobRecord).values(lease_until=0.0))
+    database.close()
 
 
 def states(events: Sequence[training_pb2.JobEvent]) -> list[str]:

@@ -144,13 +144,16 @@ def _tokenizer(
 
 
 def _cut_at(part: str, places: list[int]) -> Iterator[str]:
-    """The part, cut at the places that lie in it; by lines then, so that they are encoded alike."""
-    if not any(0 < place < len(part) for place in places):
-        yield part
-        return
-    ends = [match.end() for match in LINES.finditer(part)]
-    edges = sorted({0, *ends, *(place for place in places if 0 < place < len(part))})
-    yield from (part[a:b] for a, b in pairwise(edges))
+    """The part, cut at the places that lie in it, and around the lines that they lie in.
+
+    A line that is cut is encoded alike, wherever the part begins.
+    """
+    inside = [place for place in places if 0 < place < len(part)]
+    edges = {0, len(part), *inside}
+    for line in LINES.finditer(part) if inside else ():
+        if any(line.start() < place < line.end() for place in inside):
+            edges |= {line.start(), line.end()}
+    yield from (part[a:b] for a, b in pairwise(sorted(edges)))
 
 
 def _first(parts: Iterator[tuple[str, bool]], characters: int) -> Iterator[str]:

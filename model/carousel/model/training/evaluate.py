@@ -76,11 +76,12 @@ class Evaluator:
         if isinstance(task, LanguageModelTask):
             return
         if isinstance(task, ForecastTask):
-            error = outputs - batch.targets  # [B, T, O], in original units
+            # [B, T, O], in original units, whose squares float32 need not hold.
+            error = outputs.double() - batch.targets.double()
             real = torch.ones_like(error) if batch.mask is None else batch.mask.to(error.dtype)
             error = torch.where(real > 0, error, torch.zeros_like(error))
             parts = (error.abs(), error.square(), real)
-            seen += torch.stack([part.double().flatten(0, -2).sum(0) for part in parts])
+            seen += torch.stack([part.flatten(0, -2).sum(0) for part in parts])
             return
         if isinstance(task, ClassifyTask):
             outputs = last(outputs, batch)

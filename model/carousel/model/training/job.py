@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import traceback
 from pathlib import Path
@@ -12,7 +13,7 @@ from carousel.model.config import Features, Linear, ModelConfig, Tokens
 from carousel.model.data import Corpus
 from carousel.model.errors import ModelError
 from carousel.model.network import Network
-from carousel.model.training.errors import TrainingError
+from carousel.model.training.errors import DivergedError, TrainingError
 from carousel.model.training.evaluate import Evaluation, Evaluator
 from carousel.model.training.events import Emit, Events, last_kind, silent
 from carousel.model.training.recipe import Recipe
@@ -89,6 +90,11 @@ def _test(trainer: Trainer, network: Network, step: int, emit: Emit) -> Evaluati
     if not len(trainer.corpus.segments["test"]):
         return None
     found = trainer.evaluate(network.to(trainer.workers.device), "test")
+    if not math.isfinite(found.loss):
+        raise DivergedError(
+            "the test loss is not finite: the last part of the data holds values that are far too "
+            "large"
+        )
     emit("evaluation", step, split="test", loss=found.loss, metrics=found.metrics, best=True)
     return found
 

@@ -1,38 +1,127 @@
 """What turns gradients into weights: the optimiser and how its learning rate moves."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from carousel.model.training.recipe import Recipe
 
 # As for the shipped models; the usual 0.999 is slow to notice that the gradient has grown.
 BETAS = (0.9, 0.99)
+EPSILON = 1e-8
 # Evaluations without anything better after which the plateau schedule halves the rate.
 PLATEAU = 2
 
+State = dict[str, Tensor]
+Learned = tuple[nn.Parameter, State]
 
-def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+
+class Optimizer:
     """AdamW (Loshchilov & Hutter 2019) or SGD with momentum; matrices alone decay.
 
     Biases do not: decay would pull a forget gate's bias, and so the memory, towards one half; nor
-    do initial states. Both are fused, and skip an update on the device when their attribute
-    `found_inf` is 1.
+    do initial states. These are the fused kernels below torch.optim, whose classes import torch's
+    compiler: a second of every job.
     """
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        decays = parameter.dim() > 1 and not name.startswith("initial.")
-        (matrices if decays else others).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=BETAS, fused=True)
-    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
+
+    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
+        self._recipe = recipe
+        matrices: list[Learned] = []
+        others: list[Learned] = []
+        for name, parameter in network.named_parameters():
+            decays = parameter.dim() > 1 and not name.startswith("initial.")
+            (matrices if decays else others).append((parameter, self._state(parameter)))
+        self._groups = ((matrices, recipe.weight_decay or 0.0), (others, 0.0))
+
+    def _state(self, parameter: Tensor) -> State:
+        if self._recipe.optimizer == "sgd":
+            return {"momentum_buffer": torch.zeros_like(parameter)}
+        return {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+
+    @torch.no_grad()
+    def step(self, *, rate: float, skip: Tensor) -> None:
+        """Update the weights, unless `skip` (bool, on the device) says to change nothing."""
+        update = self._sgd if self._recipe.optimizer == "sgd" else self._adamw
+        for learned, decay in self._groups:
+            there = [(p, p.grad, state) for p, state in learned if p.grad is not None]
+            if there:
+                weights, gradients, states = map(list, zip(*there, strict=True))
+                update(weights, gradients, states, rate=rate, decay=decay, skip=skip.float())
+
+    def _adamw(
+        self,
+        weights: list[Tensor],
+        gradients: list[Tensor],
+        states: list[State],
+        *,
+        rate: float,
+        decay: float,
+        skip: Tensor,
+    ) -> None:
+        steps, means, squares = (
+            [state[name] for state in states] for name in ("step", "exp_avg", "exp_avg_sq")
+        )
+        torch._foreach_add_(steps, 1 - skip)
+        torch._fused_adamw_(
+            weights,
+            gradients,
+            means,
+            squares,
+            [],
+            steps,
+            lr=rate,
+            weight_decay=decay,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            eps=EPSILON,
+            amsgrad=False,
+            maximize=False,
+            found_inf=skip,
+        )
+
+    def _sgd(
+        self,
+        weights: list[Tensor],
+        gradients: list[Tensor],
+        states: list[State],
+        *,
+        rate: float,
+        decay: float,
+        skip: Tensor,
+    ) -> None:
+        torch._fused_sgd_(
+            weights,
+            gradients,
+            [state["momentum_buffer"] for state in states],
+            lr=rate,
+            weight_decay=decay,
+            momentum=self._recipe.momentum,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+            found_inf=skip,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it remembers: `{number of the parameter}.{name}`."""
+        states = [state for learned, _ in self._groups for _, state in learned]
+        return {
+            f"{number}.{name}": value
+            for number, state in enumerate(states)
+            for name, value in state.items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember what another one of the same recipe did. Raises LookupError, RuntimeError."""
+        for key, value in self.tensors().items():
+            value.copy_(tensors[key])
 
 
 class Schedule:

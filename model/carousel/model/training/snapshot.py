@@ -72,9 +72,7 @@ class Snapshot:
         tensors = {f"average.{name}": v for name, v in trainer.average.values.items()}
         if trainer.average.values:
             tensors |= {f"network.{name}": v for name, v in trainer.network.state_dict().items()}
-        for index, members in trainer.optimizer.state_dict()["state"].items():
-            found = {k: v for k, v in members.items() if v is not None}
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in found.items()}
+        tensors |= {f"optimizer.{key}": value for key, value in trainer.optimizer.tensors().items()}
         with trainer.average.applied():
             weights.save(draft, trainer.network)
         state = {name: getattr(trainer, name) for name in NUMBERS} | {
@@ -96,12 +94,7 @@ class Snapshot:
         trainer.network.load_state_dict(own or weights.load(path).state_dict())
         trainer.average.values = _below("average.", tensors)
         trainer.average.count = state["averaged"]
-        members: dict[int, dict[str, Tensor]] = {}
-        for key, value in _below("optimizer.", tensors).items():
-            index, name = key.split(".", 1)
-            members.setdefault(int(index), {})[name] = value
-        groups = trainer.optimizer.state_dict()["param_groups"]
-        trainer.optimizer.load_state_dict({"state": members, "param_groups": groups})
+        trainer.optimizer.load(_below("optimizer.", tensors))
         for name in NUMBERS:
             setattr(trainer, name, state[name])
         trainer.seconds = state["seconds"]

@@ -22,7 +22,7 @@ from carousel.model.training.feed import feed, to_device
 from carousel.model.training.flow import gradient_flow
 from carousel.model.training.health import GIVE_UP_AFTER, ROLL_BACK_AFTER, BackOff, Tally
 from carousel.model.training.objective import Objective
-from carousel.model.training.optimizer import Schedule, make_optimizer
+from carousel.model.training.optimizer import Optimizer, Schedule
 from carousel.model.training.precision import check_precision
 from carousel.model.training.progress import Progress
 from carousel.model.training.recipe import Recipe
@@ -59,7 +59,7 @@ class Trainer:
         # The workers begin alike, and drop different units.
         torch.manual_seed((recipe.seed + self.workers.rank) % 2**64)
         self.parameters = list(self.network.parameters())
-        self.optimizer = make_optimizer(self.network, recipe)
+        self.optimizer = Optimizer(self.network, recipe)
         self.schedule = Schedule(recipe)
         self.average = Average(self.network, recipe)
         self.objective = Objective(corpus, device)
@@ -115,7 +115,7 @@ class Trainer:
             outputs, rows = network.forward_fused(batch.x, begin)
         total, count = self.objective(outputs, batch)
         loss = total / count.clamp(min=1)
-        self.optimizer.zero_grad()
+        self.network.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         loss = self.workers.share(self.parameters, loss.detach(), count)
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
@@ -123,10 +123,7 @@ class Trainer:
             clip_grads_with_norm_(self.parameters, recipe.clip_norm, norm)
         bad = ~(norm.isfinite() & loss.isfinite())
         # The optimiser skips the update by itself, on the device; the host need not know yet.
-        self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
-        self.optimizer.step()
+        self.optimizer.step(rate=self.rate, skip=bad)
         self.step += 1
         self.average.update(self.step)
         rows = rows.detach().float()

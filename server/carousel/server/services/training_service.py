@@ -216,7 +216,7 @@ class TrainingService:
                     lambda: run_child(
                         "diagnose",
                         *arguments,
-                        threads=self._office.threads,
+                        share=self._office.share,
                         seconds=DIAGNOSE_SECONDS,
                     )
                 )

@@ -13,24 +13,24 @@ from collections.abc import Callable
 from typing import Any
 
 from carousel.errors import DatasetInvalid
-from carousel.server.training.process import environment, yield_to_server
+from carousel.server.training.process import Share, environment, yield_to_server
 
 log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 
 
-def run_child(module: str, *arguments: str, threads: int, seconds: float) -> Object:
+def run_child(module: str, *arguments: str, share: Share, seconds: float) -> Object:
     """What `python -m carousel.server.training.{module}` prints; blocks. Raises DatasetInvalid."""
     child = subprocess.Popen(
         [sys.executable, "-m", f"carousel.server.training.{module}", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment(threads),
+        env=environment(share),
         start_new_session=True,
     )
-    yield_to_server(child.pid)
+    yield_to_server(child.pid, share)
     with child:
         try:
             out, err = child.communicate(timeout=seconds)

@@ -28,6 +28,7 @@ from carousel.server.training import describe
 from carousel.server.training.child import Object, run_child
 from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.database import Database
+from carousel.server.training.process import Share
 from carousel.server.training.records import READY, UNFINISHED, UPLOADING, DatasetRecord, JobRecord
 
 DESCRIBE_SECONDS = 3600.0
@@ -49,10 +50,10 @@ class Announced:
 class Datasets:
     """Methods block: in a server, call them in a thread."""
 
-    def __init__(self, database: Database, folder: DataFolder, *, threads: int) -> None:
+    def __init__(self, database: Database, folder: DataFolder, *, share: Share) -> None:
         self._database = database
         self._folder = folder
-        self._threads = threads
+        self._share = share
 
     def begin(self, announced: Announced) -> Incoming | DatasetRecord:
         """A new upload, or one that goes on; of a dataset that is READY the dataset.
@@ -112,9 +113,7 @@ class Datasets:
                 return describe.read(file, kind)
             except DataError as error:
                 raise DatasetInvalid(str(error)) from None
-        return run_child(
-            "describe", str(file), kind, threads=self._threads, seconds=DESCRIBE_SECONDS
-        )
+        return run_child("describe", str(file), kind, share=self._share, seconds=DESCRIBE_SECONDS)
 
     def get(self, dataset: str) -> tuple[DatasetRecord, int]:
         """The dataset and how many unfinished jobs learn from it. Raises DatasetNotFound."""

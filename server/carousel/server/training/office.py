@@ -12,6 +12,7 @@ from carousel.server.training.dataset_uploads import DatasetUploads
 from carousel.server.training.datasets import Datasets
 from carousel.server.training.jobs import Jobs
 from carousel.server.training.leases import Leases
+from carousel.server.training.process import Share
 from carousel.server.training.promotion import Loader, Promotion
 from carousel.server.training.supervisor import Supervisor
 from carousel.server.training.workshop import Workshop
@@ -30,10 +31,10 @@ class Office:
         instance_id: str,
     ) -> None:
         url = settings.database_url
-        self.threads = settings.training_threads
+        self.share = Share(settings.training_threads, settings.training_niceness)
         self.folder = DataFolder(settings.data_folder, settings.dataset_roots)
         self.database = Database(self.folder.root, url.get_secret_value() if url else None)
-        self.datasets = Datasets(self.database, self.folder, threads=self.threads)
+        self.datasets = Datasets(self.database, self.folder, share=self.share)
         self.uploads = DatasetUploads(self.datasets)
         self.jobs = Jobs(
             self.database,
@@ -50,7 +51,7 @@ class Office:
             self.promotion,
             metrics.training,
             self.bells,
-            threads=self.threads,
+            share=self.share,
             grace=settings.training_grace,
         )
         self.supervisor = Supervisor(self.database, shop, at_once=settings.training_jobs_at_once)

@@ -11,23 +11,22 @@ import shutil
 import sys
 from pathlib import Path
 
-from carousel.model.data import prepare
-from carousel.model.training.recipe import Recipe
+from carousel.model.data import prepare, task_from_dict
 
 
 def main(file: str, kind: str, folder: Path) -> None:
-    recipe = Recipe.from_dict(json.loads((folder / "job.json").read_text())["recipe"])
+    recipe = json.loads((folder / "job.json").read_text())["recipe"]
     part = folder / "corpus.part"
     shutil.rmtree(part, ignore_errors=True)
     try:
         prepare(
             Path(file),
-            recipe.task,
+            task_from_dict(recipe["task"]),
             part,
             format=kind,
-            validation_share=recipe.validation_share,
-            test_share=recipe.test_share,
-            seed=recipe.seed,
+            validation_share=recipe["validation_share"],
+            test_share=recipe["test_share"],
+            seed=recipe["seed"],
         )
     except (ValueError, OSError, MemoryError) as error:
         said = {"error": str(error) or type(error).__name__}

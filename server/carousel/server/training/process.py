@@ -15,11 +15,21 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-NICENESS = 10
 OOM_SCORE = 500  # where memory runs out, a job goes before the server does
 MARK = "TRAINING_FOLDER"
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MAX_RESTARTS = 3  # of workers by torchrun
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a process beside the server may have of the machine: threads, and time that is left.
+
+    The higher `niceness` (0 to 19), the more it gives way to what else wants to compute.
+    """
+
+    threads: int = 1
+    niceness: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,7 @@ def preparing_command(source: Path, kind: str, folder: Path) -> list[str]:
     return [sys.executable, "-m", module, str(source), kind, str(folder)]
 
 
-def start(command: list[str], folder: Path, *, threads: int) -> Process:
+def start(command: list[str], folder: Path, share: Share) -> Process:
     """Start it in a session of its own; what it prints goes to log.txt in the folder."""
     with (folder / "log.txt").open("ab") as log:
         child = subprocess.Popen(
@@ -83,42 +93,52 @@ def start(command: list[str], folder: Path, *, threads: int) -> Process:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment(threads) | {MARK: str(folder)},
+            env=environment(share) | {MARK: str(folder)},
             start_new_session=True,
         )
-    yield_to_server(child.pid)
+    yield_to_server(child.pid, share)
     # A child that ended already has its place in /proc until somebody asks for its status.
     return Process(child.pid, _start_of(child.pid, zombie=True) or 0, child)
 
 
-def environment(threads: int) -> dict[str, str]:
+def environment(share: Share) -> dict[str, str]:
     """The server's own without its settings, among which there may be a password."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
-    limits = dict.fromkeys(THREAD_LIMITS, str(threads))
+    limits = dict.fromkeys(THREAD_LIMITS, str(share.threads))
     return inherited | limits | {"OMP_WAIT_POLICY": "passive"}
 
 
-def yield_to_server(pid: int) -> None:
+def yield_to_server(pid: int, share: Share) -> None:
     """Let the server's turns come first, in time and in memory."""
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE))
+        os.setpriority(os.PRIO_PROCESS, pid, share.niceness)
+        # Linux may share between sessions first, and a job has one of its own.
+        Path(f"/proc/{pid}/autogroup").write_text(str(share.niceness))
 
 
-def signal_all(folder: Path, number: signal.Signals) -> int:
-    """Send a signal to every process of the job in this folder; returns how many there were.
+def members(folder: Path) -> list[int]:
+    """The ids of the job's processes, by the job's folder.
 
     One that was started this very moment may be missed: it has no environment yet.
     """
-    mark, found = f"{MARK}={folder}".encode(), 0
+    mark, found = f"{MARK}={folder}".encode(), []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
             if mark in (entry / "environ").read_bytes().split(b"\0"):
-                os.kill(int(entry.name), number)
-                found += 1
+                found.append(int(entry.name))
     return found
+
+
+def signal_all(folder: Path, number: signal.Signals) -> int:
+    """Send a signal to every process of the job in this folder; returns how many there were."""
+    found = members(folder)
+    for pid in found:
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+    return len(found)
 
 
 def _start_of(pid: int, *, zombie: bool = False) -> int | None:

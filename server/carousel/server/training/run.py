@@ -182,7 +182,7 @@ class Run:
             job.fruitless += 1
             job.attempts += state == RUNNING
             self._folder.write_job(job, baseline)
-            process = start(command, self._folder.path, threads=self._shop.threads)
+            process = start(command, self._folder.path, self._shop.share)
             job.pid, job.pid_start, job.said = process.pid, process.start, None
             return process
 

@@ -8,17 +8,18 @@ from carousel.server.training.bells import Bells
 from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.leases import Leases
 from carousel.server.training.metrics import TrainingMetrics
+from carousel.server.training.process import Share
 from carousel.server.training.promotion import Promotion
 
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """`threads` of each process; `grace`: seconds that a process which must stop has."""
+    """`share` of each process; `grace`: seconds that a process which must stop has."""
 
     leases: Leases
     folder: DataFolder
     promotion: Promotion
     metrics: TrainingMetrics
     bells: Bells
-    threads: int
+    share: Share
     grace: float
