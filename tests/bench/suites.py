@@ -10,6 +10,7 @@ from tests.bench import models
 from tests.bench.audited import audit
 from tests.bench.bench import Bench, Ratio, check, ratio
 from tests.bench.closed_loop import Shape
+from tests.bench.durability import durability
 from tests.bench.models import HIDDEN, name_of
 from tests.bench.sample import Sample
 from tests.bench.whole_sequences import sequences
@@ -325,6 +326,7 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "churn": churn,
     "beside": beside,
     "memory": memory,
+    "durability": durability,
     "audit": audit,
     "sweep": sweep,
 }
