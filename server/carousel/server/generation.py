@@ -127,9 +127,9 @@ async def generate(
                 begin = now
                 version.metrics.generated_tokens.inc()
             response = writer.write(transcript.rows[number])
-            response.notices.extend(item_notice(0, notice) for notice in source.notices)
-            source.notices.clear()
             if number >= received:
+                response.notices.extend(item_notice(0, notice) for notice in source.notices)
+                source.notices.clear()
                 yield response
             elif response.finish_reason:
                 yield writer.end_alone(response)
