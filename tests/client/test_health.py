@@ -94,6 +94,18 @@ def test_generations_tell_what_rules_did(client: Client, told: list[Event]) -> N
     ]
 
 
+def test_held_states_tell_what_rules_did_on_the_way_to_them(
+    client: Client, told: list[Event], inputs: Floats
+) -> None:
+    _, [first] = client.step_states("tiny", [None], inputs[:1])
+    assert (first.notices, told) == ((), [])
+    _, states = client.chunk_states("tiny", [first, None], [inputs[1:2], inputs[:6]])
+    assert [state.notices for state in states] == [(alert(1),), (alert(1, 3), fading(2, 2))]
+    assert [(event.session, event.notice) for event in told] == [
+        ("", notice) for state in states for notice in state.notices
+    ]
+
+
 def test_coalesced_steps_tell_of_each_session(
     server: RunningServer, told: list[Event], inputs: Floats
 ) -> None:

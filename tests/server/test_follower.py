@@ -98,6 +98,24 @@ def test_an_alias_that_moves_is_followed_and_sessions_live_on(
     here.until_new_sessions_get("models/x", "models/x/versions/1")
 
 
+def test_a_health_policy_is_followed(members: tuple[Member, Member]) -> None:
+    here, there = members
+    rule = model_pb2.HealthRule(
+        metric=model_pb2.HEALTH_METRIC_AGE, threshold=1, action=model_pb2.HEALTH_ACTION_ALERT
+    )
+    x = np.ones((1, 2), np.float32)
+    for rules in ([rule], []):
+        policy = model_pb2.HealthPolicy(rules=rules)
+        request = pb.SetHealthPolicyRequest(name="models/y", policy=policy)
+        here.wire.models.SetHealthPolicy(request)
+
+        def is_followed(wanted: int = len(rules)) -> bool:
+            handle = there.wire.create("models/y").handle
+            return len(there.wire.step([handle], [0], x).notices) == wanted
+
+        soon(is_followed)
+
+
 def test_what_training_made_without_an_alias_is_followed(
     members: tuple[Member, Member], made: Path
 ) -> None:

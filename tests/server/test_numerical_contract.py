@@ -18,6 +18,7 @@ from carousel.model.config import Cell
 from carousel.server.batch_audit import TOLERANCE
 from tests.conftest import RunningServer, running
 from tests.server.contract import Floats, Wire
+from tests.server.holder import Holder, outputs
 
 SESSIONS, STEPS, SIZE = 64, 12, 5
 MODELS: tuple[Cell, ...] = ("lstm", "gru")
@@ -75,14 +76,14 @@ def in_chunks(wire: Wire, model: str, inputs: Floats) -> Floats:
         some = random.permutation(left)[: random.integers(1, left.size + 1)]
         lengths = np.minimum(random.integers(1, 14, some.size), STEPS - done[some])
         pieces = [inputs[i, done[i] : done[i] + n] for i, n in zip(some, lengths, strict=True)]
-        outputs = wire.outputs(
+        rows = wire.outputs(
             [handles[i] for i in some],
             done[some].tolist(),
             np.concatenate(pieces),
             lengths.tolist(),
         )
-        for i, rows in zip(some, np.split(outputs, np.cumsum(lengths)[:-1]), strict=True):
-            found[i].append(rows)
+        for i, part in zip(some, np.split(rows, np.cumsum(lengths)[:-1]), strict=True):
+            found[i].append(part)
         done[some] += lengths
     return np.stack([np.concatenate(rows) for rows in found])
 
@@ -97,9 +98,23 @@ def beside_neighbours(wire: Wire, model: str, inputs: Floats) -> Floats:
         noise = random.standard_normal((others, SIZE)).astype(np.float32) * 100
         order = random.permutation(len(handles))
         values = np.concatenate([inputs[:, t], noise])[order]
-        outputs = wire.outputs([handles[i] for i in order], [t] * len(handles), values)
-        steps.append(outputs[np.argsort(order)][:SESSIONS])
+        rows = wire.outputs([handles[i] for i in order], [t] * len(handles), values)
+        steps.append(rows[np.argsort(order)][:SESSIONS])
     return np.stack(steps, axis=1)
+
+
+def held(wire: Wire, model: str, inputs: Floats) -> Floats:
+    """As states that the caller holds, first step by step, then in a chunk each."""
+    holder, states = Holder(wire, f"models/{model}"), [b""] * SESSIONS
+    half, steps = STEPS // 2, []
+    for t in range(half):
+        response = holder(states, inputs[:, t])
+        steps.append(outputs(response))
+        states = list(response.states)
+    rest = inputs[:, half:].reshape(-1, SIZE)
+    chunk = outputs(holder(states, rest, [STEPS - half] * SESSIONS))
+    whole = chunk.reshape(SESSIONS, STEPS - half, -1)
+    return np.concatenate([np.stack(steps, axis=1), whole], axis=1)
 
 
 def handles_of(wire: Wire, model: str, count: int = SESSIONS) -> list[int]:
@@ -107,6 +122,7 @@ def handles_of(wire: Wire, model: str, count: int = SESSIONS) -> list[int]:
 
 
 Way = Callable[[Wire, str, Floats], Floats]
+WAYS: tuple[Way, ...] = (together, in_chunks, beside_neighbours, held)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -115,8 +131,7 @@ def test_a_bit_exact_session_gives_the_same_bits_in_any_company_place_and_cut(
 ) -> None:
     inputs = np.random.default_rng(4).standard_normal((SESSIONS, STEPS, SIZE)).astype(np.float32)
     wanted = alone(wire, model, inputs).tobytes()
-    ways: tuple[Way, ...] = (together, in_chunks, beside_neighbours)
-    for way in ways:
+    for way in WAYS:
         assert way(wire, model, inputs).tobytes() == wanted, way.__name__
 
 
@@ -131,7 +146,7 @@ def test_a_health_policy_acts_to_the_same_bits_in_any_company_place_and_cut(
         try:
             wanted = alone(wire, "lstm", inputs)
             assert (wanted != free).any(axis=(1, 2)).all()  # the rules reach every session
-            for way in (together, in_chunks, beside_neighbours):
+            for way in WAYS:
                 assert way(wire, "lstm", inputs).tobytes() == wanted.tobytes(), way.__name__
         finally:
             client.set_health_policy("lstm", [])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from carousel import tensors
 from carousel.client import Client, HealthRule
 from carousel.errors import (
     CarouselError,
@@ -33,6 +34,7 @@ from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_pb2
 from tests.conftest import RunningServer, running
 from tests.server.contract import Floats, Wire
+from tests.server.holder import Holder, outputs
 
 SIZE, STEPS = 4, 24
 MODELS: dict[str, Cell] = {"lstm": "lstm", "gru": "gru", "tanh": "rnn_tanh", "relu": "rnn_relu"}
@@ -103,18 +105,18 @@ def reference(
     """One sequence by the reference cells and the rules as the contract words them: [T, O]."""
     initial = network.initial_rows(1).detach().double()
     network = network.double()
-    row, outputs, fired = initial, [], []
+    row, found, fired = initial, [], []
     for step, x in enumerate(inputs):
         with torch.no_grad():
             y, row = network(torch.from_numpy(x).double()[None, None], row)
-        outputs.append(y[0, 0].numpy())
+        found.append(y[0, 0].numpy())
         for rule in rules:
             value = measure(network, rule, row, step)
             above = value % rule.threshold == 0 if rule.metric == "age" else value > rule.threshold
             if above:
                 fired.append(Fired(rule, step, value))
                 row = act(network, rule, row, initial)
-    return np.array(outputs, np.float32), fired
+    return np.array(found, np.float32), fired
 
 
 def vectors(network: Network, row: torch.Tensor) -> list[torch.Tensor]:
@@ -224,6 +226,40 @@ def test_a_retry_is_told_what_the_first_answer_told(client: Client, wire: Wire) 
     assert wire.step([handle], [2], inputs[2:], [18]).notices == chunk.notices
     assert not wire.step([handle], [20], inputs[:1]).notices
     assert not wire.step([handle], [20], inputs[:1]).notices
+
+
+def test_states_that_callers_hold_are_under_the_same_rules(
+    client: Client, wire: Wire, server: RunningServer
+) -> None:
+    rules = [HealthRule("state_norm", 0.8, "clip"), HealthRule("age", 5, "soft_reset")]
+    inputs = features(STEPS, SIZE) * 3
+    network = load(server.settings.store / "lstm" / "1").eval()
+    wanted, fired = reference(network, rules, inputs)
+    client.set_health_policy("lstm", rules)
+    holder = Holder(wire, "models/lstm")
+    state, begin = b"", 0
+    for cut in (1, 1, 10, 1, STEPS - 13):
+        end = begin + cut
+        # Beside it the model's initial state, which the rules reach at other steps.
+        pair = np.concatenate([inputs[:cut], inputs[begin:end]])
+        response = holder([b"", state], pair, [cut, cut])
+        got = outputs(response)[cut:]
+        np.testing.assert_allclose(got, wanted[begin:end], rtol=1e-4, atol=1e-5)
+        mine = pb.StepResponse(notices=[n for n in response.notices if n.item])
+        for notice in mine.notices:
+            notice.item = 0
+        check_notices(mine, [one for one in fired if begin <= one.step < end])
+        state, begin = response.states[1], end
+
+
+def test_a_session_begins_where_rules_left_its_prefix(client: Client, wire: Wire) -> None:
+    inputs = features(9, SIZE)
+    for rules in ([], [HealthRule("age", 4, "reset")], [HealthRule("age", 8, "reset")]):
+        client.set_health_policy("gru", rules)
+        made = wire.create("models/gru", prefix_inputs=tensors.encode(inputs[:8]))
+        got = wire.outputs([made.handle], [8], inputs[8:])
+        whole = wire.outputs([wire.create("models/gru").handle], [0], inputs, [9])
+        np.testing.assert_allclose(got[0], whole[-1], rtol=1e-5, atol=1e-6)
 
 
 def test_answers_that_wait_for_the_store_are_told_too(client: Client, wire: Wire) -> None:

@@ -82,7 +82,7 @@ class AsyncInference:
         """
         batch = HeldBatch.of_steps(model, states, xs)
         for call in batch.calls():
-            batch.take(await self._transport.call(call, timeout))
+            batch.take(await self._transport.call(call, timeout), self._transport.link)
         return batch.steps()
 
     async def chunk_states(
@@ -101,7 +101,7 @@ class AsyncInference:
         """
         batch = HeldBatch.of_chunks(model, states, xs, outputs)
         for call in batch.calls():
-            batch.take(await self._transport.call(call, timeout))
+            batch.take(await self._transport.call(call, timeout), self._transport.link)
         return batch.chunks()
 
     def generate(

@@ -37,8 +37,8 @@ class Event:
     successor, which is asked from now on. session_created, session_ended: `session` is its name.
     session_recovered: the server that had the session was lost; it goes on with another, and what
     was not stored is sent again. state_health: a rule of the model's health policy fired for
-    `session`; `notice` says what it did. A generation without a session of its own has no name
-    there.
+    `session`; `notice` says what it did. There is no name where a generation has no session of its
+    own, and of held states, whose notices say which.
     """
 
     kind: EventKind

@@ -11,6 +11,8 @@ from carousel import tensors
 from carousel.client._call import Call
 from carousel.client._columns import MAX_BYTES
 from carousel.client._cursor import LAST
+from carousel.client._events import Link
+from carousel.client._health import StateNotice, state_notice
 from carousel.client._inference_calls import output_mode
 from carousel.client._inputs import Array, Floats, Input, chunk_input, input_tensor
 from carousel.client._names import model_name
@@ -29,12 +31,14 @@ class HeldState:
 
     `step_index` is the number of steps since the model's initial state. A state belongs to one
     `model_version`: name that as the model of the next step, not an alias, which may move. Nothing
-    changes a state: it may be used again, and by many at once.
+    changes a state: it may be used again, and by many at once. `notices` are what the model's
+    health policy did on the way to it.
     """
 
     data: bytes = field(repr=False)
     step_index: int
     model_version: str
+    notices: tuple[StateNotice, ...] = field(default=(), compare=False)
 
     def __bytes__(self) -> bytes:
         return self.data
@@ -114,8 +118,9 @@ class HeldBatch:
         )
         return Call(PATH, request, pb.StepStatesResponse, _as_it_is)
 
-    def take(self, response: pb.StepStatesResponse) -> None:
+    def take(self, response: pb.StepStatesResponse, link: Link) -> None:
         """Take in the answer to the next message."""
+        link.tell_notices([""] * len(response.states), response.notices)
         first = len(self._states)
         outputs = tensors.decode(response.outputs, field="outputs")
         lengths = response.lengths or [1] * len(response.states)
@@ -125,9 +130,13 @@ class HeldBatch:
             self._errors[first + error.item] = from_parts(
                 error.code, error.reason, error.message, error.metadata
             )
+        told: dict[int, tuple[StateNotice, ...]] = {}
+        for notice in response.notices:
+            told[notice.item] = (*told.get(notice.item, ()), state_notice(notice))
+        made = zip(response.states, response.step_indexes, strict=True)
         self._states += [
-            HeldState(data, index, response.model_version) if data else None
-            for data, index in zip(response.states, response.step_indexes, strict=True)
+            HeldState(data, index, response.model_version, told.get(item, ())) if data else None
+            for item, (data, index) in enumerate(made)
         ]
 
     def steps(self) -> tuple[Floats, list[HeldState]]:

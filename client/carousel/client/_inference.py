@@ -80,7 +80,7 @@ class Inference:
         """
         batch = HeldBatch.of_steps(model, states, xs)
         for call in batch.calls():
-            batch.take(self._transport.call(call, timeout))
+            batch.take(self._transport.call(call, timeout), self._transport.link)
         return batch.steps()
 
     def chunk_states(
@@ -99,7 +99,7 @@ class Inference:
         """
         batch = HeldBatch.of_chunks(model, states, xs, outputs)
         for call in batch.calls():
-            batch.take(self._transport.call(call, timeout))
+            batch.take(self._transport.call(call, timeout), self._transport.link)
         return batch.chunks()
 
     def generate(

@@ -489,6 +489,7 @@ class StepStatesResponse(_message.Message):
     ERRORS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     STEP_INDEXES_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The version that answered: `models/{model}/versions/{number}`."""
     @_builtins.property
@@ -516,6 +517,10 @@ class StepStatesResponse(_message.Message):
         state. 0 where the item failed.
         """
 
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemNotice]:
+        """As in StepResponse, of the items that did not fail."""
+
     def __init__(
         self,
         *,
@@ -525,10 +530,11 @@ class StepStatesResponse(_message.Message):
         errors: _abc.Iterable[Global___ItemError] | None = ...,
         model_version: _builtins.str = ...,
         step_indexes: _abc.Iterable[_builtins.int] | None = ...,
+        notices: _abc.Iterable[Global___ItemNotice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["outputs", b"outputs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "lengths", b"lengths", "model_version", b"model_version", "outputs", b"outputs", "states", b"states", "step_indexes", b"step_indexes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "lengths", b"lengths", "model_version", b"model_version", "notices", b"notices", "outputs", b"outputs", "states", b"states", "step_indexes", b"step_indexes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

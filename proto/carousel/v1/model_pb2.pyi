@@ -389,8 +389,8 @@ Global___HealthRule: _TypeAlias = HealthRule  # noqa: Y015
 
 @_typing.final
 class HealthPolicy(_message.Message):
-    """The rules for the states of a model's sessions, of all versions. They are applied after every
-    step, each to the row that the one before left; the output of the step stays as it is. What they
+    """The rules for the states of a model's sessions, of all versions, and for states that callers
+    hold. They are applied after every step, each to the row that the one before left; the output of the step stays as it is. What they
     do depends on nothing but the row and the step index, so the same inputs give the same numbers
     again, however a sequence is cut. A row that is not finite is left to the quarantine.
     """

@@ -316,23 +316,13 @@ class Engine:
     def _compute(
         self, version: LoadedVersion, plan: Plan, places: Ints, state: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, Sequence[Touch]]:
-        """One call of the network for everybody: outputs [B, O] or [B, T, O], and new rows.
-
-        A version with a health policy applies it on the way, and says where it fired.
-        """
+        """One call of the network for everybody, as `LoadedVersion.run` gives it."""
         inputs = torch.from_numpy(plan.inputs if len(places) == len(plan) else plan.inputs[places])
         if not version.on_cpu:
             inputs = inputs.to(version.arena.device)
         lengths = None if plan.lengths is None else plan.lengths[places]
-        touches: Sequence[Touch] = ()
-        if version.health is not None:
-            indexes, slots = plan.indexes[places], plan.slots[places]
-            run = version.health.run
-            outputs, new, touches = run(version.kernel, inputs, lengths, state, indexes, slots)
-        elif lengths is None:
-            outputs, new = version.kernel.step(inputs, state)
-        else:
-            outputs, new = version.kernel.chunk(inputs, torch.from_numpy(lengths), state)
+        indexes, slots = plan.indexes[places], plan.slots[places]
+        outputs, new, touches = version.run(inputs, lengths, state, indexes, slots)
         return outputs if version.on_cpu else outputs.cpu(), new, touches
 
     def _quarantine(self, version: LoadedVersion, plan: Plan, places: Ints) -> None:

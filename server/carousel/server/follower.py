@@ -2,7 +2,8 @@
 
 Every few seconds it looks at the store. What an alias newly points at is loaded, and of a model
 without the alias `stable` the newest version that training made; new sessions get what was there
-before until that is done, and live ones stay on their version anyway.
+before until that is done, and live ones stay on their version anyway. Health policies are read
+again, too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Loader(Protocol):
 
     async def load(self, model: str, number: int) -> None: ...
     def settle(self, ref: ModelRef, number: int) -> None: ...
+    async def follow_health_policies(self) -> None: ...
 
 
 class Follower:
@@ -106,6 +108,7 @@ class Follower:
                 continue
             for ref, number in news.items():
                 await _take_up(registry, ref, number)
+            await registry.follow_health_policies()
 
 
 async def _take_up(registry: Loader, ref: ModelRef, number: int) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from carousel.server.loaded import LoadedVersion
 from carousel.server.ride import Ride
 from carousel.server.scheduler import Plan
+from carousel.server.state_health import Touch
 from carousel.server.table import SessionTable
 
 
@@ -16,9 +19,14 @@ def tell(table: SessionTable, version: LoadedVersion, plan: Plan, ride: Ride) ->
             places = ride.places.tolist()
             slots = [s for s, p in zip(slots, places, strict=True) if not plan.chunks[p].done]
         table.notices.forget(slots)
-    if not ride.touches:
-        return
-    for touch in ride.touches:
-        table.notices.put(touch.slot, touch.rule, touch.value, touch.step_index)
+    if ride.touches:
+        for touch in ride.touches:
+            table.notices.put(touch.slot, touch.rule, touch.value, touch.step_index)
+        publish(version, ride.touches, lambda slot: f"sessions/{table.ids[slot]}")
+
+
+def publish(version: LoadedVersion, touches: Sequence[Touch], name: Callable[[int], str]) -> None:
+    """Count and log; `name` is that of a slot."""
+    for touch in touches:
         version.metrics.health_actions[touch.rule.action].inc()
-    version.health_log.tell(ride.touches, table.ids)
+    version.health_log.tell(touches, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from carousel.server.state_health import Touch
 
@@ -22,23 +22,23 @@ class HealthLog:
         self._lines = 0
         self._left_out = 0
 
-    def tell(self, touches: Iterable[Touch], ids: Sequence[str]) -> None:
-        """`ids` are those of the session table, by slot."""
+    def tell(self, touches: Iterable[Touch], name: Callable[[int], str]) -> None:
+        """`name` is that of a slot."""
         now = time.monotonic()
         if now - self._begin >= SECONDS:
             self._begin, self._lines = now, 0
         for touch in touches:
             if self._lines < LINES:
                 self._lines += 1
-                self._say(touch, ids[touch.slot])
+                self._say(touch, name(touch.slot))
             else:
                 self._left_out += 1
 
-    def _say(self, touch: Touch, session_id: str) -> None:
+    def _say(self, touch: Touch, name: str) -> None:
         rule = touch.rule
         log.warning(
-            "state of sessions/%s: %s after step %d, %s was %.6g",
-            session_id,
+            "state of %s: %s after step %d, %s was %.6g",
+            name,
             rule.action,
             touch.step_index,
             rule.metric,

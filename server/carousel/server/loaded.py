@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from carousel.server.metrics import VersionMetrics
 from carousel.server.names import version_name
 from carousel.server.scheduler import Scheduler
 from carousel.server.settings import Settings
-from carousel.server.state_health import StateHealth
+from carousel.server.state_health import StateHealth, Touch
 from carousel.server.work import Floats, Ints
 from carousel.v1 import tensor_pb2
 
@@ -57,6 +58,8 @@ class LoadedVersion:
             threads=settings.threads,
             bit_exact=settings.bit_exact,
         )
+        self.policy: HealthPolicy = ()
+        self.policy_number = 0  # how many there were before
         self.health: StateHealth | None = None
         self.health_log = HealthLog(self.name)
         self.retired = False  # on its way out: takes nothing more
@@ -112,12 +115,25 @@ class LoadedVersion:
                 f"{self.name} is bidirectional and needs whole sequences: use Predict"
             )
 
+    def run(
+        self, x: torch.Tensor, lengths: Ints | None, rows: torch.Tensor, indexes: Ints, slots: Ints
+    ) -> tuple[torch.Tensor, torch.Tensor, Sequence[Touch]]:
+        """One call of the network: outputs [B, O] or [B, T, O], and the new rows [B, width].
+
+        Under a health policy, its rules are applied on the way: what fired names riders by
+        `slots`. `indexes` are those of the riders' first steps; `lengths` None is one step each.
+        """
+        if self.health is not None:
+            return self.health.run(self.kernel.step, x, lengths, rows, indexes, slots)
+        if lengths is None:
+            return *self.kernel.step(x, rows), ()
+        return *self.kernel.chunk(x, torch.from_numpy(lengths), rows), ()
+
     def watch(self, policy: HealthPolicy) -> None:
         """Put all states under a policy, from the next turn on; an empty one: under none."""
-        self.health = None
-        if policy and self.stepwise:
-            initial = self.network.initial_rows(1)[0].detach().to("cpu", torch.float32)
-            self.health = StateHealth(policy, self.config, initial.numpy())
+        self.policy = policy
+        self.policy_number += 1
+        self.health = StateHealth.of(policy, self.network) if self.stepwise else None
 
     def refuse(self, lane: Lane, count: int) -> QueueFull:
         """Count items that there is no room for, and say why."""

@@ -56,7 +56,9 @@ class Prefixes:
     async def find(self, version: LoadedVersion, request: pb.CreateSessionRequest) -> Prefix:
         """Where the request's prefix leads to, from memory or computed now."""
         inputs = _inputs(version, request, self._hall.settings.max_chunk)
-        key = hashlib.sha256(version.digest + inputs.tobytes()).digest()
+        # The health policy has its share in where a prefix leads to.
+        rules = hashlib.sha256(repr(version.policy).encode()).digest()
+        key = hashlib.sha256(version.digest + rules + inputs.tobytes()).digest()
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)

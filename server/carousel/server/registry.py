@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from carousel.errors import ModelInUse, ModelLoading, ModelNotLoaded, WeightsInvalid
+from carousel.errors import CarouselError, ModelInUse, ModelLoading, ModelNotLoaded, WeightsInvalid
 from carousel.model import ConfigError, Network, WeightsError, digest, load
 from carousel.server.engine import Engine
 from carousel.server.health_policy import HealthPolicy
@@ -177,9 +177,25 @@ class Registry:
     async def _set_policy(self, model: str, policy: HealthPolicy) -> None:
         async with self._policies:
             await asyncio.to_thread(self._store.set_health_policy, model, policy)
-            for version in [v for v in self.versions if v.model == model]:
-                await self._engine.call(version.watch, policy)
-        log.info("models/%s has a health policy of %d rules", model, len(policy))
+            await self._watch(model, policy)
+
+    async def follow_health_policies(self) -> None:
+        """Take up what other servers have set in the same store."""
+        for model in {version.model for version in self.versions}:
+            async with self._policies:
+                try:
+                    policy = await asyncio.to_thread(self._store.health_policy, model)
+                except CarouselError as error:
+                    log.error("models/%s keeps its health policy: %s", model, error.message)
+                else:
+                    await self._watch(model, policy)
+
+    async def _watch(self, model: str, policy: HealthPolicy) -> None:
+        former = [v for v in self.versions if v.model == model and v.policy != policy]
+        for version in former:
+            await self._engine.call(version.watch, policy)
+        if former:
+            log.info("models/%s has a health policy of %d rules now", model, len(policy))
 
     async def unload(self, model: str, number: int, *, force: bool) -> None:
         """Take a version out of service. Raises ModelInUse while it has sessions, unless forced."""

@@ -11,16 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from carousel.errors import CarouselError
+from carousel.server.notices import Notices
 from carousel.server.work import Floats, Inputs, Ints
 
 
 class HeldWork:
     """One message: item i takes lengths[i] steps from the state rows[i].
 
-    `inputs` is [steps, D] float32 or [steps] int64, all items one after the other, as are the
-    `outputs` [steps, O]; with `last_only` these are [N, O], of the last step of each item. Items of
-    `errors` are not run. The engine's thread alone touches a work from its push until `finished` is
-    set. `deadline` is on the clock of time.monotonic.
+    `indexes` are those of the items' first steps; None: 0 each. `inputs` is [steps, D] float32 or
+    [steps] int64, all items one after the other, as are the `outputs` [steps, O]; with `last_only`
+    these are [N, O], of the last step of each item. Items of `errors` are not run. The engine's
+    thread alone touches a work from its push until `finished` is set. `deadline` is on the clock of
+    time.monotonic.
     """
 
     def __init__(
@@ -33,9 +35,11 @@ class HeldWork:
         last_only: bool,
         deadline: float,
         arrived: float,
+        indexes: Ints | None = None,
         errors: Mapping[int, CarouselError] | None = None,
     ) -> None:
         self.rows = rows  # [N, width], moved on in place
+        self.indexes: Ints = np.zeros(len(lengths), np.int64) if indexes is None else indexes
         self.inputs = inputs
         self.lengths = lengths
         self.offsets = np.cumsum(lengths) - lengths
@@ -44,6 +48,7 @@ class HeldWork:
         places = len(lengths) if last_only else len(inputs)
         self.outputs: Floats = np.zeros((places, output_size), np.float32)
         self.errors = dict(errors or {})
+        self.notices = Notices()  # by item
         self.open: npt.NDArray[np.bool_] = np.ones(len(lengths), np.bool_)
         self.open[list(self.errors)] = False
         self.deadline = deadline

@@ -19,6 +19,7 @@ from carousel.errors import (
     StoreUnwritable,
 )
 from carousel.server.hall import Hall
+from carousel.server.health_messages import item_notice
 from carousel.server.held import keys
 from carousel.server.held.queue import HeldWork
 from carousel.server.held.sealer import Sealer, sealed_bytes
@@ -69,12 +70,13 @@ class HeldSteps:
             last_only=request.output_mode in (pb.OUTPUT_MODE_LAST, pb.OUTPUT_MODE_NONE),
             deadline=deadline,
             arrived=time.monotonic(),
+            indexes=indexes,
             errors=broken | dict(wrong),
         )
         await self._hall.run_held(version, work, tenant=tenant)
         for error in work.errors.values():
             version.metrics.failed(error.reason)
-        return await _aside(size, _encode, sealer, version, work, indexes, request.output_mode)
+        return await _aside(size, _encode, sealer, version, work, request.output_mode)
 
     def _sealer(self) -> Sealer:
         """With a key of the server's own, made at first need, where none is given."""
@@ -147,9 +149,9 @@ def _encode(
     sealer: Sealer,
     version: LoadedVersion,
     work: HeldWork,
-    indexes: Ints,
     mode: pb.OutputMode.ValueType,
 ) -> pb.StepStatesResponse:
+    indexes, every = work.indexes, np.arange(len(work.indexes))
     good = np.ones(len(indexes), np.bool_)
     good[list(work.errors)] = False
     if mode == pb.OUTPUT_MODE_NONE:
@@ -171,4 +173,9 @@ def _encode(
         errors=[item_error(item, error) for item, error in sorted(work.errors.items())],
         model_version=version.name,
         step_indexes=after,
+        notices=[
+            item_notice(item, notice)
+            for item, notice in work.notices.of(every, every)
+            if good[item]
+        ],
     )

@@ -19,9 +19,11 @@ from carousel.errors import (
     ModelNotLoaded,
     NonFiniteResult,
 )
+from carousel.server.health_events import publish
 from carousel.server.held.queue import Group, HeldWork
 from carousel.server.loaded import LoadedVersion
 from carousel.server.ride import finite_rows
+from carousel.server.state_health import Touch
 from carousel.server.work import Floats, Inputs, Ints
 
 log = logging.getLogger("carousel.held")
@@ -83,17 +85,27 @@ def _ride(
     lengths = _slices(riders, version.held.chunk_slice) if sliced else None
     inputs = torch.from_numpy(_inputs(version, riders, lengths)).to(version.arena.device)
     computing = time.monotonic()
-    if lengths is None:
-        outputs, new = version.kernel.step(inputs, state)  # [B, O], [B, width]
-    else:
-        outputs, new = version.kernel.chunk(inputs, torch.from_numpy(lengths), state)
+    begins = [g.work.indexes[g.items] + g.work.done[g.items] for g in riders]
+    places = np.arange(len(state))
+    outputs, new, touches = version.run(inputs, lengths, state, np.concatenate(begins), places)
     outputs = outputs.cpu()
     seconds = time.monotonic() - computing
     finite = finite_rows(outputs, new)
     good = np.ones(len(state), np.bool_) if finite is None else finite.numpy()
+    if touches:
+        _tell_health(version, riders, [touch for touch in touches if good[touch.slot]])
     going_on = _commit(riders, outputs.numpy(), new.cpu().numpy(), good, lengths)
     _measure(version, riders, good, lengths, begin, seconds)
     return going_on
+
+
+def _tell_health(version: LoadedVersion, riders: Sequence[Group], touches: Sequence[Touch]) -> None:
+    """Keep for the answers, count and log what the health policy did."""
+    items = [(group.work, item) for group in riders for item in group.items.tolist()]
+    for touch in touches:
+        work, item = items[touch.slot]
+        work.notices.put(item, touch.rule, touch.value, touch.step_index)
+    publish(version, touches, lambda slot: "a held state")
 
 
 def _slices(riders: Sequence[Group], longest: int) -> Ints:
