@@ -126,7 +126,7 @@ def running(**changes: Any) -> Iterator[RunningServer]:
             server.stop()
 
 
-def settings_of(data: Path, **changes: Any) -> Settings:
+def settings_of(data: Path, /, **changes: Any) -> Settings:
     """Settings for a server on free ports, with a folder of data of its own."""
     return Settings.read(None, **{**DEFAULTS, "data": data, **changes})
 

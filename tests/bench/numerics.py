@@ -71,7 +71,7 @@ def price(kernel: Kernel, health: StateHealth, batch: int, steps: int | None) ->
         return kernel.chunk(x, torch.from_numpy(lengths), rows)
 
     def watched() -> object:
-        return health.run(kernel.step, x, lengths, rows, zeros, slots)
+        return health.run(kernel, x, lengths, rows, zeros, slots)
 
     without, with_rules = in_turn([plain, watched], max(3, 400 // batch // (steps or 1)))
     ratios = [one / other for one, other in zip(without, with_rules, strict=True)]

@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carousel import tensors
-from carousel.client import Client, HealthRule
 from carousel.errors import CarouselError
 from carousel.model import make_kernel
 from carousel.server.audit.compute import Again
@@ -231,9 +230,9 @@ class Counting(Again):
 
     steps = 0
 
-    def run(self, inputs, row, step_index):  # type: ignore[no-untyped-def]
+    def run(self, inputs, row):  # type: ignore[no-untyped-def]
         Counting.steps += len(inputs)
-        return super().run(inputs, row, step_index)
+        return super().run(inputs, row)
 
 
 def test_a_range_costs_what_lies_between_the_nearest_state_and_its_end(
@@ -289,43 +288,6 @@ def test_a_bit_exact_server_s_steps_come_out_to_the_bit(
         assert Head.from_payload(entries[0].payload).bit_exact
         steps = [entry for entry in entries if entry.kind == STEPS]
         assert all(len(entry.payload) == entry.steps * (12 + 16) for entry in steps)
-
-
-@pytest.mark.parametrize("exact", [False, True])
-def test_a_replay_is_under_the_rules_of_its_time(
-    serve: Callable[..., RunningServer], model_store: Path, tmp_path: Path, exact: bool
-) -> None:
-    shutil.copytree(model_store / "tiny", tmp_path / "tiny")
-    policies: tuple[list[HealthRule], ...] = (
-        [HealthRule("state_norm", 0.2, "clip")],
-        [HealthRule("age", 3, "soft_reset"), HealthRule("age", 7, "reset")],
-        [],
-    )
-    server = serve(store=tmp_path, shipped=False, audit_state_every=8, bit_exact=exact)
-    with grpc.insecure_channel(server.target) as channel, Client(server.target) as client:
-        wire = Wire(channel)
-        session = wire.create(session_id="ruled", audit=True)
-        x, index, told = inputs(80), 0, []
-        for policy in ([], *policies, *policies):
-            client.set_health_policy("tiny", policy)
-            for length in (1, 1, 8):
-                part = x[index : index + length]
-                told.append(wire.outputs([session.handle], [index], part, [length]))
-                index += length
-        client.set_health_policy("tiny", policies[0])  # what holds now is not what held then
-        responses = replay(wire, session.name)
-        assert all(all(one.matches) for one in responses if one.steps)
-        summary = responses[-1].summary
-        assert (summary.mismatches, summary.missing_steps, summary.complete) == (0, 0, True)
-        replayed, truth = outputs(responses), np.concatenate(told)
-        if exact:
-            np.testing.assert_array_equal(replayed, truth)
-        np.testing.assert_allclose(replayed, truth, atol=1e-5)
-        with file_of(server, session).open("rb") as file:
-            heads = [placed.entry for placed in read(file) if placed.entry.kind == HEAD]
-        assert [len(Head.from_payload(head.payload).rules) for head in heads] == [
-            0, *map(len, policies), *map(len, policies)
-        ]  # fmt: skip
 
 
 def test_a_session_that_is_not_audited_writes_nothing(serve: Callable[..., RunningServer]) -> None:

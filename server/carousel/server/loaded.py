@@ -59,7 +59,6 @@ class LoadedVersion:
             bit_exact=settings.bit_exact,
         )
         self.policy: HealthPolicy = ()
-        self.policy_number = 0  # how many there were before
         self.health: StateHealth | None = None
         self.health_log = HealthLog(self.name)
         self.retired = False  # on its way out: takes nothing more
@@ -124,16 +123,17 @@ class LoadedVersion:
         `slots`. `indexes` are those of the riders' first steps; `lengths` None is one step each.
         """
         if self.health is not None:
-            return self.health.run(self.kernel.step, x, lengths, rows, indexes, slots)
+            return self.health.run(self.kernel, x, lengths, rows, indexes, slots)
         if lengths is None:
             return *self.kernel.step(x, rows), ()
         return *self.kernel.chunk(x, torch.from_numpy(lengths), rows), ()
 
     def watch(self, policy: HealthPolicy) -> None:
         """Put all states under a policy, from the next turn on; an empty one: under none."""
-        self.policy = policy
-        self.policy_number += 1
-        self.health = StateHealth.of(policy, self.network) if self.stepwise else None
+        self.policy, self.health = policy, None
+        if policy and self.stepwise:
+            initial = self.network.initial_rows(1)[0].detach().to("cpu", torch.float32)
+            self.health = StateHealth(policy, self.config, initial.numpy())
 
     def refuse(self, lane: Lane, count: int) -> QueueFull:
         """Count items that there is no room for, and say why."""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from carousel.model import ModelConfig, Network, StateSchema
+from carousel.model import Kernel, ModelConfig, StateSchema
 from carousel.server.health_policy import (
     AGE,
     ALERT,
@@ -27,7 +27,6 @@ from carousel.server.health_policy import (
 )
 from carousel.server.work import Floats, Ints
 
-Step = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 Measured = npt.NDArray[np.float64]
 
 FLAT = 0.99  # of an activation's largest value
@@ -63,38 +62,31 @@ class StateHealth:
             AGE: lambda rows, ages: ages.astype(np.float64),
         }
 
-    @classmethod
-    def of(cls, policy: HealthPolicy, network: Network) -> StateHealth | None:
-        """None where there are no rules."""
-        initial = network.initial_rows(1)[0].detach().to("cpu", torch.float32)
-        return cls(policy, network.config, initial.numpy()) if policy else None
-
     def run(
         self,
-        step: Step,
+        kernel: Kernel,
         x: torch.Tensor,
         lengths: Ints | None,
         rows: torch.Tensor,
         indexes: Ints,
         slots: Ints,
     ) -> tuple[torch.Tensor, torch.Tensor, list[Touch]]:
-        """Steps, or slices step by step, with the rules applied after each: as a kernel gives them.
+        """Steps, or slices step by step, with the rules applied after each: as the kernel's own.
 
-        `step` is a kernel's. Slices lose its way for whole chunks: the rules must act at the same
-        steps wherever a sequence is cut.
+        Slices lose the kernel's way for whole chunks: the rules must act at the same steps
+        wherever a sequence is cut.
         """
         if lengths is None:
-            y, new = step(x, rows)
+            y, new = kernel.step(x, rows)
             return y, *self.apply(new, indexes + 1, slots)
         rows, touches = rows.clone(), []
-        shape = (*x.shape[:2], self._output_size)  # [B, T, O]
-        y = torch.zeros(shape, dtype=rows.dtype, device=rows.device)
+        y = torch.zeros(*x.shape[:2], self._output_size, device=rows.device)  # [B, T, O]
         for t in range(x.shape[1]):
             riding = np.flatnonzero(lengths > t)
             some: slice | torch.Tensor = slice(None)  # everybody, without a copy
             if len(riding) < len(lengths):
                 some = torch.from_numpy(riding).to(rows.device)
-            y[some, t], new = step(x[some, t], rows[some])
+            y[some, t], new = kernel.step(x[some, t], rows[some])
             rows[some], touched = self.apply(new, indexes[riding] + t + 1, slots[riding])
             touches += touched
         return y, rows, touches

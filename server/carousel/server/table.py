@@ -123,7 +123,6 @@ class SessionTable:
         self.former_handle: Handles = np.zeros(0, np.uint64)
         self.attach_index: Ints = np.zeros(0, np.int64)
         self.audit: Ints = np.zeros(0, np.int64)  # number of its audit log; 0: none
-        self.audit_policy: Ints = np.zeros(0, np.int64)  # policy_number that its log has last
         self.audit_from: Ints = np.zeros(0, np.int64)  # step index of the last state there
         self.ttl: npt.NDArray[np.float64] = np.zeros(0)
         self.lifetime_end: npt.NDArray[np.float64] = np.zeros(0)

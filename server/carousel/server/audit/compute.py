@@ -12,7 +12,6 @@ from carousel.errors import SnapshotMismatch
 from carousel.model import Kernel, make_kernel
 from carousel.server.audit.head import Head
 from carousel.server.loaded import LoadedVersion
-from carousel.server.state_health import StateHealth
 from carousel.server.work import Floats, Inputs
 
 Doubles = npt.NDArray[np.float64]
@@ -35,7 +34,6 @@ class Again:
         self.head = head
         self.tolerance = 0.0 if head.bit_exact else TOLERANCE[head.device.split(":")[0]]
         self._version = version
-        self._health = StateHealth.of(head.rules, version.network)
         if head.bit_exact:
             self._kernel = self._same_kernel()
         else:
@@ -52,32 +50,21 @@ class Again:
         name = head.kernel.split(",")[0]
         return make_kernel(version.network, version.device, name, bit_exact=True)
 
-    def run(self, inputs: Inputs, row: Floats, step_index: int) -> tuple[Numbers, Numbers]:
+    def run(self, inputs: Inputs, row: Floats) -> tuple[Numbers, Numbers]:
         """Inputs [T, D] or [T] from a row [width] on: outputs [T, O] and the row after them.
 
         Of a bit-exact log float32, the very numbers; otherwise float64.
         """
         x, rows = torch.from_numpy(inputs.copy())[None], torch.from_numpy(row.copy())[None]
-        if self.head.bit_exact:
-            device = self._version.device
-            x, rows = x.to(device), rows.to(device)
-        else:
-            x, rows = x if x.dtype == torch.int64 else x.double(), rows.double()
         with torch.no_grad():
-            if self._health is not None:
-                one, first = np.array([len(inputs)]), np.array([step_index])
-                outputs, rows, _ = self._health.run(self._step, x, one, rows, first, first)
-            elif self.head.bit_exact:
-                outputs, rows = self._kernel.chunk(x, torch.tensor([len(inputs)]), rows)
+            if not self.head.bit_exact:
+                x = x if x.dtype == torch.int64 else x.double()
+                outputs, rows = self._reference(x, rows.double())
             else:
-                outputs, rows = self._reference(x, rows)
+                device = self._version.device
+                lengths = torch.tensor([len(inputs)])
+                outputs, rows = self._kernel.chunk(x.to(device), lengths, rows.to(device))
         return outputs[0].cpu().numpy(), rows[0].cpu().numpy()
-
-    def _step(self, x: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.head.bit_exact:
-            return self._kernel.step(x, rows)
-        y, rows = self._reference(x[:, None], rows)
-        return y[:, 0], rows
 
 
 def distances(found: Numbers, again: Numbers) -> Doubles:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from carousel.server.audit.entry import DIGEST_BYTES, Damage, Entry, digest
-from carousel.server.health_policy import HealthPolicy, HealthRule
 from carousel.server.loaded import LoadedVersion
 from carousel.server.work import Floats, Inputs
 
@@ -20,8 +19,6 @@ LIBRARIES = {name: release(name) for name in ("torch", "onnxruntime", "numpy")}
 @dataclass(frozen=True, slots=True)
 class Head:
     """The first entry of a file, and written again where another model version takes over.
-
-    So it is where another health policy does.
 
     `part` counts the files of one log: a server that brings a session back goes on in a file of
     its own. `continues` says where in the part before: the bytes of it that count, and the hash
@@ -38,7 +35,6 @@ class Head:
     outputs: int
     width: int  # of a row
     libraries: dict[str, str]
-    rules: HealthPolicy = ()  # applied after every step
     part: int = 0
     continues: tuple[int, str] | None = None
 
@@ -55,7 +51,6 @@ class Head:
             outputs=version.config.output_size,
             width=version.arena.width,
             libraries=LIBRARIES,
-            rules=version.policy,
         )
 
     def to_payload(self) -> bytes:
@@ -67,9 +62,7 @@ class Head:
         try:
             said: dict[str, Any] = json.loads(payload)
             size, own = said.pop("continues") or (None, None)
-            rules = tuple(HealthRule(**rule) for rule in said.pop("rules", ()))
-            continues = None if size is None else (int(size), str(own))
-            return cls(**said, rules=rules, continues=continues)
+            return cls(**said, continues=None if size is None else (int(size), str(own)))
         except (ValueError, TypeError, KeyError) as error:
             raise Damage(f"a head can't be read: {error}") from error
 

@@ -65,7 +65,6 @@ class Recorder:
                 durable=bool(table.durability[slot] != MEMORY),
             )
             table.audited[slot], table.audit[slot] = log, log.number
-            table.audit_policy[slot] = version.policy_number
             self.writer.put(Event(log, Head.of(log.session_id, version), state))
         self._metrics.sessions.inc(len(slots))
 
@@ -76,8 +75,6 @@ class Recorder:
             [state] = self._states(np.array([slot]), version, event)
             migrated = event == pb.AUDIT_EVENT_MIGRATED
             head = Head.of(log.session_id, version) if migrated else None
-            if migrated:
-                self._table.audit_policy[slot] = version.policy_number
             self.writer.put(Event(log, head, state))
 
     def _states(self, slots: Ints, version: LoadedVersion, event: int) -> list[Entry]:
@@ -99,8 +96,6 @@ class Recorder:
         slots, places = ride.slots[chosen], ride.places[chosen]
         lengths = None if plan.lengths is None else plan.lengths[places]
         after = table.next_index[slots]
-        first = after - (1 if lengths is None else lengths)
-        self._note_policy(version, ride, chosen, first)
         due = np.flatnonzero(after - table.audit_from[slots] >= self._every)
         states = NO_STATES
         if len(due):
@@ -111,7 +106,7 @@ class Recorder:
         item = Turn(
             shape=(features, config.output_size, is_exact(version)),
             numbers=table.audit[slots],
-            first=first,
+            first=after - (1 if lengths is None else lengths),
             lengths=lengths,
             inputs=plan.inputs[places],
             outputs=ride.outputs.numpy()[chosen],
@@ -125,21 +120,6 @@ class Recorder:
                 self._broken(log, "it could not be written as fast as steps came")
         else:
             self.writer.put(item)
-
-    def _note_policy(self, version: LoadedVersion, ride: Ride, chosen: Ints, first: Ints) -> None:
-        """Begin anew where other rules than before held for these steps: a head, and the state."""
-        table, slots = self._table, ride.slots[chosen]
-        new = np.flatnonzero(table.audit_policy[slots] != version.policy_number)
-        if not len(new):
-            return
-        table.audit_policy[slots[new]] = version.policy_number
-        table.audit_from[slots[new]] = first[new]
-        rows: Floats = ride.state.cpu().numpy()[chosen[new]]
-        indexes, now = first[new].tolist(), self._clock()
-        for slot, index, row in zip(slots[new].tolist(), indexes, rows, strict=True):
-            log = table.audited[slot]
-            state = Entry(STATE, index, now, row.tobytes())
-            self.writer.put(Event(log, Head.of(log.session_id, version), state))
 
     def end(self, slot: int, reason: int, now: float) -> None:
         """A session is over: to be called before its slot is freed."""

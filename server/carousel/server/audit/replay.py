@@ -77,7 +77,7 @@ class Replay:
         fed, said = zip(*map(head.steps, entries), strict=True)
         times = [entry.time for entry in entries for _ in range(entry.steps)]
         inputs = np.concatenate(fed)[: self.end - segment.begin]
-        outputs, row = again.run(inputs, head.row(state), segment.begin)
+        outputs, row = again.run(inputs, head.row(state))
         if head.bit_exact:
             differences = _unequal(outputs, [one for some in said for one in some])
         else:
