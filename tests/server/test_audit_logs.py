@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carousel import tensors
+from carousel.client import Client, HealthRule
 from carousel.errors import CarouselError
-from carousel.model import make_kernel
 from carousel.server.audit.compute import Again
 from carousel.server.audit.entry import HEAD, STEPS, encode, read
 from carousel.server.audit.folder import newest_life, parts_in
@@ -27,7 +27,6 @@ from carousel.server.audit.head import Head
 from carousel.server.audit.reader import Scan, scan
 from carousel.server.audit.replay import Replay
 from carousel.server.audit.retention import Retention
-from carousel.server.loaded import LoadedVersion
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 from tests.conftest import RunningServer, settings_of
@@ -248,18 +247,11 @@ def test_a_range_costs_what_lies_between_the_nearest_state_and_its_end(
     assert Counting.steps == 39 - 32
 
 
-def exactly(version: LoadedVersion) -> None:
-    """Let a version compute as it does on a server that is bit-exact."""
-    version.kernel = make_kernel(version.network, bit_exact=True)
-    vars(version)["bit_exact"] = True
-
-
 def test_a_bit_exact_server_s_steps_come_out_to_the_bit(
     serve: Callable[..., RunningServer],
 ) -> None:
-    server = serve(shipped=False, audit_state_every=8)
-    for version in server.server.hall.registry.versions:
-        exactly(version)
+    terms = {"shipped": False, "load": ("tiny",), "audit_state_every": 8}
+    server = serve(bit_exact=True, **terms)
     with grpc.insecure_channel(server.target) as channel:
         wire = Wire(channel)
         session = wire.create(session_id="exact", audit=True)
@@ -277,16 +269,45 @@ def test_a_bit_exact_server_s_steps_come_out_to_the_bit(
         np.testing.assert_array_equal(outputs(responses), truth)
         assert all(one.exact and all(one.matches) for one in responses if one.steps)
         assert not any(any(one.differences) for one in responses)
-        # A server that is not bit-exact any more makes the same kernel once more.
-        for version in server.server.hall.registry.versions:
-            version.kernel = make_kernel(version.network)
-        np.testing.assert_array_equal(outputs(replay(wire, session.name)), truth)
         # The log has no outputs of its own: they are what is computed.
         with file_of(server, session).open("rb") as file:
             entries = [placed.entry for placed in read(file)]
         assert Head.from_payload(entries[0].payload).bit_exact
         steps = [entry for entry in entries if entry.kind == STEPS]
         assert all(len(entry.payload) == entry.steps * (12 + 16) for entry in steps)
+        wire.sessions.DeleteSession(pb.DeleteSessionRequest(name=session.name))
+    # A server that is not bit-exact makes the same kernel once more.
+    other = serve(**terms)
+    with grpc.insecure_channel(other.target) as channel:
+        again = replay(Wire(channel), session.name)
+    np.testing.assert_array_equal(outputs(again), truth)
+    assert again[-1].summary.complete
+    assert not again[-1].summary.mismatches
+
+
+@pytest.mark.parametrize("bit_exact", [True, False])
+def test_states_that_rules_of_the_model_set_are_in_the_log(
+    serve: Callable[..., RunningServer], bit_exact: bool
+) -> None:
+    server = serve(
+        shipped=False, load=("tiny",), audit_state_every=8, bit_exact=bit_exact, chunk_slice=7
+    )
+    with grpc.insecure_channel(server.target) as channel, Client(server.target) as client:
+        rules = [HealthRule("age", 5, "soft_reset"), HealthRule("state_norm", 0.3, "clip")]
+        client.set_health_policy("tiny", rules)
+        wire = Wire(channel)
+        session = wire.create(audit=True)
+        x = inputs(40)
+        told = [wire.outputs([session.handle], [i], x[i : i + 1]) for i in range(11)]
+        told.append(wire.outputs([session.handle], [11], x[11:], [29]))
+        client.set_health_policy("tiny", [])  # what was done stands
+        told.append(wire.outputs([session.handle], [40], x[:3], [3]))
+        responses = replay(wire, session.name)
+    np.testing.assert_array_equal(outputs(responses), np.concatenate(told))
+    assert all(all(one.matches) for one in responses)
+    adjusted = [r.step_index for r in responses if r.event == pb.AUDIT_EVENT_ADJUSTED]
+    assert set(adjusted) >= {5, 10, 15, 20, 25, 30, 35, 40}
+    assert len(adjusted) > 8  # the clip, too
 
 
 def test_a_session_that_is_not_audited_writes_nothing(serve: Callable[..., RunningServer]) -> None:
