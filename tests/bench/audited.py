@@ -19,12 +19,12 @@ SHAPES = {
 
 
 def audit(bench: Bench) -> None:
-    """Steps a second with and without audit logs, in memory and written behind."""
+    """Steps a second with and without audit logs, in every class of durability."""
     from tests.bench.bench import ratio
 
     model = name_of("lstm", 256)
     for name, shape in SHAPES.items():
-        for durability in ("memory", "async"):
+        for durability in ("memory", "async", "sync"):
             number = session_pb2.Durability.Value(f"DURABILITY_{durability.upper()}")
             with tempfile.TemporaryDirectory() as data:
                 server = bench.start("real", model, data=data)

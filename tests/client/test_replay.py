@@ -54,7 +54,7 @@ def test_a_replay_gives_every_step_that_was_answered(client: Client, inputs: Flo
 def test_generated_tokens_are_replayed(client: Client) -> None:
     with client.session("letters", audit=True) as session:
         prompt = [1, 2, 3]
-        tokens = [token.id for token in session.generate(prompt, max_tokens=20, seed=5)]
+        tokens = [token.id or 0 for token in session.generate(prompt, max_tokens=20, seed=5)]
         steps = list(client.replay(session))
     assert [step.input for step in steps] == prompt + tokens
     with client.session("letters") as other:
@@ -118,6 +118,11 @@ def test_given_copied_imported_and_moved_states_are_where_a_replay_begins(
         assert indexes(steps) == [5, 6]
         np.testing.assert_array_equal(outputs(steps), told)
         assert all(step.matches for step in steps)
+    with client.session("letters", prefix=[1, 2, 3], audit=True) as prefixed:
+        output = prefixed.step(4)
+        [step] = client.replay(prefixed)
+        assert (step.step_index, step.input, step.matches) == (3, 4, True)
+        np.testing.assert_array_equal(step.output, output)
 
 
 def test_verifying_leaves_inputs_and_outputs_where_they_are(client: Client, inputs: Floats) -> None:

@@ -22,7 +22,8 @@ histories = st.lists(st.one_of(st.tuples(turns, st.booleans()), st.integers(0, 3
 
 
 def turn(riders: dict[int, int], at: list[int], slices: bool) -> Turn:
-    """Riders in order of arrival take their next steps; every second one's state is due."""
+    """Riders take their next steps; every second one's state is due; something sets the states of
+    those that take several behind the first."""
     numbers = np.array([LOGS[one].number for one in riders])
     lengths = np.array([riders[one] if slices else 1 for one in riders])
     first = np.array([at[one] for one in riders])
@@ -32,6 +33,11 @@ def turn(riders: dict[int, int], at: list[int], slices: bool) -> Turn:
     inputs = np.repeat(x[..., None], 3, -1)
     outputs = np.repeat(-x[..., None], 4 if 2 in riders or 3 in riders else 2, -1)
     due = np.arange(0, len(riders), 2)
+    adjusted = [
+        (number, int(at + 1), np.array([1000 * number + at + 1], np.float32))
+        for number, at, length in zip(numbers.tolist(), first, lengths, strict=True)
+        if slices and length > 1
+    ]
     states = (1000 * numbers + first + lengths)[due, None].astype(np.float32)
     return Turn(
         shape=(3, outputs.shape[-1], False),
@@ -43,6 +49,7 @@ def turn(riders: dict[int, int], at: list[int], slices: bool) -> Turn:
         time=1.0,
         due=due,
         states=states,
+        adjusted=adjusted,
     )
 
 
@@ -64,9 +71,11 @@ def test_every_log_gets_its_steps_states_and_events_in_order(
         items.append(turn(riders, at, slices))
         for place, one in enumerate(riders):
             mine = truth.setdefault(LOGS[one].number, [])
-            for _ in range(riders[one] if slices else 1):
+            for place_in_slice in range(riders[one] if slices else 1):
                 mine.append(("step", at[one]))
                 at[one] += 1
+                if slices and riders[one] > 1 and not place_in_slice:
+                    mine.append(("state", at[one]))
             if place % 2 == 0:
                 mine.append(("state", at[one]))
     found = {number: list(told(number, parts)) for number, parts in by_log(items).items()}

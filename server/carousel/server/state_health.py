@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,12 +35,16 @@ FLAT_CELL = math.atanh(FLAT)
 
 @dataclass(slots=True, frozen=True)
 class Touch:
-    """That a rule fired for a session, after the step of this index; `value` is from before."""
+    """That a rule fired for a session, after the step of this index; `value` is from before.
+
+    `row` is the state as all rules left it; None where none changed it.
+    """
 
     slot: int
     step_index: int
     rule: HealthRule
     value: float
+    row: Floats | None = None
 
 
 class StateHealth:
@@ -123,7 +127,11 @@ class StateHealth:
             values[fired] = self._act(rule, values[fired])
             for metric, before in measured.items():
                 before[fired] = self._measures[metric](values[fired], ages[fired])
-        return rows if values is given else torch.from_numpy(values).to(rows.device), touches
+        if values is given:
+            return rows, touches
+        changed = {slot: values[place] for place, slot in enumerate(slots.tolist())}
+        touches = [replace(touch, row=changed[touch.slot]) for touch in touches]
+        return torch.from_numpy(values).to(rows.device), touches
 
     def _act(self, rule: HealthRule, rows: Floats) -> Floats:
         if rule.action == CLIP:

@@ -46,7 +46,7 @@ class Head:
             digest=version.digest.hex(),
             kernel=version.kernel.name,
             device=version.device,
-            bit_exact=is_exact(version),
+            bit_exact=version.bit_exact,
             features=0 if version.config.takes_tokens else version.config.input_size,
             outputs=version.config.output_size,
             width=version.arena.width,
@@ -84,10 +84,6 @@ class Head:
     def row(self, entry: Entry) -> Floats:
         """The row of a STATE, [width]."""
         return np.frombuffer(entry.payload, "<f4", self.width)
-
-
-def is_exact(version: LoadedVersion) -> bool:
-    return bool(getattr(version, "bit_exact", False))
 
 
 def answers(outputs: bytes, steps: int, *, exact: bool) -> bytes:

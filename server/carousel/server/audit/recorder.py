@@ -9,8 +9,8 @@ import numpy as np
 
 from carousel.server.audit.entry import END, STATE, Entry
 from carousel.server.audit.folder import new_token
-from carousel.server.audit.handed import Event, Turn
-from carousel.server.audit.head import Head, is_exact
+from carousel.server.audit.handed import Adjusted, Event, Turn
+from carousel.server.audit.head import Head
 from carousel.server.audit.log import Log
 from carousel.server.audit.writer import Writer
 from carousel.server.loaded import LoadedVersion
@@ -96,6 +96,7 @@ class Recorder:
         slots, places = ride.slots[chosen], ride.places[chosen]
         lengths = None if plan.lengths is None else plan.lengths[places]
         after = table.next_index[slots]
+        adjusted = self._adjusted(ride) if ride.touches else []
         due = np.flatnonzero(after - table.audit_from[slots] >= self._every)
         states = NO_STATES
         if len(due):
@@ -104,7 +105,7 @@ class Recorder:
         config = version.config
         features = 0 if config.takes_tokens else config.input_size
         item = Turn(
-            shape=(features, config.output_size, is_exact(version)),
+            shape=(features, config.output_size, version.bit_exact),
             numbers=table.audit[slots],
             first=after - (1 if lengths is None else lengths),
             lengths=lengths,
@@ -113,6 +114,7 @@ class Recorder:
             time=self._clock(),
             due=due,
             states=states,
+            adjusted=adjusted,
         )
         if self.writer.backlog + item.bytes > MOST_WAITING:
             for log in [table.audited[slot] for slot in slots.tolist()]:
@@ -120,6 +122,16 @@ class Recorder:
                 self._broken(log, "it could not be written as fast as steps came")
         else:
             self.writer.put(item)
+
+    def _adjusted(self, ride: Ride) -> list[Adjusted]:
+        """The states that rules of the model's health policy set."""
+        table, found = self._table, dict[tuple[int, int], Adjusted]()
+        for touch in ride.touches:
+            number, after = int(table.audit[touch.slot]), touch.step_index + 1
+            if number and touch.row is not None:
+                found[touch.slot, after] = number, after, touch.row
+                table.audit_from[touch.slot] = after
+        return list(found.values())
 
     def end(self, slot: int, reason: int, now: float) -> None:
         """A session is over: to be called before its slot is freed."""
