@@ -119,7 +119,7 @@ def tiny_models(store: Path) -> None:
 def running(**changes: Any) -> Iterator[RunningServer]:
     """A server with these settings."""
     with tempfile.TemporaryDirectory() as data:
-        server = RunningServer(settings_of(**{"data": Path(data), **changes}))
+        server = RunningServer(settings_of(Path(data), **changes))
         try:
             yield server
         finally:
