@@ -45,7 +45,7 @@ class Model:
             return ENDED in (former, entry.handle)
         if there.handle == entry.handle:
             return there.revision <= entry.revision
-        return there.handle == former
+        return there.handle == former and there.revision < entry.revision
 
     def read(self, ids: list[str]) -> dict[str, Entry]:
         return {

@@ -40,8 +40,8 @@ def test_an_incarnation_is_created_goes_on_is_taken_over_and_ends(store: StateSt
     for written, former in [
         (entry(handle=A, revision=1, expire=1e9, data="created"), 0),
         (entry(handle=A, revision=2, expire=2e9, data="went on"), A),
-        (entry(handle=B, revision=0, expire=3e9, data="taken over"), A),
-        (entry(handle=ENDED, revision=1, expire=4e9, data="ended"), B),
+        (entry(handle=B, revision=3, expire=3e9, data="taken over"), A),
+        (entry(handle=ENDED, revision=4, expire=4e9, data="ended"), B),
     ]:
         assert put(store, written, former)
         assert get(store) == written
@@ -62,13 +62,13 @@ def test_an_ended_id_can_be_used_again_and_a_live_one_not(store: StateStore) -> 
 
 def test_a_former_handle_is_fenced_for_ever(store: StateStore) -> None:
     put(store, entry(handle=A), 0)
-    put(store, entry(handle=B), A)
+    assert put(store, entry(handle=B, revision=1), A)
     taken = get(store)
     assert not put(store, entry(handle=A, revision=99), A)
     assert not put(store, entry(handle=C, revision=99), A)
     assert not put(store, entry(handle=ENDED, revision=99), A)
     assert get(store) == taken
-    put(store, entry(handle=ENDED), B)
+    assert put(store, entry(handle=ENDED, revision=2), B)
     assert not put(store, entry(handle=A, revision=99), A)
     assert not put(store, entry(handle=A, revision=99), B)
 
@@ -85,14 +85,25 @@ def test_the_same_write_again_is_accepted_at_every_point_of_a_life(store: StateS
     for written, former in [
         (entry(handle=A, revision=0), 0),
         (entry(handle=A, revision=1), A),
-        (entry(handle=B, revision=0), A),
-        (entry(handle=ENDED, revision=1), B),
+        (entry(handle=B, revision=2), A),
+        (entry(handle=ENDED, revision=3), B),
     ]:
         for _ in range(3):
             assert put(store, written, former)
             assert get(store) == written
     store.forget(1e9)
-    assert put(store, entry(handle=ENDED, revision=1), B)  # though it was forgotten meanwhile
+    assert put(store, entry(handle=ENDED, revision=3), B)  # though it was forgotten meanwhile
+
+
+def test_who_takes_over_or_ends_must_know_the_last_write(store: StateStore) -> None:
+    """One that looked before the predecessor wrote once more would undo what is durable."""
+    put(store, entry(handle=A, revision=1), 0)
+    put(store, entry(handle=A, revision=2, expire=2e9), A)
+    last = get(store)
+    assert not put(store, entry(handle=B, revision=2), A)
+    assert not put(store, entry(handle=ENDED, revision=2), A)
+    assert get(store) == last
+    assert put(store, entry(handle=B, revision=3), A)
 
 
 def test_an_incarnation_never_goes_back(store: StateStore) -> None:
@@ -100,10 +111,9 @@ def test_an_incarnation_never_goes_back(store: StateStore) -> None:
     put(store, entry(handle=A, revision=2**33), A)
     assert not put(store, entry(handle=A, revision=2**33 - 1), A)
     assert not put(store, entry(handle=A, revision=0), 0)  # its creation, late
-    assert put(store, entry(handle=A, revision=2**63 - 1), A)
+    assert put(store, entry(handle=A, revision=2**63 - 2), A)
     assert not put(store, entry(handle=A, revision=2**33), A)
-    put(store, entry(handle=B, revision=0), A)  # another counts anew
-    assert not put(store, entry(handle=A, revision=2**63 - 1), A)
+    assert put(store, entry(handle=B, revision=2**63 - 1), A)
 
 
 @pytest.mark.parametrize("handle", [1, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1])
@@ -120,9 +130,9 @@ def test_refused_places_are_exact_and_the_others_written(store: StateStore) -> N
     ids = [f"session-{number:04d}" for number in range(2000)]
     random.Random(3).shuffle(ids)
     assert store.write(batch(*(entry(i, handle=A) for i in ids), formers=[0] * 2000)) == []
-    taken = [entry(i, handle=B) for i in ids[::3]]
+    taken = [entry(i, handle=B, revision=1) for i in ids[::3]]
     assert store.write(batch(*taken, formers=[A] * len(taken))) == []
-    late = [entry(i, handle=A, revision=1, data="late") for i in ids]
+    late = [entry(i, handle=A, revision=2, data="late") for i in ids]
     assert store.write(batch(*late)) == list(range(0, 2000, 3))
     expected = {one.session_id: one for one in [*late, *taken]}
     assert store.read(ids) == expected
@@ -140,7 +150,7 @@ def test_pages_are_in_order_of_ids_and_together_all_that_live(store: StateStore)
     names = ["a", "a-", "a0", "aa", "b", "ba", "z", "ä", "\N{CJK UNIFIED IDEOGRAPH-4E00}"]
     names += [f"n-{number}" for number in range(40)]
     store.write(batch(*(entry(name) for name in names), formers=[0] * len(names)))
-    put(store, entry("n-7", handle=ENDED), A)
+    put(store, entry("n-7", handle=ENDED, revision=1), A)
     found: list[Entry] = []
     while page := store.page(found[-1].session_id if found else "", 7):
         found += page
@@ -153,7 +163,7 @@ def test_expired_are_those_that_live_and_whose_time_is_up(store: StateStore) -> 
     times = {"past": 1e9, "now": 1e9 + 0.125, "later": 1e9 + 0.25, "ended": 1e9}
     for name, time in times.items():
         put(store, entry(name, expire=time), 0)
-    put(store, entry("ended", handle=ENDED, expire=1e9), A)
+    put(store, entry("ended", handle=ENDED, expire=1e9, revision=1), A)
     put(store, entry("extended", expire=1e9), 0)
     put(store, entry("extended", expire=1e9 + 9, revision=1), A)
     found = {one.session_id for one in store.expired(1e9 + 0.125, 9)}
@@ -198,9 +208,9 @@ def test_two_openers_of_one_store_fence_each_other(open_again: Open) -> None:
     assert put(first, entry(handle=A, revision=1), 0)
     there = get(second)
     assert there is not None
-    assert put(second, entry(handle=B), there.handle)
-    assert not put(first, entry(handle=A, revision=2), A)
-    assert get(first) == entry(handle=B)
+    assert put(second, entry(handle=B, revision=2), there.handle)
+    assert not put(first, entry(handle=A, revision=3), A)
+    assert get(first) == entry(handle=B, revision=2)
 
 
 def test_a_closed_store_opens_again_by_itself(store: StateStore) -> None:

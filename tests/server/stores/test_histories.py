@@ -72,7 +72,10 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         assert self.stores[0].read(IDS) == self.model.entries
         # Leave nothing to the next history: end all, forget all.
-        live = [Entry(entry.session_id, ENDED, 0, 0.0, b"") for entry in self.model.live()]
+        live = [
+            Entry(entry.session_id, ENDED, entry.revision + 1, 0.0, b"")
+            for entry in self.model.live()
+        ]
         formers = [entry.handle for entry in self.model.live()]
         assert self.stores[0].write(batch(*live, formers=formers)) == []
         self.stores[0].forget(1e9)

@@ -38,8 +38,11 @@ PRAGMA temp_store = MEMORY;
 CREATE TEMP TABLE refused (id TEXT);
 CREATE TEMP TRIGGER fence BEFORE INSERT ON main.entries
 WHEN NOT ifnull(
-  (SELECT handle IN (NEW.former, NEW.handle)
-     AND (handle <> NEW.handle OR handle = 0 OR revision <= NEW.revision)
+  (SELECT CASE handle
+     WHEN 0 THEN NEW.former = 0 OR NEW.handle = 0
+     WHEN NEW.handle THEN revision <= NEW.revision
+     WHEN NEW.former THEN revision < NEW.revision
+     ELSE FALSE END
    FROM main.entries WHERE id = NEW.id),
   NEW.former = 0 OR NEW.handle = 0)
 BEGIN

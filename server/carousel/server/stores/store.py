@@ -21,9 +21,9 @@ class Entry:
     """One session at rest, or what is remembered of one that has ended.
 
     `handle`, 64 bits without a sign, is that of the incarnation that may write, or ENDED.
-    `revision`, below 2**63, counts that incarnation's writes. `expire_time`, in seconds since the
-    epoch, is when the session ends unless it is written again; of an ended one, when it may be
-    forgotten. `data` is the record: opaque to the store.
+    `revision`, below 2**63, counts the session's writes, through all of its incarnations.
+    `expire_time`, in seconds since the epoch, is when the session ends unless it is written again;
+    of an ended one, when it may be forgotten. `data` is the record: opaque to the store.
     """
 
     session_id: str
@@ -64,10 +64,12 @@ class StateStore(Protocol):
     def write(self, batch: Batch) -> list[int]:
         """Write a batch; when this returns, what was accepted survives a crash of the machine.
 
-        An entry is accepted when the store's handle for the session is `former` (0 stands for
-        absent or ended), or is `handle` already: the very same write again, or a later one. But
-        an incarnation never goes back: with `handle` at a revision above this one, the store
-        refuses. Returns the places of those that were refused, in order.
+        What is absent or ended may be created (`former` 0) or ended again (`handle` ENDED). Over
+        what lives, an entry is accepted when the store has `handle` already, at a revision not
+        above this one: the very same write again, or a later one; or has `former`, at a revision
+        below this one. So who takes over, or ends, refers to all that its predecessor wrote: one
+        write more between its look and its own, and it is refused. Returns the places of those
+        that were refused, in order.
         """
         ...
 

@@ -16,8 +16,9 @@ end
 
 -- The rule of StateStore.write.
 local function accepts(has, at, former, handle, revision)
-  return (has == former or has == handle)
-    and (has ~= handle or has == OVER or not above(at, revision))
+  if has == OVER then return former == OVER or handle == OVER end
+  if has == handle then return not above(at, revision) end
+  return has == former and above(revision, at)
 end
 
 local refused = {}
