@@ -12,6 +12,7 @@ import pytest
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 from tests.conftest import RunningServer
+from tests.processes import until
 from tests.server.contract import Floats, Wire, error_of
 
 ROWS, IN_MEMORY = 8, 4
@@ -71,11 +72,13 @@ def test_sessions_beyond_the_device_lose_nothing(crowded: tuple[Wire, RunningSer
             np.testing.assert_allclose(y[:k], truth[n, done[n] : done[n] + k], rtol=1e-4, atol=1e-6)
             y, done[n] = y[k:], done[n] + k
         seen |= set(tiers(wire))
-    assert seen == {
-        session_pb2.SESSION_TIER_DEVICE,
-        session_pb2.SESSION_TIER_HOST,
-        session_pb2.SESSION_TIER_STORE,
-    }
+    assert session_pb2.SESSION_TIER_HOST in seen
+
+    def some_are_in_the_store() -> bool:
+        crowd(wire)
+        return session_pb2.SESSION_TIER_STORE in tiers(wire)
+
+    until(some_are_in_the_store)
 
 
 def test_replies_kept_states_and_bookmarks_are_parked_too(

@@ -202,8 +202,8 @@ class Sessions(Moves):
     def _take_over_ends(self, slots: Ints) -> None:
         """What the store still has of ended sessions of these ids gives way to the new ones."""
         for slot in slots.tolist():
-            former = self.engine.behind.former_of(self.table.ids[slot])
-            self.table.stored_handle[slot] = former
+            former, revision = self.engine.behind.former_of(self.table.ids[slot])
+            self.table.stored_handle[slot], self.table.revision[slot] = former, revision
 
     def _describe_copies(self, slots: Ints) -> list[session_pb2.Session]:
         """Of sessions that differ in their names and handles only."""

@@ -186,10 +186,13 @@ class WriteBehind:
         )
         self._since = min(self._since, time.monotonic())
 
-    def former_of(self, session_id: str) -> int:
-        """The handle in the store of a session of this id that ended a moment ago; taken over."""
+    def former_of(self, session_id: str) -> tuple[int, int]:
+        """Handle and revision in the store of a session of this id that ended a moment ago.
+
+        The store will hear of its successor only.
+        """
         ending = self._endings.pop(session_id, None)
-        return 0 if ending is None else ending.former
+        return (0, 0) if ending is None else (ending.former, ending.revision)
 
     def ended(self, slot: int, ended: Ended) -> None:
         """A session is over: to be called before its slot is freed."""

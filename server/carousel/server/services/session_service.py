@@ -29,6 +29,8 @@ from carousel.server.table import Ended
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 
+TAKEOVERS = 5  # attempts to take a session over from a server that still writes
+
 
 class SessionService:
     """Makes, reads, copies and ends sessions."""
@@ -122,10 +124,18 @@ class SessionService:
         self, session_id: str, handle: int | None, known: int
     ) -> session_pb2.Session:
         """A session out of the store, which knows of its new handle when this returns."""
-        found = await self._hall.at_rest.to_restore(session_id, handle, known)
-        session = await self._call(self._sessions.restore, *found, handle)
-        await self._hall.secure([session])
-        return session
+        for attempt in range(TAKEOVERS):
+            found = await self._hall.at_rest.to_restore(session_id, handle, known)
+            session = await self._call(self._sessions.restore, *found, handle)
+            try:
+                await self._hall.secure([session])
+            except SessionFenced:
+                # Its former server wrote once more between the look and the takeover: look again.
+                if attempt == TAKEOVERS - 1:
+                    raise
+            else:
+                return session
+        raise AssertionError("unreachable")
 
     async def GetSession(
         self, request: pb.GetSessionRequest, context: Context
