@@ -278,7 +278,7 @@ def test_what_could_not_be_answered_in_one_message_is_refused_before_it_runs(
 
 def test_chunks_and_single_steps_take_turns_and_nobody_is_forgotten() -> None:
     async def main() -> None:
-        queue = HeldQueue(max_batch=8, chunk_slice=4)
+        queue = HeldQueue(chunk_slice=4)
         lengths = np.array([1] * 20 + [9] * 5)
         work = HeldWork(
             np.zeros((25, 1), np.float32),
@@ -292,7 +292,7 @@ def test_chunks_and_single_steps_take_turns_and_nobody_is_forgotten() -> None:
         queue.push(work)
         turns = []
         while len(queue):
-            groups, sliced = queue.next(in_a_hurry=True)
+            groups, sliced = queue.next(in_a_hurry=True, limit=8)
             items = np.concatenate([group.items for group in groups])
             turns.append((sliced, items.tolist()))
         singles = [items for sliced, items in turns if not sliced]

@@ -80,7 +80,7 @@ class LoadedVersion:
             max_queue=settings.max_queue,
             max_tenant_queue=settings.tenant_limit,
         )
-        self.held = HeldQueue(max_batch=settings.max_batch, chunk_slice=settings.chunk_slice)
+        self.held = HeldQueue(chunk_slice=settings.chunk_slice)
         self.door = Door(limit=settings.max_queue, tenant_limit=settings.tenant_limit)
         self.replies: Floats = np.zeros((self.arena.capacity, self.config.output_size), np.float32)
         self.sessions = 0

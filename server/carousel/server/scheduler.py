@@ -56,6 +56,7 @@ class Scheduler:
         self._shares = Shares()
         self._bulk_owed = 0.0  # steps
         self._rode_slices = True  # in the last turn
+        self._is_shared = False  # more than one lane waits
         self._short_turns = 0  # to come, while lanes share
         self._steps_in_time = [float(max_batch), float(max_batch)]  # of single steps, of slices
 
@@ -64,10 +65,20 @@ class Scheduler:
 
     def next(self, serving: Ints) -> Plan | None:
         """The riders of the next turn, or None when nobody can ride."""
-        self._short_turns = SHARED_TURNS if self._is_shared else max(0, self._short_turns - 1)
+        self._is_shared = self._several_wait()
+        if self._is_shared:
+            self._short_turns = SHARED_TURNS
+        elif self._short_turns:
+            self._short_turns -= 1
         if self._slices_first():
             return self._slices(serving) or self._singles(serving)
         return self._singles(serving) or self._slices(serving)
+
+    def limit_beside(self) -> int:
+        """How many may ride a turn beside those of these queues: few while somebody comes here."""
+        if len(self):
+            self._short_turns = SHARED_TURNS
+        return self._limit(self.max_batch, slices=False)
 
     def took(self, steps: int, seconds: float) -> None:
         """How long the last turn took."""
@@ -95,7 +106,8 @@ class Scheduler:
 
     def shed(self, tail: Ints) -> list[Plan]:
         """Take out the newest bulk items where more wait than may, of a tenant or in all."""
-        bulk = {lane for lane in (*self.steps.lanes, *self.chunks.lanes) if lane & 1}
+        bulk = {lane for lane in self.steps.lanes if lane & 1}
+        bulk |= {lane for lane in self.chunks.lanes if lane & 1}
         if not bulk:
             return []
         lanes = Counter(self.steps.lanes)
@@ -120,11 +132,12 @@ class Scheduler:
             self.drop(chunks)
             yield plan_of(chunks)
 
-    @property
-    def _is_shared(self) -> bool:
-        """Whether more than one lane waits."""
-        lanes = len(self.steps.lanes) + len(self.chunks.lanes)
-        return lanes > 2 or (lanes == 2 and self.steps.lanes.keys() != self.chunks.lanes.keys())
+    def _several_wait(self) -> bool:
+        """Whether more than one lane does."""
+        steps, chunks = self.steps.lanes, self.chunks.lanes
+        if len(steps) + len(chunks) < 2:
+            return False
+        return len(steps) > 1 or len(chunks) > 1 or steps.keys() != chunks.keys()
 
     def _slices_first(self) -> bool:
         """Single steps and slices take turns, unless others than those are next who rode last."""

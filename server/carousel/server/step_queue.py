@@ -158,10 +158,11 @@ class StepQueue:
 
     def _enter(self, works: Sequence[Work], counts: list[int]) -> Ints | int:
         """The lane of each item, or that of all."""
+        if len({work.lane for work in works}) == 1:
+            number = works[0].lane.number
+            self.lanes[number] = self.lanes.get(number, 0) + sum(counts)
+            return number
         numbers = [work.lane.number for work in works]
-        if len(set(numbers)) == 1:
-            self.lanes[numbers[0]] = self.lanes.get(numbers[0], 0) + sum(counts)
-            return numbers[0]
         for number, count in zip(numbers, counts, strict=True):
             self.lanes[number] = self.lanes.get(number, 0) + count
         return np.repeat(np.array(numbers), counts)

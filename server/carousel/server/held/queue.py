@@ -74,9 +74,8 @@ class Group:
 class HeldQueue:
     """The held states of one model version. Single steps and slices of chunks take turns."""
 
-    def __init__(self, *, max_batch: int, chunk_slice: int) -> None:
+    def __init__(self, *, chunk_slice: int) -> None:
         self.chunk_slice = chunk_slice
-        self._max_batch = max_batch
         self._singles: deque[Group] = deque()
         self._chunks: deque[Group] = deque()
         self._count = 0
@@ -96,17 +95,17 @@ class HeldQueue:
         """Queue chunks that go on, behind all others."""
         self._put(self._chunks, group)
 
-    def next(self, *, in_a_hurry: bool) -> tuple[Sequence[Group], bool]:
-        """Who rides the next turn, and whether in slices; nobody when nobody waits.
+    def next(self, *, in_a_hurry: bool, limit: int) -> tuple[Sequence[Group], bool]:
+        """Who rides the next turn, at most `limit`, and whether in slices; nobody if nobody waits.
 
         `in_a_hurry`: a turn of slices takes no longer than one of single steps.
         """
         slices = self._chunks_next if self._chunks and self._singles else bool(self._chunks)
         self._chunks_next = not slices
         if not slices:
-            return self._take(self._singles, self._max_batch), False
-        steps = self._max_batch * (1 if in_a_hurry or self._singles else 8)
-        riders = min(self._max_batch, max(1, steps // self.chunk_slice))
+            return self._take(self._singles, limit), False
+        steps = limit * (1 if in_a_hurry or self._singles else 8)
+        riders = min(limit, max(1, steps // self.chunk_slice))
         return self._take(self._chunks, riders), True
 
     def clear(self) -> list[Group]:

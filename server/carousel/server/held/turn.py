@@ -47,9 +47,10 @@ def dismiss(version: LoadedVersion) -> None:
 
 def turn(version: LoadedVersion) -> bool:
     """One turn for those who wait; False when nobody does."""
-    groups, sliced = version.held.next(in_a_hurry=len(version.scheduler) > 0)
-    if not groups:
+    if not len(version.held):
         return False
+    limit = version.scheduler.limit_beside()
+    groups, sliced = version.held.next(in_a_hurry=len(version.scheduler) > 0, limit=limit)
     begin = time.monotonic()
     try:
         riders = [group for group in groups if _may_ride(version, group, begin)]
