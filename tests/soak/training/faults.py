@@ -60,6 +60,10 @@ class Fault:
     poisoned: bool = False
     keeps_checkpoints: bool = False
 
+    def suits(self, *, poisoned: bool) -> bool:
+        """Whether the weights must be the undisturbed ones for a lesson of that kind."""
+        return poisoned if self.poisoned else self.keeps_checkpoints or not poisoned
+
 
 def kill_job(victim: Victim) -> str:
     """All of its processes, or one of them."""
