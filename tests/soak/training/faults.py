@@ -83,13 +83,13 @@ def kill_server(victim: Victim) -> str:
     if all_of_it:
         signal_all(victim.folder.path, signal.SIGKILL)
     victim.pause(3)
-    victim.site.restart(0)
+    victim.site.servers[0].start()
     return "power failed" if all_of_it else "server killed"
 
 
 def drain_server(victim: Victim) -> str:
-    victim.site.servers[0].stop()
-    victim.site.restart(0)
+    victim.site.servers[0].terminate()
+    victim.site.servers[0].start()
     return "server drained"
 
 
@@ -142,7 +142,7 @@ def kill_one_of_two(victim: Victim) -> str:
     if not seen.state.ended:
         last = victim.site.record(victim.job).last_sequence
         next(iter(other.jobs.watch(victim.job, after=last, timeout=60)))
-    victim.site.restart(place)
+    victim.site.servers[place].start()
     which = "idle one" if owner is None else "owner"
     return f"{which} of two servers killed{' with its job' if with_it else ''}"
 
