@@ -13,11 +13,15 @@ from typing import Self
 
 
 class ServerProcess:
-    """`carousel serve` on a free port, which it keeps over restarts; flags by their names."""
+    """`carousel serve` on a free port, which it keeps over restarts; flags by their names.
+
+    What it trains does not wait for others on the machine.
+    """
 
     def __init__(self, folder: Path, *, store: Path, **flags: object) -> None:
         self._folder = folder
         self.flags = {"store": store, "data": folder / "data", "http_port": "off", **flags}
+        self.flags.setdefault("training_niceness", 0)
         self._port = 0
         self.process: subprocess.Popen[str] | None = None
 

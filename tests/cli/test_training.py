@@ -166,7 +166,7 @@ def test_wrong_usage_is_exit_code_2(inside: Command, table: Path, words: tuple[s
     assert done.err
 
 
-def test_ctrl_c_leaves_the_job_running(carousel: Command, table: Path) -> None:
+def test_ctrl_c_leaves_the_job_running(inside: Command, table: Path) -> None:
     """On a terminal, where the picture moves."""
     words = ["train", table, "--target", "load", "--name", "left", "--id", "left"]
     words += ["--steps", 1_000_000, "--evaluate-every", 20, *SMALL]
@@ -176,7 +176,7 @@ def test_ctrl_c_leaves_the_job_running(carousel: Command, table: Path) -> None:
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env=environment(CAROUSEL_TARGET=carousel.target, COLUMNS="100", LINES="40"),
+        env=environment(CAROUSEL_TARGET=inside.target, COLUMNS="100", LINES="40"),
     )
     os.close(theirs)
     try:
@@ -186,17 +186,17 @@ def test_ctrl_c_leaves_the_job_running(carousel: Command, table: Path) -> None:
         os.write(ours, b"\x03")
         assert "left goes on without this command" in _read_until(ours, "stops it")
         assert command.wait(10) == 130
-        assert carousel("jobs", "show", "left", "--json").json["state"] == "running"
+        assert inside("jobs", "show", "left", "--json").json["state"] == "running"
     finally:
         command.kill()
         command.wait()
         os.close(ours)
-        carousel("jobs", "cancel", "left")
-    ended = carousel("jobs", "watch", "left", timeout=60)
+        inside("jobs", "cancel", "left")
+    ended = inside("jobs", "watch", "left")
     assert ended.code == 1
     assert ended.err.rstrip().endswith("[JOB_FAILED]")
     assert "carousel jobs resume left" in ended.out
-    assert carousel("jobs", "delete", "left").code == 0
+    assert inside("jobs", "delete", "left").code == 0
 
 
 def _read_until(terminal: int, sign: str) -> str:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from carousel.client import Client, JobState
-from tests.server_process import ServerProcess
+from tests.processes import ServerProcess
 from tests.soak.large_files import write_parquet, write_text
 from tests.soak.watched_processes import Watched
 
@@ -89,7 +89,7 @@ def _learn(folder: Path, kind: str, size: int, bound_mib: int) -> list[str]:
 def _by_server(folder: Path, file: Path, kind: str) -> list[str]:
     begin = time.monotonic()
     with (
-        ServerProcess("--no-shipped", "--store", folder / "models") as server,
+        ServerProcess(folder, store=folder / "models") as server,
         Client(server.target, timeout=60) as client,
     ):
         command = [sys.executable, "-m", "carousel.cli", "train", file, "--name", "large"]
@@ -100,7 +100,7 @@ def _by_server(folder: Path, file: Path, kind: str) -> list[str]:
         _say(f"{kind}, carousel train", begin)
         job = client.jobs.get("large")
         moments = {e.what: e.time for e in client.jobs.watch("large") if e.kind == "state"}
-        server.stop()
+        server.terminate()
     prepared = moments[JobState.RUNNING] - moments[JobState.PREPARING]
     learned = moments[JobState.SUCCEEDED] - moments[JobState.RUNNING]
     seconds = time.monotonic() - begin

@@ -16,7 +16,7 @@ import numpy as np
 
 from carousel.model import load
 from carousel.model.zoo import shipped
-from tests.server_process import ServerProcess
+from tests.processes import ServerProcess
 from tests.soak.many_sessions import Oracle, Result, follow_all
 
 MIB = 1024**2
@@ -35,11 +35,11 @@ def run(options: argparse.Namespace) -> list[str]:
         for name, folder in shipped().items()
     ]
     with (
-        tempfile.TemporaryDirectory() as store,
-        ServerProcess("--store", store, "--log-level", "warning") as server,
+        tempfile.TemporaryDirectory() as folder,
+        ServerProcess(Path(folder), store=Path(folder) / "models", shipped=True) as server,
     ):
         result = asyncio.run(watched(server.pid, server.target, oracles, options))
-        server.stop()
+        server.terminate()
     return result.wrong
 
 

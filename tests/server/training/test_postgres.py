@@ -11,11 +11,11 @@ import pytest
 
 from carousel.server.training.database import Database
 from carousel.v1 import training_pb2
+from tests.processes import ServerProcess
 from tests.server.contract import error_of
 from tests.server.training.conftest import Start
 from tests.server.training.postgres import binaries, postgres
 from tests.server.training.wire import FOX, Training, recipe, states, time_passes
-from tests.server_process import ServerProcess
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,7 @@ def test_of_two_servers_on_one_disk_one_goes_on_when_the_other_is_killed(
     database_url: str, start: Start, tmp_path: Path
 ) -> None:
     data, store = tmp_path / "both", tmp_path / "models"
-    options = ("--store", store, "--data", data, "--database-url", database_url)
-    with ServerProcess("--no-shipped", *options) as doomed:
+    with ServerProcess(tmp_path, store=store, data=data, database_url=database_url) as doomed:
         with grpc.insecure_channel(doomed.target) as channel:
             training = Training(channel)
             training.upload(FOX, name="fox.txt", id="two")

@@ -9,15 +9,15 @@ import grpc
 
 from carousel.server.training.database import Database
 from carousel.v1 import training_pb2
+from tests.processes import ServerProcess
 from tests.server.training.conftest import Start
 from tests.server.training.wire import FOX, Training, recipe, states, time_passes
-from tests.server_process import ServerProcess
 
 LONG = {"max_steps": 1_000_000, "evaluate_every": 500}
 
 
 def test_a_job_outlives_its_server_and_the_next_one_adopts_it(tmp_path: Path, start: Start) -> None:
-    with ServerProcess("--no-shipped", "--store", tmp_path / "models") as doomed:
+    with ServerProcess(tmp_path, store=tmp_path / "models") as doomed:
         with grpc.insecure_channel(doomed.target) as channel:
             training = Training(channel)
             training.upload(FOX, name="fox.txt", id="fox")

@@ -81,10 +81,8 @@ class Soak:
         names = [
             name
             for name in self._options.lesson or LESSONS
-            if not LESSONS[name].poisoned or fault.keeps_checkpoints
+            if fault.suits(poisoned=LESSONS[name].poisoned)
         ]
-        if fault.poisoned:
-            names = [name for name in LESSONS if LESSONS[name].poisoned]
         return LESSONS[str(self._random.choice(names))]
 
     def _round(self, job: str, lesson: Lesson, fault: Fault) -> list[str]:

@@ -60,6 +60,10 @@ class Fault:
     poisoned: bool = False
     keeps_checkpoints: bool = False
 
+    def suits(self, *, poisoned: bool) -> bool:
+        """Whether the weights must be the undisturbed ones for a lesson of that kind."""
+        return poisoned if self.poisoned else self.keeps_checkpoints or not poisoned
+
 
 def kill_job(victim: Victim) -> str:
     """All of its processes, or one of them."""
@@ -79,13 +83,13 @@ def kill_server(victim: Victim) -> str:
     if all_of_it:
         signal_all(victim.folder.path, signal.SIGKILL)
     victim.pause(3)
-    victim.site.restart(0)
+    victim.site.servers[0].start()
     return "power failed" if all_of_it else "server killed"
 
 
 def drain_server(victim: Victim) -> str:
-    victim.site.servers[0].stop()
-    victim.site.restart(0)
+    victim.site.servers[0].terminate()
+    victim.site.servers[0].start()
     return "server drained"
 
 
@@ -138,7 +142,7 @@ def kill_one_of_two(victim: Victim) -> str:
     if not seen.state.ended:
         last = victim.site.record(victim.job).last_sequence
         next(iter(other.jobs.watch(victim.job, after=last, timeout=60)))
-    victim.site.restart(place)
+    victim.site.servers[place].start()
     which = "idle one" if owner is None else "owner"
     return f"{which} of two servers killed{' with its job' if with_it else ''}"
 

@@ -12,7 +12,7 @@ from carousel.server.training.database import Database
 from carousel.server.training.job_folder import JobFolder
 from carousel.server.training.jobs import Jobs
 from carousel.server.training.records import JobRecord
-from tests.server_process import ServerProcess
+from tests.processes import ServerProcess
 
 
 class Site:
@@ -20,20 +20,15 @@ class Site:
 
     def __init__(self, folder: Path, servers: int, database_url: str | None) -> None:
         folder.mkdir()
-        self.store, self._log = folder / "models", folder / "log.txt"
-        self._options: list[object] = ["--no-shipped", "--store", self.store]
-        self._options += ["--data", folder / "data"]
-        self._options += ["--database-url", database_url] if database_url else []
+        self.store = folder / "models"
         data = DataFolder(folder / "data")
         self._database = Database(data.root, database_url)
         self._data, self._jobs = data, Jobs(self._database, data, queue=0, runs_here=False)
-        self.servers = [ServerProcess(*self._options, log=self._log) for _ in range(servers)]
+        shared = {"database_url": database_url} if database_url else {}
+        self.servers = [ServerProcess(folder, store=self.store, **shared) for _ in range(servers)]
+        for server in self.servers:
+            server.start()
         self.clients = [Client(server.target, timeout=60) for server in self.servers]
-
-    def restart(self, place: int) -> None:
-        """Start a server that was killed or stopped, where it was."""
-        port = self.servers[place].target.rpartition(":")[2]
-        self.servers[place] = ServerProcess(*self._options, "--port", port, log=self._log)
 
     def owner(self, job: str) -> int | None:
         """Which server runs the job at this moment."""
@@ -62,5 +57,5 @@ class Site:
             client.close()
         self._database.close()
         for server in self.servers:
-            if server.process.poll() is None:
-                server.stop()
+            if server.process is not None:
+                server.terminate()
