@@ -24,7 +24,7 @@ logger = logging.getLogger("carousel.input_log")
 T = TypeVar("T")
 
 INTERVAL = 0.05  # seconds that steps wait for others before they are written together
-REST = 3  # times what the last writing took: of many sessions, more steps are written at once
+REST = 9  # times what the last writing took: of many sessions, more steps are written at once
 LONGEST = 1.0
 
 
