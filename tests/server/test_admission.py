@@ -99,7 +99,8 @@ M = TypeVar("M", bound=Message)
 def details(failure: grpc.RpcError, kind: type[M]) -> list[M]:
     """The details of this kind in a failed call."""
     assert isinstance(failure, grpc.Call)
-    raw: Any = dict(failure.trailing_metadata() or ())["grpc-status-details-bin"]
+    metadata: Any = failure.trailing_metadata()
+    raw = dict(metadata or ())["grpc-status-details-bin"]
     messages = [(packed, kind()) for packed in status_pb2.Status.FromString(raw).details]
     return [message for packed, message in messages if packed.Unpack(message)]
 

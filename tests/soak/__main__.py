@@ -21,6 +21,7 @@ class Soak(Protocol):
 
     def run(self, options: argparse.Namespace) -> Sequence[str]:
         """What was wrong, a line each; nothing: all was well."""
+        ...
 
 
 SOAKS: dict[str, Soak] = {

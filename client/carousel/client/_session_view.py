@@ -16,7 +16,7 @@ class SessionView:
 
     def __init__(self, made: session_pb2.Session, priority: Priority) -> None:
         self._cursor = Cursor(made, priority_number(priority))
-        self._priority = priority
+        self._priority: Priority = priority
         self._info = session_info(made)
         self._generation: Generation | None = None
 

