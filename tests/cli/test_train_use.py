@@ -55,9 +55,10 @@ def client(own_server: RunningServer) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture
-def dataset(client: Client) -> Dataset:
-    return client.datasets.upload(ROWS.encode(), id="nine-hours", format="csv")
+@pytest.fixture(scope="module")
+def dataset(client: Client) -> Iterator[Dataset]:
+    yield client.datasets.upload(ROWS.encode(), id="nine-hours", format="csv")
+    client.datasets.delete("nine-hours")
 
 
 def bring_in(client: Client, folder: Path, config: ModelConfig, model: str) -> str:

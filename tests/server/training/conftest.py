@@ -45,7 +45,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def begin(**settings: object) -> tuple[RunningServer, Training]:
-            given = {"store": tmp_path / "models", "shipped": False, **settings}
+            shared = {"store": tmp_path / "models", "data": tmp_path / "data", "shipped": False}
+            given = {**shared, **settings}
             server = stack.enter_context(running(**given))
             channel = stack.enter_context(grpc.insecure_channel(server.target))
             return server, Training(channel)
