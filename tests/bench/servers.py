@@ -47,7 +47,8 @@ async def _carousel(
         shipped=False,
         load=(model,),
         log_level="error",
-        **options,
+        # Not beside the store: that folder is everybody's.
+        **{"data": store / f"data-{os.getpid()}", **options},
     )
     server = Server(settings)
     await server.start()
