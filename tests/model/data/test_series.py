@@ -16,6 +16,7 @@ from carousel.model.data import DataError, ForecastTask, prepare
 from carousel.model.data import json_lines as json_lines_module
 from carousel.model.data import rows as rows_module
 from carousel.model.data import segments as segments_module
+from carousel.model.data import series as series_module
 from carousel.model.data import statistics as statistics_module
 from carousel.model.data import tables as tables_module
 
@@ -140,6 +141,28 @@ def test_all_series_are_cut_at_the_same_moment(tmp_path: Path) -> None:
             inside = inside[(inside[:, 2] > edges[0]) & (inside[:, 2] <= edges[3])]
             expected = [[edges[i], edges[i + 1]]] if edges[i] < edges[i + 1] else []
             assert inside[:, 1:].tolist() == expected
+
+
+def test_of_many_rows_some_say_at_which_moment_all_are_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(series_module, "SAMPLE", 45)
+    cities, hours = ("Oslo", "Bergen", "Voss"), range(120)
+    table: dict[str, list[Any]] = {
+        "city": [city for city in cities for _ in hours],
+        "time": [hour * (2 + s) for s in range(3) for hour in hours],
+        "load": [math.sin(hour) for _ in cities for hour in hours],
+    }
+    task = ForecastTask(targets=("load",), time_column="time", group_column="city")
+    corpus = prepare(write_csv(tmp_path, table), task, tmp_path / "corpus")
+    times = np.array(table["time"])
+    inside = {
+        split: np.concatenate([times[a:b] for _, a, b in corpus.segments[split]])
+        for split in ("train", "validation", "test")
+    }
+    assert inside["train"].max() < inside["validation"].min()
+    assert inside["validation"].max() < inside["test"].min()
+    assert len(inside["train"]) / 360 == pytest.approx(0.8, abs=0.03)
 
 
 def test_missing_values_are_filled_from_the_past_and_count_in_no_loss(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from carousel.model.data.tables import Table
 from carousel.model.data.tasks import ForecastTask
 from carousel.model.errors import DataError
 
+# Rows by whose times the moments are found at which series are cut.
+SAMPLE = 1 << 20
+
 
 def prepare_series(
     path: Path | str,
@@ -92,8 +95,10 @@ def _check_lengths(rows: Rows, task: ForecastTask) -> None:
 
 def _cut_at_moments(times: Array, starts: Array, edges: tuple[float, float]) -> Array:
     """Cuts [S, 2]: before them lies in each series what is earlier than the moment."""
-    places = [min(round(len(times) * edge), len(times) - 1) for edge in edges]
-    ordered = times if len(starts) == 2 else np.partition(times, places)
+    # Of many rows some say where a share of all of them lies, and fit into memory.
+    some = times if len(starts) == 2 else times[:: max(1, len(times) // SAMPLE)]
+    places = [min(round(len(some) * edge), len(some) - 1) for edge in edges]
+    ordered = some if len(starts) == 2 else np.partition(some, places)
     cuts = np.empty((len(starts) - 1, 2), np.int64)
     for i, (place, edge) in enumerate(zip(places, edges, strict=True)):
         for s in range(len(starts) - 1):
