@@ -16,9 +16,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from itertools import repeat
 
 from carousel.client._async_transport import AsyncTransport
-from carousel.client._columns import expiry, fill, outcomes, outputs_of, settle, split
+from carousel.client._columns import Outcome, expiry, fill, outcomes, outputs_of, settle, split
 from carousel.client._cursor import Cursor, Item, shaped
 from carousel.client._inputs import Floats
+from carousel.client._retry import STORE_PAUSE
 from carousel.client._step_stream import StepStream
 from carousel.client._ticket import Ticket
 from carousel.errors import (
@@ -26,6 +27,7 @@ from carousel.errors import (
     CarouselError,
     DeadlineExceeded,
     SessionNotFound,
+    StoreUnavailable,
     Unavailable,
 )
 from carousel.v1 import inference_service_pb2 as pb
@@ -192,8 +194,9 @@ class Coalescer:
             if ticket is None or item is None:
                 continue
             self._flying_chunks -= item.is_chunk
-            if isinstance(outcome, SessionNotFound) and ticket.cursor.survives:
-                task = self._loop.create_task(self._recover(ticket, item))
+            lost = isinstance(outcome, SessionNotFound) and ticket.cursor.survives
+            if lost or isinstance(outcome, StoreUnavailable):
+                task = self._loop.create_task(self._once_more(ticket, item, outcome))
                 self._recoveries.add(task)
                 task.add_done_callback(self._recoveries.discard)
             elif isinstance(outcome, CarouselError):
@@ -204,11 +207,17 @@ class Coalescer:
                 ticket.give(shaped(item, outcome))
         self._look()
 
-    async def _recover(self, ticket: Ticket, item: Item) -> None:
-        """Bring back a session whose server was lost, and send its open item again."""
+    async def _once_more(self, ticket: Ticket, item: Item, why: Outcome) -> None:
+        """Send an open item again: once its session is back from a server that was lost, or once
+        the store has had a moment to take it."""
         future = ticket.future
         try:
-            await ticket.recover(ticket.deadline)
+            if not isinstance(why, StoreUnavailable):
+                await ticket.recover(ticket.deadline)
+            elif self._loop.time() + STORE_PAUSE < ticket.deadline:
+                await asyncio.sleep(STORE_PAUSE)
+            else:
+                raise why
         except CarouselError as error:
             if not isinstance(error, Unavailable | DeadlineExceeded):
                 ticket.cursor.fail(error)

@@ -10,6 +10,9 @@ import grpc
 ATTEMPTS = 4
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 1.0
 
+STORE_PAUSE = 0.25
+"""Seconds until a step that is committed and not stored yet is asked for again."""
+
 # A stream, or a step, that ends like this is sent again at the same step index. CANCELLED is what
 # proxies make of a dead server; INTERNAL is a stream reset, or gRPC's own report of a call that
 # broke while it was written to.

@@ -15,7 +15,7 @@ from carousel.client._events import Event
 from carousel.client._generation import PATH
 from carousel.client._inputs import Floats
 from carousel.client._priority import Priority
-from carousel.client._retry import delay
+from carousel.client._retry import STORE_PAUSE, delay
 from carousel.client._session_view import SessionView
 from carousel.client._transport import Transport
 from carousel.errors import (
@@ -23,6 +23,7 @@ from carousel.errors import (
     MessageTooLarge,
     SessionAtRest,
     SessionNotFound,
+    StoreUnavailable,
 )
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_pb2
@@ -50,9 +51,12 @@ class Stepping(SessionView):
         cursor.open = item
         while True:
             outcome = self._try(item, end)
-            if not isinstance(outcome, SessionNotFound) or not cursor.survives:
+            if isinstance(outcome, SessionNotFound) and cursor.survives:
+                self._recover(end)
+            elif isinstance(outcome, StoreUnavailable) and time.monotonic() + STORE_PAUSE < end:
+                time.sleep(STORE_PAUSE)
+            else:
                 break
-            self._recover(end)
         if isinstance(outcome, CarouselError):
             cursor.fail(outcome)
             raise outcome
