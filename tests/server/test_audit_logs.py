@@ -102,6 +102,7 @@ def test_a_bit_exact_server_s_steps_come_out_to_the_bit(
         steps = [entry for entry in entries if entry.kind == STEPS]
         assert all(len(entry.payload) == entry.steps * (12 + 16) for entry in steps)
         wire.sessions.DeleteSession(pb.DeleteSessionRequest(name=session.name))
+        until(lambda: replay(wire, session.name)[-1].summary.complete)
     # A server that is not bit-exact makes the same kernel once more.
     other = serve(**terms)
     with grpc.insecure_channel(other.target) as channel:
