@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import TYPE_CHECKING
 
 from carousel.v1 import session_pb2
@@ -26,17 +25,14 @@ def audit(bench: Bench) -> None:
     for name, shape in SHAPES.items():
         for durability in ("memory", "async", "sync"):
             number = session_pb2.Durability.Value(f"DURABILITY_{durability.upper()}")
-            with tempfile.TemporaryDirectory() as data:
-                server = bench.start("real", model, data=data)
-                arms = [
-                    bench.termed(
-                        server, model, shape, f"{name}, {word}", durability=number, audit=on
-                    )
-                    for on, word in ((False, "no log"), (True, "audited"))
-                ]
-                facts = {"cell": "lstm", "hidden": 256, "sessions": shape.sessions}
-                bench.compare("audit", arms, facts | {"durability": durability})
-                server.stop()
+            server = bench.start("real", model)
+            arms = [
+                bench.termed(server, model, shape, f"{name}, {word}", durability=number, audit=on)
+                for on, word in ((False, "no log"), (True, "audited"))
+            ]
+            facts = {"cell": "lstm", "hidden": 256, "sessions": shape.sessions}
+            bench.compare("audit", arms, facts | {"durability": durability})
+            server.stop()
             share = ratio(arms[1], arms[0])
             bench.say(
                 f"{'':>10} {durability}: {share.median:.2f} ({share.low:.2f} .. {share.high:.2f})"

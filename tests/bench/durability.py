@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import TYPE_CHECKING
 
 from carousel.v1 import session_pb2
@@ -24,22 +23,21 @@ def durability(bench: Bench) -> None:
 
     model = name_of("lstm", 256)
     for name, shape in SHAPES.items():
-        with tempfile.TemporaryDirectory() as data:
-            server = bench.start("real", model, data=data)
-            arms = [
-                bench.termed(
-                    server,
-                    model,
-                    shape,
-                    f"{name}, {word}",
-                    durability=session_pb2.Durability.Value(f"DURABILITY_{word.upper()}"),
-                    audit=False,
-                )
-                for word in ("memory", "async", "sync")
-            ]
-            facts = {"cell": "lstm", "hidden": 256, "sessions": shape.sessions}
-            bench.compare("durability", arms, facts)
-            server.stop()
+        server = bench.start("real", model)
+        arms = [
+            bench.termed(
+                server,
+                model,
+                shape,
+                f"{name}, {word}",
+                durability=session_pb2.Durability.Value(f"DURABILITY_{word.upper()}"),
+                audit=False,
+            )
+            for word in ("memory", "async", "sync")
+        ]
+        facts = {"cell": "lstm", "hidden": 256, "sessions": shape.sessions}
+        bench.compare("durability", arms, facts)
+        server.stop()
         for arm in arms[1:]:
             share = ratio(arm, arms[0])
             bench.say(
