@@ -43,7 +43,6 @@ async def _carousel(
         port=0,
         http_port=0,
         store=store,
-        data=store / f"data-{os.getpid()}",  # not beside the folder: that is everybody's
         shipped=False,
         load=(model,),
         log_level="error",
