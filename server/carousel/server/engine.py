@@ -18,6 +18,7 @@ from carousel.server import gatekeeper, health_events
 from carousel.server.audit.recorder import Recorder
 from carousel.server.audit.writer import Writer
 from carousel.server.batch_audit import BatchAudit
+from carousel.server.groups import Done
 from carousel.server.held import turn as held
 from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import Metrics
@@ -27,7 +28,7 @@ from carousel.server.state_health import Touch
 from carousel.server.stores import StateStore
 from carousel.server.table import NO_ROW, QUARANTINED, SessionTable
 from carousel.server.work import Answer, Floats, Ints, Work
-from carousel.server.write_behind import Done, WriteBehind
+from carousel.server.write_behind import WriteBehind
 
 log = logging.getLogger("carousel.engine")
 

@@ -18,6 +18,7 @@ from carousel.errors import Cancelled, InvalidField, NotGenerative, QueueFull, S
 from carousel.model import Softmax
 from carousel.server.claim import Claim
 from carousel.server.gatekeeper import reply_of
+from carousel.server.groups import Done
 from carousel.server.hall import Hall
 from carousel.server.health_messages import item_notice
 from carousel.server.loaded import LoadedVersion
@@ -29,7 +30,6 @@ from carousel.server.token_writer import TokenWriter
 from carousel.server.transcript import Transcript, tokens_of
 from carousel.server.wanted import Wanted, read
 from carousel.server.work import Floats, Ints
-from carousel.server.write_behind import Done
 from carousel.v1 import inference_service_pb2 as pb
 
 

@@ -14,6 +14,7 @@ from carousel.errors import CarouselError, ServerDraining, StoreUnwritable
 from carousel.server.at_rest import AtRest
 from carousel.server.claim import Claim
 from carousel.server.engine import Engine
+from carousel.server.groups import Done
 from carousel.server.held import turn as held
 from carousel.server.held.queue import HeldWork
 from carousel.server.loaded import LoadedVersion
@@ -25,7 +26,6 @@ from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
 from carousel.server.work import NEVER, Answer, Floats, Inputs, Work
-from carousel.server.write_behind import Done
 from carousel.v1 import session_pb2
 
 

@@ -21,13 +21,13 @@ from carousel.errors import (
 )
 from carousel.server import records
 from carousel.server.engine import Engine
+from carousel.server.groups import Done
 from carousel.server.loaded import LoadedVersion
 from carousel.server.records import Record
 from carousel.server.settings import Settings
 from carousel.server.stores import Entry
 from carousel.server.table import FREE, MEMORY, NO_ROW, Mark, Ring, SessionTable
 from carousel.server.work import Floats, Ints
-from carousel.server.write_behind import Done
 from carousel.v1 import session_pb2
 
 PARKED_TOGETHER = 16  # at least one part in so many of an arena makes room at once

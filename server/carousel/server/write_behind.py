@@ -11,17 +11,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 import numpy as np
 
-from carousel.errors import CarouselError, SessionFenced, StoreUnavailable
+from carousel.errors import SessionFenced, StoreUnavailable
 from carousel.server import records
+from carousel.server.groups import Done, Ending, Group, Held, Spill, Waiter, batch_of
 from carousel.server.loaded import LoadedVersion
 from carousel.server.records import HEADER, Columns
 from carousel.server.store_metrics import StoreMetrics
-from carousel.server.stores import Batch, StateStore
+from carousel.server.stores import StateStore
 from carousel.server.table import FREE, MEMORY, NO_REPLY, NO_ROW, SYNC, Ended, SessionTable
 from carousel.server.work import NEVER, Answer, Floats, Ints
 
@@ -29,65 +29,6 @@ log = logging.getLogger("carousel.store")
 
 MOST = 1024  # sessions of one group: what the engine copies between two turns
 FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0  # seconds between attempts
-
-Done = Callable[[CarouselError | None], None]
-
-
-@dataclass(slots=True)
-class Ending:
-    """A durable session that is over, and that the store must be told of."""
-
-    ended: Ended
-    former: int
-    birth: int
-    revision: int
-
-
-@dataclass(slots=True)
-class Spill:
-    """A parked session that the store does not have as it is: its record.
-
-    With `let_go` memory need not keep it then.
-    """
-
-    slot: int
-    birth: int
-    session_id: str
-    handle: int
-    revision: int
-    step_index: int
-    expire_time: float
-    data: bytes
-    let_go: bool
-    former: int = 0  # the handle in the store when it is sent off
-
-
-@dataclass(slots=True)
-class Group:
-    """What is on its way to the store."""
-
-    columns: list[Columns]
-    spills: list[Spill]
-    endings: list[Ending]
-    began: float = field(default_factory=time.monotonic)
-
-
-@dataclass(slots=True)
-class Waiter:
-    """Somebody who waits until changes of sessions are in the store: revisions by birth."""
-
-    needs: dict[int, int]
-    done: Done
-
-
-@dataclass(slots=True)
-class Held:
-    """Outputs of SYNC sessions that leave when their steps are in the store."""
-
-    answer: Answer
-    slots: Ints
-    births: Ints
-    needs: Ints  # durable indexes
 
 
 class WriteBehind:
@@ -577,39 +518,3 @@ class WriteBehind:
                 self._deliver(one.answer.failed(why))
         self._held = waiting
         self._urgent |= bool(waiting)
-
-
-def batch_of(group: Group) -> Batch:
-    """The records of a group."""
-    batch = Batch([], [], [], [], [], [])
-    ids, formers, handles, revisions, expire_times, data = (
-        list[str](),
-        list[int](),
-        list[int](),
-        list[int](),
-        list[float](),
-        list[bytes](),
-    )
-    for columns in group.columns:
-        ids += columns.ids
-        formers += columns.formers
-        handles += columns.handles
-        revisions += columns.revisions
-        expire_times += columns.expire_times
-        data += records.encode(columns)
-    for spill in group.spills:
-        ids.append(spill.session_id)
-        formers.append(spill.former)
-        handles.append(spill.handle)
-        revisions.append(spill.revision)
-        expire_times.append(spill.expire_time)
-        data.append(spill.data)
-    for ending in group.endings:
-        ids.append(ending.ended.session_id)
-        formers.append(ending.former)
-        handles.append(0)
-        revisions.append(ending.revision + 1)
-        expire_times.append(ending.ended.end_time + 3600.0)
-        data.append(records.encode_ended(ending.ended))
-    batch = Batch(ids, formers, handles, revisions, expire_times, data)
-    return batch
