@@ -19,7 +19,7 @@ class ServerProcess:
     """
 
     def __init__(self, folder: Path, *, store: Path, **flags: object) -> None:
-        self._folder = folder
+        self.folder = folder
         self.flags = {"store": store, "data": folder / "data", "http_port": "off", **flags}
         self.flags.setdefault("training_niceness", 0)
         self._port = 0
@@ -48,7 +48,7 @@ class ServerProcess:
         for name, value in self.flags.items():
             flag = "--" + name.replace("_", "-")
             command += [flag] if value is True else [flag, str(value)]
-        with (self._folder / "server.log").open("a") as log:
+        with (self.folder / "server.log").open("a") as log:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
             )
@@ -57,7 +57,7 @@ class ServerProcess:
         assert self.process is not None
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, (self._folder / "server.log").read_text()
+        assert line, (self.folder / "server.log").read_text()
         self._port = int(json.loads(line)["target"].rsplit(":", 1)[1])
 
     def start(self) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from carousel.client import AsyncClient, AsyncSession, Client, Event, Session
 from carousel.errors import SessionFenced, SessionNotFound
 from tests.client.conftest import Floats, assert_close
+from tests.client.relay import Relay
 from tests.processes import ServerProcess
 
 STEPS = 60
@@ -171,6 +174,69 @@ def test_every_call_about_a_session_finds_it_after_a_kill(
         with pytest.raises(SessionFenced):
             taken.step(xs[0])
         assert_close(thief.step(xs[0]), undisturbed[0])
+
+
+@pytest.mark.parametrize("move", ["steps", "bookmark", "reset"])
+def test_a_move_whose_answer_died_with_the_server_is_made_once(
+    mortal: ServerProcess, xs: Floats, undisturbed: Floats, move: str
+) -> None:
+    relay = Relay(mortal.target)
+
+    def die(total: int) -> None:
+        relay.on_answer = lambda total: None
+        relay.cut_here()
+        mortal.kill()
+        mortal.launch()
+
+    with Client(relay.target, timeout=60) as client:
+        session = client.session("tiny", rewind_depth=4)
+        session.chunk(xs[:8])
+        session.bookmark("eight")
+        session.chunk(xs[8:11])
+        relay.on_answer = die
+        match move:
+            case "steps":
+                session.rewind(steps=3)
+            case "bookmark":
+                session.rewind(bookmark="eight")
+            case "reset":
+                session.reset()
+        begin = 0 if move == "reset" else 8
+        assert session.step_index == begin
+        outputs = session.chunk(xs[begin : begin + 5])
+        np.testing.assert_array_equal(outputs, undisturbed[begin : begin + 5])
+        session.close()
+    mortal.wait_ready()
+    relay.close()
+
+
+def test_moves_wait_for_a_store_that_fails(
+    mortal: ServerProcess, xs: Floats, undisturbed: Floats
+) -> None:
+    failed = asyncio.Event()
+    [path] = mortal.folder.rglob("sessions.db")
+
+    async def main() -> None:
+        def notice(event: Event) -> None:
+            if event.kind == "retry":
+                failed.set()
+
+        async with AsyncClient(mortal.target, timeout=60, on_event=notice) as client:
+            session = await client.session("tiny", rewind_depth=4)
+            await session.chunk(xs[:8])
+            with closing(sqlite3.connect(path, isolation_level=None)) as database:
+                database.execute("ALTER TABLE entries RENAME TO away")
+                try:
+                    moving = asyncio.create_task(session.rewind(steps=2))
+                    await failed.wait()
+                finally:
+                    database.execute("ALTER TABLE away RENAME TO entries")
+            await moving
+            outputs = await session.chunk(xs[6:9])
+            np.testing.assert_array_equal(outputs, undisturbed[6:9])
+            await session.close()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_a_drained_server_is_succeeded_at_once_where_it_says(

@@ -173,6 +173,27 @@ def test_reset_begins_again(wire: Wire) -> None:
     assert refused(lambda: wire.sessions.ResetSession(stale)) == "SESSION_FENCED"
 
 
+def test_a_move_made_again_with_the_former_handle_says_the_same(wire: Wire) -> None:
+    """Its answer may have been lost; once the session is used, the former handle is fenced."""
+    session = wire.create(rewind_depth=4)
+    inputs = features(4, 3)
+    outputs = wire.outputs([session.handle], [0], inputs, [4])
+    back = pb.RewindSessionRequest(name=session.name, handle=session.handle, step_index=2)
+    one, two = wire.sessions.RewindSession(back), wire.sessions.RewindSession(back)
+    assert one.step_index == two.step_index == 2
+    assert one.handle == two.handle != session.handle
+    relative = pb.RewindSessionRequest(name=session.name, handle=session.handle, steps=1)
+    assert refused(lambda: wire.sessions.RewindSession(relative)) == "SESSION_FENCED"
+    again = wire.outputs([two.handle], [2], inputs[2:], [2])
+    np.testing.assert_allclose(again, outputs[2:], rtol=1e-5, atol=1e-6)
+    assert refused(lambda: wire.sessions.RewindSession(back)) == "SESSION_FENCED"
+    reset = pb.ResetSessionRequest(name=session.name, handle=two.handle)
+    fresh = wire.sessions.ResetSession(reset)
+    assert wire.sessions.ResetSession(reset).handle == fresh.handle
+    first = wire.outputs([fresh.handle], [0], inputs[:1])
+    np.testing.assert_allclose(first, outputs[:1], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("steps", [0, 1, 5])
 def test_export_then_import_goes_on_as_if_nothing_had_happened(wire: Wire, steps: int) -> None:
     session = wire.create()

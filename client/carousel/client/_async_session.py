@@ -180,13 +180,13 @@ class AsyncSession(AsyncStepping):
         _session_calls.check_rewind(steps, step_index, bookmark)
         async with self._turn:
             await self._ready(timeout)
-            made = await self._call(
-                lambda: _session_calls.rewind(
-                    self.name, self.handle, steps=steps, step_index=step_index, bookmark=bookmark
+            await self._move(
+                lambda: _session_calls.rewind_to(
+                    self._cursor, steps=steps, step_index=step_index, bookmark=bookmark
                 ),
                 timeout,
+                back=True,
             )
-            self._renew(made)
 
     async def bookmark(self, name: str, *, timeout: float | None = None) -> None:
         """Give the present state a name for `rewind`; a name that is taken moves here."""
@@ -213,17 +213,14 @@ class AsyncSession(AsyncStepping):
         """
         async with self._turn:
             await self._ready(timeout)
-            made = await self._call(
-                lambda: _session_calls.migrate(self.name, self.handle, model), timeout
-            )
-            self._renew(made)
+            await self._move(lambda: _session_calls.migrate(self.name, self.handle, model), timeout)
 
     async def reset(self, *, timeout: float | None = None) -> None:
         """Go back to the initial state and step 0; ends a quarantine."""
         async with self._turn:
             self._stop_generation()
-            self._renew(
-                await self._call(lambda: _session_calls.reset(self.name, self.handle), timeout)
+            await self._move(
+                lambda: _session_calls.reset(self.name, self.handle), timeout, back=True
             )
 
     async def export(self, *, timeout: float | None = None) -> Snapshot:

@@ -129,18 +129,19 @@ class AsyncStepping(SessionView):
             settle(cursor, item, response, 0)
         return outcome
 
-    async def _recover(self, end: float) -> None:
+    async def _recover(self, end: float, *, moving: bool = False) -> None:
         """The server that had the session is gone: attach, and send again what was not stored."""
         cursor = self._cursor
-        made = await self._ask(_session_calls.reattach(cursor), end)
+        made = await self._ask(_session_calls.reattach(cursor, moving=moving), end)
         self._transport.link.tell(Event("session_recovered", session=self.name))
-        steps = list(cursor.replay(made.step_index))
+        went_back = made.step_index < cursor.durable
+        steps = [] if went_back else list(cursor.replay(made.step_index))
         cursor.reattach(made)
         for index, item in steps:
             try:
                 await self._replay(index, item, end)
             except SessionNotFound:
-                return await self._recover(end)  # it was lost once more
+                return await self._recover(end, moving=moving)  # it was lost once more
 
     async def _replay(self, index: int, item: Item | Said, end: float) -> None:
         """Feed once more what was not stored."""
@@ -204,6 +205,30 @@ class AsyncStepping(SessionView):
             await self._recover(end)
             return await self._transport.call(call(), timeout)
 
+    async def _move(
+        self,
+        call: Callable[[], Call[session_pb2.Session]],
+        timeout: float | None,
+        *,
+        back: bool = False,
+    ) -> None:
+        """A call that gives the session a new handle, made until it comes through.
+
+        `back`: it may give the session a lower step index.
+        """
+        if not self._cursor.survives:
+            return self._renew(await self._call(call, timeout))
+        end = self._now() + (self._transport.timeout if timeout is None else timeout)
+        while True:
+            try:
+                made = await self._persist(
+                    lambda seconds: self._transport.call(call(), seconds), end
+                )
+            except SessionAtRest:
+                await self._recover(end, moving=back)
+            else:
+                return self._renew(made)
+
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
@@ -215,10 +240,8 @@ class AsyncStepping(SessionView):
                 self._generation = None
             else:
                 # A new incarnation: nothing of the cut generation can be committed after it.
-                self._renew(
-                    await self._call(
-                        lambda: _session_calls.rewind(self.name, self.handle, steps=0), timeout
-                    )
+                await self._move(
+                    lambda: _session_calls.rewind(self.name, self.handle, steps=0), timeout
                 )
         item = self._cursor.open
         if item is not None:

@@ -38,16 +38,14 @@ _INFERENCE, _SESSIONS, _MODELS, _TRAINING = (
 
 # gRPC itself retries UNAVAILABLE, but not these: steps, and generations from where they broke, are
 # sent again by the client, which knows their outcome better and can tell the hook; copies that were
-# made unseen would be in the way of the next try, and a new handle that was given out unseen would
-# fence its own session; an upload has too much to keep; a job that was resumed unseen can't be
-# resumed again, and a checkpoint that was promoted unseen would become two versions.
+# made unseen would be in the way of the next try; an upload has too much to keep; a job that was
+# resumed unseen can't be resumed again, and a checkpoint that was promoted unseen would become two
+# versions.
 _NOT_RETRIED = (
     (_INFERENCE, "Step"),
     (_INFERENCE, "StreamSteps"),
     (_INFERENCE, "Generate"),
     (_SESSIONS, "ForkSession"),
-    (_SESSIONS, "RewindSession"),
-    (_SESSIONS, "ResetSession"),
     (_MODELS, "UploadModelVersion"),
     (_TRAINING, "UploadDataset"),
     (_TRAINING, "ResumeJob"),

@@ -148,13 +148,13 @@ class Session(Stepping):
         _session_calls.check_rewind(steps, step_index, bookmark)
         with self._lock:
             self._ready(timeout)
-            made = self._call(
-                lambda: _session_calls.rewind(
-                    self.name, self.handle, steps=steps, step_index=step_index, bookmark=bookmark
+            self._move(
+                lambda: _session_calls.rewind_to(
+                    self._cursor, steps=steps, step_index=step_index, bookmark=bookmark
                 ),
                 timeout,
+                back=True,
             )
-            self._renew(made)
 
     def bookmark(self, name: str, *, timeout: float | None = None) -> None:
         """Give the present state a name for `rewind`; a name that is taken moves here."""
@@ -180,16 +180,13 @@ class Session(Stepping):
         """
         with self._lock:
             self._ready(timeout)
-            made = self._call(
-                lambda: _session_calls.migrate(self.name, self.handle, model), timeout
-            )
-            self._renew(made)
+            self._move(lambda: _session_calls.migrate(self.name, self.handle, model), timeout)
 
     def reset(self, *, timeout: float | None = None) -> None:
         """Go back to the initial state and step 0; ends a quarantine."""
         with self._lock:
             self._stop_generation()
-            self._renew(self._call(lambda: _session_calls.reset(self.name, self.handle), timeout))
+            self._move(lambda: _session_calls.reset(self.name, self.handle), timeout, back=True)
 
     def export(self, *, timeout: float | None = None) -> Snapshot:
         """The state as a value, for `Client.import_session`. The session goes on."""

@@ -94,10 +94,13 @@ def attach(name: str) -> Call[Made]:
     return _call("AttachSession", pb.AttachSessionRequest(name=session_name(name)))
 
 
-def reattach(cursor: Cursor) -> Call[Made]:
-    """Go on after the server was lost; refused where somebody else took the session over."""
+def reattach(cursor: Cursor, *, moving: bool = False) -> Call[Made]:
+    """Go on after the server was lost; refused where somebody else took the session over.
+
+    While the session is moving, nobody knows whether it went back already.
+    """
     request = pb.AttachSessionRequest(
-        name=cursor.name, handle=cursor.handle, durable_index=cursor.durable
+        name=cursor.name, handle=cursor.handle, durable_index=0 if moving else cursor.durable
     )
     return _call("AttachSession", request)
 
@@ -163,6 +166,15 @@ def check_rewind(steps: int | None, step_index: int | None, bookmark: str | None
         raise InvalidField(
             f"steps and step_index must be at least 0, got {steps or step_index}", field="target"
         )
+
+
+def rewind_to(
+    cursor: Cursor, *, steps: int | None, step_index: int | None, bookmark: str | None
+) -> Call[Made]:
+    """As the caller wants it; by an index rather than by `steps`, so that it can be repeated."""
+    if steps is not None and steps <= cursor.index:
+        steps, step_index = None, cursor.index - steps
+    return rewind(cursor.name, cursor.handle, steps=steps, step_index=step_index, bookmark=bookmark)
 
 
 def rewind(

@@ -88,18 +88,19 @@ class Stepping(SessionView):
             settle(cursor, item, response, 0)
         return outcome
 
-    def _recover(self, end: float) -> None:
+    def _recover(self, end: float, *, moving: bool = False) -> None:
         """The server that had the session is gone: attach, and send again what was not stored."""
         cursor = self._cursor
-        made = self._ask(_session_calls.reattach(cursor), end)
+        made = self._ask(_session_calls.reattach(cursor, moving=moving), end)
         self._transport.link.tell(Event("session_recovered", session=self.name))
-        steps = list(cursor.replay(made.step_index))
+        went_back = made.step_index < cursor.durable
+        steps = [] if went_back else list(cursor.replay(made.step_index))
         cursor.reattach(made)
         for index, item in steps:
             try:
                 self._replay(index, item, end)
             except SessionNotFound:
-                return self._recover(end)  # it was lost once more
+                return self._recover(end, moving=moving)  # it was lost once more
 
     def _replay(self, index: int, item: Item | Said, end: float) -> None:
         """Feed once more what was not stored."""
@@ -163,6 +164,28 @@ class Stepping(SessionView):
             self._recover(end)
             return self._transport.call(call(), timeout)
 
+    def _move(
+        self,
+        call: Callable[[], Call[session_pb2.Session]],
+        timeout: float | None,
+        *,
+        back: bool = False,
+    ) -> None:
+        """A call that gives the session a new handle, made until it comes through.
+
+        `back`: it may give the session a lower step index.
+        """
+        if not self._cursor.survives:
+            return self._renew(self._call(call, timeout))
+        end = time.monotonic() + (self._transport.timeout if timeout is None else timeout)
+        while True:
+            try:
+                made = self._persist(lambda seconds: self._transport.call(call(), seconds), end)
+            except SessionAtRest:
+                self._recover(end, moving=back)
+            else:
+                return self._renew(made)
+
     def _ready(self, timeout: float | None) -> None:
         """Bring what is unfinished to its end, so that the step index is known."""
         if self._generation is not None:
@@ -171,11 +194,7 @@ class Stepping(SessionView):
                 self._generation = None
             else:
                 # A new incarnation: nothing of the cut generation can be committed after it.
-                self._renew(
-                    self._call(
-                        lambda: _session_calls.rewind(self.name, self.handle, steps=0), timeout
-                    )
-                )
+                self._move(lambda: _session_calls.rewind(self.name, self.handle, steps=0), timeout)
         item = self._cursor.open
         if item is not None:
             try:

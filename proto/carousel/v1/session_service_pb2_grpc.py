@@ -189,7 +189,10 @@ class SessionServiceServicer:
 
     def RewindSession(self, request, context):
         """Goes back to an earlier state; ends a quarantine. Gives a new handle, so that a late packet
-        can't be taken for the step that now has its index again. Errors: SESSION_NOT_FOUND,
+        can't be taken for the step that now has its index again. This call, ResetSession and
+        MigrateSession may be made again with the former handle until the session is used: what an
+        answer that was lost said is said again, the new handle too (not with `steps` above 0, which
+        can't be told from going back twice). Errors: SESSION_NOT_FOUND,
         SESSION_ENDED, SESSION_FENCED, REWIND_UNAVAILABLE (names the steps that are kept).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -77,7 +77,10 @@ class SessionServiceStub:
     """
     RewindSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RewindSessionRequest, _session_pb2.Session]
     """Goes back to an earlier state; ends a quarantine. Gives a new handle, so that a late packet
-    can't be taken for the step that now has its index again. Errors: SESSION_NOT_FOUND,
+    can't be taken for the step that now has its index again. This call, ResetSession and
+    MigrateSession may be made again with the former handle until the session is used: what an
+    answer that was lost said is said again, the new handle too (not with `steps` above 0, which
+    can't be told from going back twice). Errors: SESSION_NOT_FOUND,
     SESSION_ENDED, SESSION_FENCED, REWIND_UNAVAILABLE (names the steps that are kept).
     """
     ResetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ResetSessionRequest, _session_pb2.Session]
@@ -149,7 +152,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     RewindSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RewindSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Goes back to an earlier state; ends a quarantine. Gives a new handle, so that a late packet
-    can't be taken for the step that now has its index again. Errors: SESSION_NOT_FOUND,
+    can't be taken for the step that now has its index again. This call, ResetSession and
+    MigrateSession may be made again with the former handle until the session is used: what an
+    answer that was lost said is said again, the new handle too (not with `steps` above 0, which
+    can't be told from going back twice). Errors: SESSION_NOT_FOUND,
     SESSION_ENDED, SESSION_FENCED, REWIND_UNAVAILABLE (names the steps that are kept).
     """
     ResetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ResetSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
@@ -272,7 +278,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
         """Goes back to an earlier state; ends a quarantine. Gives a new handle, so that a late packet
-        can't be taken for the step that now has its index again. Errors: SESSION_NOT_FOUND,
+        can't be taken for the step that now has its index again. This call, ResetSession and
+        MigrateSession may be made again with the former handle until the session is used: what an
+        answer that was lost said is said again, the new handle too (not with `steps` above 0, which
+        can't be told from going back twice). Errors: SESSION_NOT_FOUND,
         SESSION_ENDED, SESSION_FENCED, REWIND_UNAVAILABLE (names the steps that are kept).
         """
 

@@ -35,6 +35,14 @@ class Moves(Residence):
             )
         return slot
 
+    def _movable(self, session_id: str, handle: int | None) -> int:
+        """As `find`; the former handle will do until the session is used, since its holder may not
+        have heard of the move that ended it and makes it again."""
+        slot = self.table.find(session_id)
+        if handle is not None and not self.table.may_go_on(slot, handle):
+            return self.find(session_id, handle)
+        return slot
+
     def describe(self, slot: int, *, with_handle: bool = False) -> session_pb2.Session:
         return describe(self.table, self.version_of(slot), slot, with_handle=with_handle)
 
@@ -52,7 +60,8 @@ class Moves(Residence):
         bookmark: str | None = None,
     ) -> session_pb2.Session:
         """Back to a kept state or a bookmark; ends a quarantine; a new incarnation."""
-        slot = self.at(self.find(session_id, handle))
+        # What is relative can't be told from its own repetition.
+        slot = self.at((self.find if steps else self._movable)(session_id, handle))
         now = int(self.table.next_index[slot])
         if bookmark is not None:
             mark = self.table.marks.get(slot, {}).get(bookmark)
@@ -68,7 +77,7 @@ class Moves(Residence):
         self.table.state[slot] = ACTIVE
         self.engine.recorder.moved(slot, self.version_of(slot), pb.AUDIT_EVENT_REWOUND)
         self.version_of(slot).metrics.rewinds.inc()
-        return self._renewed(slot)
+        return self._renewed(slot, handle)
 
     def _write_back(self, slot: int, row: int, step_index: int) -> None:
         arena = self.version_of(slot).arena
@@ -83,9 +92,13 @@ class Moves(Residence):
             column[slot] = min(int(column[slot]), step_index)
         table.forget_reply(slot)
 
-    def _renewed(self, slot: int) -> session_pb2.Session:
-        self.table.renew_handle(slot)
-        self.table.former_handle[slot] = 0
+    def _renewed(self, slot: int, handle: int | None) -> session_pb2.Session:
+        """A new handle, but for a move that is made again: that keeps the one it gave."""
+        table = self.table
+        if handle is None or int(table.handle[slot]) == handle:
+            table.renew_handle(slot)
+            table.former_handle[slot] = handle or 0
+        table.attach_index[slot] = table.next_index[slot]
         self._used(slot)
         return self.describe(slot, with_handle=True)
 
@@ -126,7 +139,7 @@ class Moves(Residence):
 
     def reset(self, session_id: str, handle: int | None) -> session_pb2.Session:
         """Back to the initial state and step 0; ends a quarantine; a new incarnation."""
-        slot = self.at(self.find(session_id, handle))
+        slot = self.at(self._movable(session_id, handle))
         version = self.version_of(slot)
         initial = version.network.initial_rows(1).to(version.arena.device, torch.float32)
         version.arena.write(self.table.row[slot : slot + 1], initial)
@@ -135,13 +148,13 @@ class Moves(Residence):
         if slot in self.table.rings:
             self.table.rings[slot].indexes[:] = -1
         self.engine.recorder.moved(slot, version, pb.AUDIT_EVENT_RESET)
-        return self._renewed(slot)
+        return self._renewed(slot, handle)
 
     def migrate(
         self, session_id: str, handle: int | None, target: LoadedVersion
     ) -> session_pb2.Session:
         """To another version with the same state schema; a new incarnation."""
-        slot = self.at(self.find(session_id, handle))
+        slot = self.at(self._movable(session_id, handle))
         table, source = self.table, self.version_of(slot)
         check_open(target)
         check_alike(source, target)
@@ -160,7 +173,7 @@ class Moves(Residence):
         source.sessions -= 1
         target.sessions += 1
         self.engine.recorder.moved(slot, target, pb.AUDIT_EVENT_MIGRATED)
-        return self._renewed(slot)
+        return self._renewed(slot, handle)
 
 
 def check_open(version: LoadedVersion) -> None:

@@ -3,20 +3,20 @@
 header | rows [n, width] float32 | reply [steps, outputs] float32 | tail | checksum
 
 The first row is the present state; kept states and bookmarks follow. The tail is a line of JSON and
-what the memo of a generation says, in bytes. The checksum is BLAKE2b over
-the session's id and everything before it, so that a torn, altered or misplaced record is refused.
-Little-endian throughout.
+what the memo of a generation says, in bytes. The checksum is XXH3 of 128 bits over everything
+before it, seeded with the session's id, so that a torn, altered or misplaced record is refused; it
+guards against accidents, not against somebody who may write to the store. Little-endian throughout.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from carousel.errors import SnapshotDamaged
 from carousel.server.loaded import LoadedVersion
@@ -24,11 +24,8 @@ from carousel.server.memo import Memo
 from carousel.server.table import Ended
 from carousel.server.work import Floats, Ints
 
-LIVE, OVER = b"CRS1", b"CRX1"
+LIVE, OVER = b"CRS2", b"CRX2"
 CHECKSUM_BYTES = 16
-# hashlib gives up the interpreter's lock for more; winning it back from a busy engine, once a
-# record, would take far longer than the hashing.
-HASHED_AT_ONCE = 2047
 
 HEADER = np.dtype(
     [
@@ -94,15 +91,25 @@ class Record:
 
 
 @dataclass(slots=True)
+class Details:
+    """What a record holds in place of one row, one output and its version's own tail."""
+
+    rows: Floats  # [k, width]
+    reply: Floats  # [steps, outputs]
+    tail: bytes
+
+
+@dataclass(slots=True)
 class Columns:
     """Sessions of one model version at one moment, as the engine copies them between two turns."""
 
     version: LoadedVersion
     ids: list[str]
-    header: npt.NDArray[np.void]  # [n] of HEADER, but for magic and tail
-    rows: list[Floats]  # [k, width] each
-    replies: list[Floats]  # [steps, outputs] each
-    tails: list[bytes]
+    header: npt.NDArray[np.void]  # [n] of HEADER, but for magic, tail, rows and reply_steps
+    rows: Floats  # [n, width]
+    outputs: Floats  # [n, outputs]: the latest
+    tail: bytes
+    details: dict[int, Details]  # by place, of those that are not so plain
     births: Ints
     slots: Ints
     formers: list[int]
@@ -118,13 +125,38 @@ def encode(columns: Columns) -> list[bytes]:
     """One record for each session."""
     header = columns.header
     header["magic"] = LIVE
-    header["tail"] = [len(tail) for tail in columns.tails]
-    header["rows"] = [len(rows) for rows in columns.rows]
-    header["reply_steps"] = [len(reply) for reply in columns.replies]
-    parts = zip(columns.ids, header, columns.rows, columns.replies, columns.tails, strict=True)
+    header["tail"], header["rows"], header["reply_steps"] = len(columns.tail), 1, 1
+    encoded = _encode_plain(columns)
+    for place, details in columns.details.items():
+        head = header[place : place + 1]
+        head["tail"] = len(details.tail)
+        head["rows"], head["reply_steps"] = len(details.rows), len(details.reply)
+        parts = (head.tobytes(), details.rows.tobytes(), details.reply.tobytes(), details.tail)
+        encoded[place] = _sealed(columns.ids[place], b"".join(parts))
+    return encoded
+
+
+def _encode_plain(columns: Columns) -> list[bytes]:
+    """All records as if there were no details: of one size, so that arrays can do it."""
+    ends = np.cumsum(
+        [
+            HEADER.itemsize,
+            columns.rows.itemsize * columns.rows.shape[1],
+            columns.outputs.itemsize * columns.outputs.shape[1],
+            len(columns.tail),
+        ]
+    ).tolist()
+    size = ends[-1]
+    bodies = np.empty((len(columns), size), np.uint8)
+    bodies[:, : ends[0]] = columns.header.view(np.uint8).reshape(len(columns), -1)
+    bodies[:, ends[0] : ends[1]] = columns.rows.view(np.uint8)
+    bodies[:, ends[1] : ends[2]] = columns.outputs.view(np.uint8)
+    bodies[:, ends[2] :] = np.frombuffer(columns.tail, np.uint8)
+    whole = bodies.tobytes()
+    starts = range(0, len(whole), size)
     return [
-        _sealed(session_id, b"".join((head.tobytes(), rows.tobytes(), reply.tobytes(), tail)))
-        for session_id, head, rows, reply, tail in parts
+        _sealed(session_id, whole[start : start + size])
+        for session_id, start in zip(columns.ids, starts, strict=True)
     ]
 
 
@@ -196,11 +228,8 @@ def _memo(said: bytes, start: int, digest: str, seed: int) -> Memo:
 
 
 def _checksum(session_id: str, body: bytes) -> bytes:
-    digest = hashlib.blake2b(session_id.encode(), digest_size=CHECKSUM_BYTES)
-    view = memoryview(body)
-    for begin in range(0, len(body), HASHED_AT_ONCE):
-        digest.update(view[begin : begin + HASHED_AT_ONCE])
-    return digest.digest()
+    seed = xxhash.xxh3_64_intdigest(session_id.encode())
+    return xxhash.xxh3_128_digest(body, seed)
 
 
 def _sealed(session_id: str, body: bytes) -> bytes:

@@ -20,6 +20,7 @@ from carousel.errors import (
     StoreUnavailable,
 )
 from carousel.server import records
+from carousel.server.copies import columns_of
 from carousel.server.engine import Engine
 from carousel.server.groups import Done
 from carousel.server.loaded import LoadedVersion
@@ -164,7 +165,7 @@ class Residence:
     def _park(self, version: LoadedVersion, slots: Ints) -> None:
         """Move sessions of one version out of the arena, into records."""
         table = self.table
-        data = records.encode(self.engine.behind.columns(version, slots))
+        data = records.encode(columns_of(table, version, slots))
         rows = [row for slot in slots.tolist() for row in self.rows_of(slot)]
         changed = self.engine.behind.has_news_of(slots)
         for slot, record, news in zip(slots.tolist(), data, changed, strict=True):

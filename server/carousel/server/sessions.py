@@ -145,7 +145,7 @@ class Sessions(Moves):
         index = int(self.table.next_index[slot])
         if known > index:
             raise steps_lost(session_id, known, index)
-        session = self._renewed(slot)
+        session = self._renewed(slot, None)
         self.table.former_handle[slot], self.table.attach_index[slot] = handle or 0, index
         return session
 

@@ -8,27 +8,29 @@ same, until the store has answered: so it is always known which handle the store
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
 
 import numpy as np
 
-from carousel.errors import SessionFenced, StoreUnavailable
-from carousel.server import records
-from carousel.server.groups import Done, Ending, Group, Held, Spill, Waiter, batch_of
+from carousel.errors import StoreUnavailable
+from carousel.server.copies import columns_of
+from carousel.server.groups import Done, Ending, Group, Spill
 from carousel.server.loaded import LoadedVersion
-from carousel.server.records import HEADER, Columns
+from carousel.server.records import Columns
 from carousel.server.store_metrics import StoreMetrics
+from carousel.server.store_writer import StoreWriter
 from carousel.server.stores import StateStore
-from carousel.server.table import FREE, MEMORY, NO_REPLY, NO_ROW, SYNC, Ended, SessionTable
-from carousel.server.work import NEVER, Answer, Floats, Ints
+from carousel.server.table import FREE, MEMORY, NO_ROW, SYNC, Ended, SessionTable
+from carousel.server.waiting import Waiting
+from carousel.server.work import NEVER, Answer, Ints
 
 log = logging.getLogger("carousel.store")
 
 MOST = 1024  # sessions of one group: what the engine copies between two turns
-FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0  # seconds between attempts
+# Seconds of rest for each second of writing while nobody waits: where all sessions move all the
+# time, what is written takes a part of the machine that stays small, and grows older instead.
+REST, LONGEST_REST = 4.0, 1.0
 
 
 class WriteBehind:
@@ -57,11 +59,8 @@ class WriteBehind:
         self.trouble: StoreUnavailable | None = None  # of the last attempt
         self._table = table
         self._versions = versions
-        self._post = post
-        self._deliver = deliver
         self._lose = lose
         self._metrics = metrics
-        self._before = before
         self._interval = interval
         self._steps = steps
         self._touched: list[Ints] = []
@@ -71,24 +70,25 @@ class WriteBehind:
         self._behind = False  # some session is `steps` ahead
         self._endings: dict[str, Ending] = {}
         self._spills: dict[int, Spill] = {}  # by slot
-        self._waiters: list[Waiter] = []
-        self._held: list[Held] = []
         self._underway: Group | None = None
-        self._tails: dict[str, bytes] = {}
-        self._groups: SimpleQueue[Group | None] = SimpleQueue()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._write, name="carousel-store", daemon=True)
+        self._waiting = Waiting(table, deliver)
+        self._writer = None
+        if store is not None:
+            self._writer = StoreWriter(
+                store,
+                before=before,
+                failed=lambda error: post(lambda: self._failed(error)),
+                written=lambda group, refused: post(lambda: self._written(group, refused)),
+            )
 
     def start(self) -> None:
-        if self.store is not None:
-            self._thread.start()
+        if self._writer is not None:
+            self._writer.start()
 
     def stop(self) -> None:
         """End the thread; a group that the store does not take is given up."""
-        self._stopping.set()
-        self._groups.put(None)
-        if self._thread.ident is not None:
-            self._thread.join()
+        if self._writer is not None:
+            self._writer.stop()
 
     # What changed
 
@@ -181,7 +181,8 @@ class WriteBehind:
         if here:
             self.touched(np.array(here))
         if needs:
-            self._wait(needs, done)
+            self._urgent = True
+            self._waiting.wait(needs, done)
         else:
             done(None)
 
@@ -200,25 +201,17 @@ class WriteBehind:
         if ending is None:
             done(None)
         else:
-            self._wait({ending.birth: ending.revision + 1}, done)
-
-    def _wait(self, needs: dict[int, int], done: Done) -> None:
-        self._urgent = True
-        self._waiters.append(Waiter(needs, done))
+            self._urgent = True
+            self._waiting.wait({ending.birth: ending.revision + 1}, done)
 
     def is_held(self, slots: Ints) -> Ints:
         """Which of these sessions' latest outputs must not leave yet: places."""
-        table = self._table
-        return np.flatnonzero(
-            (table.durability[slots] == SYNC)
-            & (table.durable_index[slots] < table.next_index[slots])
-        )
+        return self._waiting.is_held(slots)
 
     def hold(self, answer: Answer, slots: Ints) -> None:
         """Keep outputs of SYNC sessions back until their steps are in the store."""
-        table = self._table
         self._urgent = True
-        self._held.append(Held(answer, slots, table.birth[slots], table.next_index[slots].copy()))
+        self._waiting.hold(answer, slots)
 
     # The way to the store
 
@@ -271,8 +264,9 @@ class WriteBehind:
         self._urgent = self._urgent and bool(len(more))
         self._behind = bool(len(more))
         if group.columns or spills or endings:
+            assert self._writer is not None, "without a store nothing is touched, spilled or ended"
             self._underway = group
-            self._groups.put(group)
+            self._writer.put(group)
 
     def _next_slots(self) -> tuple[Ints, Ints]:
         """Sessions to write now, and those for the next group: SYNC first, then as they came."""
@@ -294,111 +288,10 @@ class WriteBehind:
         by_ordinal = {version.ordinal: version for version in self._versions}
         ordinals = table.version[slots]
         return [
-            self.columns(by_ordinal[ordinal], slots[ordinals == ordinal])
+            columns_of(table, by_ordinal[ordinal], slots[ordinals == ordinal])
             for ordinal in np.unique(ordinals).tolist()
             if ordinal in by_ordinal
         ]
-
-    def columns(self, version: LoadedVersion, slots: Ints) -> Columns:
-        """Sessions of one version as columns of records."""
-        table = self._table
-        header = np.zeros(len(slots), HEADER)
-        header["digest"] = np.void(version.digest)
-        header["width"] = version.arena.width
-        header["outputs"] = version.config.output_size
-        header["step_index"] = table.next_index[slots]
-        for name in (
-            *("durability", "state", "rewind_depth", "reply_index"),
-            *("ttl", "lifetime_end", "create_time", "last_use", "former_handle", "attach_index"),
-        ):
-            header[name] = getattr(table, name)[slots]
-        own = table.row[slots]
-        states: Floats = version.arena.read(own).cpu().numpy()
-        outputs = version.replies[own]
-        tail = self._tails.setdefault(version.name, records.tail(version.name))
-        columns = Columns(
-            version=version,
-            ids=[table.ids[slot] for slot in slots.tolist()],
-            header=header,
-            rows=list(states[:, None]),
-            replies=list(outputs[:, None]),
-            tails=[tail] * len(slots),
-            births=table.birth[slots],
-            slots=slots,
-            formers=table.stored_handle[slots].tolist(),
-            handles=table.handle[slots].tolist(),
-            revisions=table.revision[slots].tolist(),
-            expire_times=table.expire_time(slots).tolist(),
-        )
-        self._add_replies(columns, outputs.shape[1])
-        if table.rings or table.marks or table.memos or table.audited:
-            self._add_more(columns, version)
-        return columns
-
-    def _add_replies(self, columns: Columns, width: int) -> None:
-        """Replies of chunks in place of single outputs, and none where there was no step yet."""
-        table = self._table
-        nothing = np.zeros((0, width), np.float32)
-        for place in np.flatnonzero(columns.header["reply_index"] == NO_REPLY).tolist():
-            columns.replies[place] = nothing
-        if len(table.chunk_replies):
-            for place, slot in enumerate(columns.slots.tolist()):
-                reply = table.chunk_replies.get(slot)
-                if reply is not None:
-                    columns.replies[place] = reply
-
-    def _add_more(self, columns: Columns, version: LoadedVersion) -> None:
-        """Kept states, bookmarks, memos of generations and audit logs, where there are any."""
-        table = self._table
-        for place, slot in enumerate(columns.slots.tolist()):
-            ring, marks = table.rings.get(slot), table.marks.get(slot, {})
-            memo, log = table.memo_of(slot), table.audited.get(slot)
-            kept = {} if ring is None else ring.kept(int(table.next_index[slot]))
-            rows = [*kept.values(), *(mark.row for mark in marks.values())]
-            if not rows and memo is None and log is None:
-                continue
-            if rows:
-                states = version.arena.read(np.array(rows)).cpu().numpy()
-                columns.rows[place] = np.concatenate([columns.rows[place], states])
-            places = iter(range(1, len(rows) + 1))
-            columns.tails[place] = records.tail(
-                version.name,
-                kept={index: next(places) for index in kept},
-                marks={name: (mark.step_index, next(places)) for name, mark in marks.items()},
-                memo=memo,
-                audit="" if log is None else log.token,
-            )
-
-    # In the thread of the store
-
-    def _write(self) -> None:
-        assert self.store is not None
-        while (group := self._groups.get()) is not None:
-            self._before()
-            delay = FIRST_DELAY
-            batch = None
-            while not self._stopping.is_set():
-                try:
-                    batch = batch or batch_of(group)
-                    refused = self.store.write(batch)
-                except Exception as error:
-                    self._tell_failure(error)
-                    self._stopping.wait(delay)
-                    delay = min(2 * delay, LONGEST_DELAY)
-                else:
-                    self._tell_success(group, refused)
-                    break
-        self.store.close()
-
-    def _tell_failure(self, error: Exception) -> None:
-        if not isinstance(error, StoreUnavailable):  # a bug: the server must not go down with it
-            log.error("sessions could not be written", exc_info=error)
-            error = StoreUnavailable(f"a fault of the server: {type(error).__name__}")
-        failure = error
-        self._post(lambda: self._failed(failure))
-
-    def _tell_success(self, group: Group, refused: list[int]) -> None:
-        self._post(lambda: self._written(group, frozenset(refused)))
 
     # What became of it
 
@@ -408,16 +301,7 @@ class WriteBehind:
             log.error("the store of sessions fails: %s", error.message)
         self.trouble = error
         self._metrics.failures.inc()
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            waiter.done(StoreUnavailable(error.message, retry_after=1.0))
-        held, self._held = self._held, []
-        for one in held:
-            why = StoreUnavailable(
-                f"{error.message}; the step is committed in memory only: send it again",
-                retry_after=1.0,
-            )
-            self._deliver(one.answer.failed(why))
+        self._waiting.fail(error)
 
     def _written(self, group: Group, refused: frozenset[int]) -> None:
         seconds = time.monotonic() - group.began
@@ -425,7 +309,7 @@ class WriteBehind:
             log.info("the store of sessions works again")
             self.trouble = None
         self._underway = None
-        self._rest_until = time.monotonic() + min(seconds, 1.0)
+        self._rest_until = time.monotonic() + min(REST * seconds, LONGEST_REST)
         self._metrics.write_seconds.observe(seconds)
         written: dict[int, int] = {}  # revisions by birth
         lost: set[int] = set()  # births
@@ -443,10 +327,7 @@ class WriteBehind:
             self._spilled(spill, refused=place in refused)
         for ending in group.endings:
             written[ending.birth] = ending.revision + 1
-        if self._waiters:
-            self._release_waiters(written, lost)
-        if self._held:
-            self._release_held()
+        self._urgent |= self._waiting.release(written, lost)
 
     def _settle(self, columns: Columns, good: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
         """Note what the store has of these sessions now; let go of those that others took over."""
@@ -484,37 +365,3 @@ class WriteBehind:
         log.warning("sessions/%s went on elsewhere; it is let go of here", self._table.ids[slot])
         self._metrics.fenced.inc()
         self._lose(slot)
-
-    def _release_waiters(self, written: dict[int, int], lost: set[int]) -> None:
-        waiting = []
-        for waiter in self._waiters:
-            if waiter.needs.keys() & lost:
-                waiter.done(SessionFenced("another server has a session of this id"))
-                continue
-            for birth in waiter.needs.keys() & written.keys():
-                if written[birth] >= waiter.needs[birth]:
-                    del waiter.needs[birth]
-            if waiter.needs:
-                waiting.append(waiter)
-            else:
-                waiter.done(None)
-        self._waiters = waiting
-        self._urgent |= bool(waiting)
-
-    def _release_held(self) -> None:
-        table, waiting = self._table, []
-        for one in self._held:
-            same = table.birth[one.slots] == one.births
-            if (same & (table.state[one.slots] != FREE)).all():
-                if (table.durable_index[one.slots] >= one.needs).all():
-                    one.answer.durable = table.durable_index[one.slots]
-                    self._deliver(one.answer)
-                else:
-                    waiting.append(one)
-            else:
-                why = SessionFenced(
-                    "the session ended or was taken over before its step was stored"
-                )
-                self._deliver(one.answer.failed(why))
-        self._held = waiting
-        self._urgent |= bool(waiting)

@@ -42,7 +42,9 @@ HEADER_BYTES = HEADER.size + CHECK.size
 HASH_BYTES = 32
 DIGEST_BYTES = 16
 NOTHING = bytes(HASH_BYTES)
-HASHED_AT_ONCE = 2047  # for more, hashlib gives up the interpreter's lock: see records.py
+# hashlib gives up the interpreter's lock for more; winning it back from a busy engine would take
+# far longer than the hashing.
+HASHED_AT_ONCE = 2047
 
 
 @dataclass(slots=True)

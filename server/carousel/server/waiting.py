@@ -1,0 +1,92 @@
+"""Waiting: who waits until something is in the store, and answers that leave only then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from carousel.errors import SessionFenced, StoreUnavailable
+from carousel.server.groups import Done, Held, Waiter
+from carousel.server.table import FREE, SYNC, SessionTable
+from carousel.server.work import Answer, Ints
+
+
+class Waiting:
+    """Those who wait, and what became of it; only the engine's thread may call its methods."""
+
+    def __init__(self, table: SessionTable, deliver: Callable[[Answer], None]) -> None:
+        self._table = table
+        self._deliver = deliver
+        self._waiters: list[Waiter] = []
+        self._held: list[Held] = []
+
+    def wait(self, needs: dict[int, int], done: Done) -> None:
+        """Call `done` when the store has these revisions, by birth."""
+        self._waiters.append(Waiter(needs, done))
+
+    def is_held(self, slots: Ints) -> Ints:
+        """Which of these sessions' latest outputs must not leave yet: places."""
+        table = self._table
+        return np.flatnonzero(
+            (table.durability[slots] == SYNC)
+            & (table.durable_index[slots] < table.next_index[slots])
+        )
+
+    def hold(self, answer: Answer, slots: Ints) -> None:
+        """Keep outputs of SYNC sessions back until their steps are in the store."""
+        table = self._table
+        self._held.append(Held(answer, slots, table.birth[slots], table.next_index[slots].copy()))
+
+    def fail(self, error: StoreUnavailable) -> None:
+        """The store does not answer: nobody waits for it longer."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.done(StoreUnavailable(error.message, retry_after=1.0))
+        held, self._held = self._held, []
+        for one in held:
+            why = StoreUnavailable(
+                f"{error.message}; the step is committed in memory only: send it again",
+                retry_after=1.0,
+            )
+            self._deliver(one.answer.failed(why))
+
+    def release(self, written: dict[int, int], lost: set[int]) -> bool:
+        """The store has these revisions, by birth, and refused others; whether some still wait."""
+        if self._waiters:
+            self._release_waiters(written, lost)
+        if self._held:
+            self._release_held()
+        return bool(self._waiters or self._held)
+
+    def _release_waiters(self, written: dict[int, int], lost: set[int]) -> None:
+        waiting = []
+        for waiter in self._waiters:
+            if waiter.needs.keys() & lost:
+                waiter.done(SessionFenced("another server has a session of this id"))
+                continue
+            for birth in waiter.needs.keys() & written.keys():
+                if written[birth] >= waiter.needs[birth]:
+                    del waiter.needs[birth]
+            if waiter.needs:
+                waiting.append(waiter)
+            else:
+                waiter.done(None)
+        self._waiters = waiting
+
+    def _release_held(self) -> None:
+        table, waiting = self._table, []
+        for one in self._held:
+            same = table.birth[one.slots] == one.births
+            if (same & (table.state[one.slots] != FREE)).all():
+                if (table.durable_index[one.slots] >= one.needs).all():
+                    one.answer.durable = table.durable_index[one.slots]
+                    self._deliver(one.answer)
+                else:
+                    waiting.append(one)
+            else:
+                why = SessionFenced(
+                    "the session ended or was taken over before its step was stored"
+                )
+                self._deliver(one.answer.failed(why))
+        self._held = waiting
