@@ -27,7 +27,7 @@ from carousel.server.scheduler import Chunk, Plan
 from carousel.server.state_health import Touch
 from carousel.server.stores import StateStore
 from carousel.server.table import NO_ROW, QUARANTINED, SessionTable
-from carousel.server.work import Answer, Floats, Ints, Work
+from carousel.server.work import NEVER, Answer, Floats, Ints, Work
 from carousel.server.write_behind import WriteBehind
 
 log = logging.getLogger("carousel.engine")
@@ -444,6 +444,10 @@ class Engine:
         items = bounds[1:] - bounds[:-1]
         metrics.step_queue.observe_many(begin - arrived, items)
         metrics.step_duration.observe_many(now - arrived, items)
+        # The slowest step of the turn may be looked at: one at most, whatever the turn's size.
+        slowest = plan.works[int(np.where(items > 0, arrived, NEVER).argmin())]
+        if slowest.origin is not None:
+            metrics.step_duration.remember(now - slowest.arrived, slowest.origin)
 
     def _deliver(self) -> None:
         """Hand all answers to the event loop in one callback."""

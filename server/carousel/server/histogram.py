@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.samples import Exemplar
 
 SECONDS = (
     *(20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3),
@@ -20,13 +22,14 @@ SECONDS = (
 class Child:
     """The counts under one set of label values."""
 
-    __slots__ = ("_bounds", "bounds", "counts", "total")
+    __slots__ = ("_bounds", "bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: npt.NDArray[np.float64]) -> None:
         self.bounds = bounds
         self._bounds = bounds.tolist()
         self.counts = np.zeros(len(bounds) + 1, np.int64)
         self.total = 0.0
+        self.exemplars: dict[int, Exemplar] = {}  # by bucket, the last one of each
 
     def observe(self, value: float, times: int = 1) -> None:
         self.counts[bisect_left(self._bounds, value)] += times
@@ -40,6 +43,22 @@ class Child:
         places = self.bounds.searchsorted(values)
         self.counts += np.bincount(places, times, len(self.counts)).astype(np.int64)
         self.total += float(values @ times)
+
+    def remember(self, value: float, labels: Mapping[str, str]) -> None:
+        """Let a request stand for its bucket: by these labels it is found."""
+        place = bisect_left(self._bounds, value)
+        self.exemplars[place] = Exemplar(dict(labels), value, time.time())
+
+    def buckets(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+        """Upper bounds, cumulative counts, and exemplars where there are any."""
+        names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
+        counts = np.cumsum(self.counts).tolist()
+        return [
+            (name, float(count), one)
+            if (one := self.exemplars.get(place)) is not None
+            else (name, float(count))
+            for place, (name, count) in enumerate(zip(names, counts, strict=True))
+        ]
 
 
 class Histogram(Collector):
@@ -73,8 +92,5 @@ class Histogram(Collector):
     def collect(self) -> Iterator[HistogramMetricFamily]:
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
         for values, child in list(self._children.items()):
-            counts = np.cumsum(child.counts).tolist()
-            names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
-            buckets = [(name, float(count)) for name, count in zip(names, counts, strict=True)]
-            family.add_metric(values, buckets, child.total)
+            family.add_metric(values, child.buckets(), child.total)
         yield family

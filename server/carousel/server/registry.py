@@ -129,6 +129,7 @@ class Registry:
                     version.watch(await asyncio.to_thread(self._store.health_policy, model))
                 except WeightsInvalid as error:
                     self._failed[key] = error.message
+                    version.metrics.remove()
                     raise
                 if version.stepwise:
                     await self._engine.call(self._engine.versions.append, version)
@@ -154,17 +155,14 @@ class Registry:
 
     def _count(self, version: LoadedVersion, seconds: float) -> None:
         version.metrics.model_load.observe(seconds)
-        version.metrics.model_ready.set(1)
         config = version.config
-        self._metrics.model_info.labels(
-            version.model,
-            str(version.version),
+        version.metrics.describe(
             config.cell,
             str(config.layers),
             str(config.hidden_size),
             version.kernel.name,
             version.device,
-        ).set(1)
+        )
         log.info("%s ready in %.2f s", version.name, seconds, extra={"kernel": version.kernel.name})
 
     async def set_health_policy(self, model: str, policy: HealthPolicy) -> None:

@@ -14,6 +14,7 @@ from carousel.errors import (
     CarouselError,
     InvalidField,
     MessageTooLarge,
+    QueueFull,
     SealBroken,
     SnapshotMismatch,
     StoreUnwritable,
@@ -54,6 +55,7 @@ class HeldSteps:
         lengths = _lengths(request)
         lane = version.door.lane(tenant)
         if lane.room() <= 0:
+            version.metrics.failed(QueueFull.reason, len(lengths))
             raise version.refuse(lane, len(lengths))
         inputs = read_inputs(request.inputs, version, int(lengths.sum()))
         _check_reply_size(request, version, lengths, settings.max_message_bytes)

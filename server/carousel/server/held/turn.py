@@ -70,7 +70,9 @@ def _may_ride(version: LoadedVersion, group: Group, now: float) -> bool:
     if group.work.cancelled:
         _fail([group], Cancelled("the caller went away"))
     elif group.work.deadline <= now:
-        version.metrics.deadline_queue.inc(len(group.items))
+        begun = int((group.work.done[group.items] > 0).sum())
+        version.metrics.deadline_compute.inc(begun)
+        version.metrics.deadline_queue.inc(len(group.items) - begun)
         _fail([group], DeadlineExceeded("the deadline passed before the step's turn came"))
     else:
         return True
