@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,7 +47,7 @@ class Ledger:
     """What must have been counted: this, and nothing else. `model` is that of most entries."""
 
     def __init__(self, wire: Wire, model: str) -> None:
-        self.entries: Counter[Key] = Counter()
+        self.entries: defaultdict[Key, float] = defaultdict(float)
         self.wire = wire
         self._model = model
         self._lock = threading.Lock()
@@ -55,7 +55,7 @@ class Ledger:
     def add(self, name: str, count: float = 1, **labels: str) -> None:
         """`name` without its prefix."""
         with self._lock:
-            self.entries[key(f"carousel_{name}", **labels)] += count  # type: ignore[assignment]
+            self.entries[key(f"carousel_{name}", **labels)] += count
 
     def model(self, name: str, count: float = 1, *, model: str = "", **labels: str) -> None:
         self.add(name, count, model=model or self._model, **labels)

@@ -181,7 +181,7 @@ def test_who_is_refused_because_too_much_waits(own: RunningServer) -> None:
             calls = [send(handles[:8], "a", 8)]
             refuse(handles[8:11], "a")
             book.model("admission_rejected_total", 3, reason="tenant_full")
-            calls.append(send(handles[8:18], "b", 16))  # 8 of these 10
+            calls.append(send(handles[8:18], "b", 18))  # of these 10 the first 8 may wait
             book.model("admission_rejected_total", 2, reason="tenant_full")
             refuse(handles[18:19], "c")
             book.model("admission_rejected_total", 1, reason="queue_full")
@@ -196,8 +196,8 @@ def test_who_is_refused_because_too_much_waits(own: RunningServer) -> None:
         assert reasons.count("QUEUE_FULL") == 4
         book.model("admission_rejected_total", 4, reason="shed")
         book.failed("queue_full", 4)
-        # Of three calls with the same steps that are left, the first runs and the others are answered
-        # from memory.
+        # Of the three calls that are left, all with the same steps, the first runs; the others are
+        # answered from memory.
         book.steps(8)
         book.model("step_duplicates_total", 8)
 
@@ -424,9 +424,11 @@ def test_restores_and_those_that_fail(serve: Callable[..., RunningServer]) -> No
         wire.outputs([good.handle], [0], features(1))
     first.stop()
     with closing(sqlite3.connect(first.settings.data_folder / "sessions.db")) as database:
-        ruin = "UPDATE entries SET data = substr(data, 1, length(data) - 1) || x'00' WHERE id = ?"
+        key_of_it = (bad.name.removeprefix("sessions/"),)
+        [(data,)] = database.execute("SELECT data FROM entries WHERE id = ?", key_of_it)
         with database:
-            database.execute(ruin, (bad.name.removeprefix("sessions/"),))
+            ruined = (data[:-1] + bytes([data[-1] ^ 1]), *key_of_it)
+            database.execute("UPDATE entries SET data = ? WHERE id = ?", ruined)
     second = serve(shipped=False)
     with ledger(second) as book:
         sessions = book.wire.sessions

@@ -27,12 +27,12 @@ class DeviceGauges(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         memory = GaugeMetricFamily(
             "carousel_device_memory_used_bytes",
-            "Memory in use: of the server's process (cpu), of the whole device (cuda).",
+            "Memory in use; cpu: by the server's process; cuda: by all on the device.",
             labels=("device",),
         )
         share = GaugeMetricFamily(
             "carousel_device_utilization_ratio",
-            "Share of the time that a device computes: of the cores that the process may use (cpu).",
+            "Share of the time that a device computes; cpu: of all cores that the process may use.",
             labels=("device",),
         )
         if _STATM.exists():

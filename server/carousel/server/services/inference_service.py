@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from carousel.errors import CarouselError, MessageTooLarge, QueueFull
+from carousel.errors import CarouselError, MessageTooLarge
 from carousel.server import generation, sequences, steps
 from carousel.server.broken_streams import BrokenStreams
 from carousel.server.hall import Hall
