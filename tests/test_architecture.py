@@ -67,12 +67,14 @@ def test_each_part_imports_only_what_its_arrows_allow(part: str) -> None:
 def test_model_knows_no_grpc_and_client_no_torch() -> None:
     model = {name.split(".")[0] for name in imports(PARTS["model"])}
     assert not model & {"grpc", "google"}
-    client = {name.split(".")[0] for name in imports(PARTS["client"]) | imports(PARTS["v1"])}
+    light = [imports(PARTS[part]) for part in ("client", "exporter", "v1")]
+    client = {name.split(".")[0] for name in set().union(*light)}
     assert not client & {"torch", "onnxruntime", "safetensors", "pydantic_settings"}
 
 
 def test_the_command_line_reaches_the_server_only_inside_functions() -> None:
-    assert not parts_of(imports(PARTS["cli"], at_import=True)) & {"server", "model"}
+    late = {"server", "model", "exporter", "exposition"}
+    assert not parts_of(imports(PARTS["cli"], at_import=True)) & late
 
 
 def test_scheduling_holds_no_tensors() -> None:

@@ -122,7 +122,6 @@ def exporter(
         from carousel.exporter import Exporter, Targets, check_host
     except ModuleNotFoundError as error:
         exits.leave(exits.CANNOT_START, serve.needs("exporter", "carousel exporter", error))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
     wanted = TLS(ca=ca, cert=cert, key=key) if tls or ca or cert or key else None
     try:
         check_host(host, insecure=insecure)
@@ -151,6 +150,7 @@ def _run(exporter: "Exporter", host: str, port: int, *, as_json: bool) -> None:
         exits.leave(exits.CANNOT_START, message, as_json=as_json)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: enough.set())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
     server.start()
     _announce(f"http://{f'[{host}]' if ':' in host else host}:{server.port}", as_json=as_json)
     enough.wait()
