@@ -27,9 +27,7 @@ def documented() -> dict[str, tuple[str, set[str]]]:
     """Type and labels by name."""
     text = (ROOT / "docs/metrics.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \|", text, re.M)
-    return {
-        name: (kind, set(labels.replace("-", "").split(", ")) - {""}) for name, kind, labels in rows
-    }
+    return {name: (kind, set(labels.split(", ")) - {"-"}) for name, kind, labels in rows}
 
 
 def test_every_metric_is_documented_with_its_type() -> None:
