@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from carousel.errors import CarouselError, InternalError
-from carousel.server import gatekeeper, health_events
+from carousel.server import gatekeeper, health_events, waits
 from carousel.server.audit.recorder import Recorder
 from carousel.server.audit.writer import Writer
 from carousel.server.batch_audit import BatchAudit
@@ -27,7 +27,7 @@ from carousel.server.scheduler import Chunk, Plan
 from carousel.server.state_health import Touch
 from carousel.server.stores import StateStore
 from carousel.server.table import NO_ROW, QUARANTINED, SessionTable
-from carousel.server.work import NEVER, Answer, Floats, Ints, Work
+from carousel.server.work import Answer, Floats, Ints, Work
 from carousel.server.write_behind import WriteBehind
 
 log = logging.getLogger("carousel.engine")
@@ -439,15 +439,11 @@ class Engine:
         if plan.lengths is not None:
             return
         metrics.step_compute.observe(seconds, count)
-        arrived = np.array([work.arrived for work in plan.works])
-        bounds = ride.bounds(plan)
-        items = bounds[1:] - bounds[:-1]
-        metrics.step_queue.observe_many(begin - arrived, items)
-        metrics.step_duration.observe_many(now - arrived, items)
-        # The slowest step of the turn may be looked at: one at most, whatever the turn's size.
-        slowest = plan.works[int(np.where(items > 0, arrived, NEVER).argmin())]
-        if slowest.origin is not None:
-            metrics.step_duration.remember(now - slowest.arrived, slowest.origin)
+        items = None
+        if len(plan.works) > 1 and not count == len(plan) == len(plan.works):
+            bounds = ride.bounds(plan)
+            items = bounds[1:] - bounds[:-1]
+        waits.tell(metrics, plan.works, items, count, begin=begin, end=now)
 
     def _deliver(self) -> None:
         """Hand all answers to the event loop in one callback."""

@@ -66,6 +66,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._ends = threading.Lock()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"carousel_{name}", text, labels, registry=self.registry)
@@ -214,10 +215,11 @@ class Metrics:
             self.restore_failures.labels(model, error.reason.lower()).inc()
 
     def session_ended(self, model: str, reason: str, *, steps: int, age: float) -> None:
-        """Count the end of a session; `age` is in seconds."""
-        self.sessions_ended.labels(model, reason).inc()
-        self.session_steps.labels(model).observe(steps)
-        self.session_lifetime.labels(model).observe(age)
+        """Count the end of a session, here or at rest; `age` is in seconds."""
+        with self._ends:  # of the engine's thread and the event loop's
+            self.sessions_ended.labels(model, reason).inc()
+            self.session_steps.labels(model).observe(steps)
+            self.session_lifetime.labels(model).observe(age)
 
     def version(self, model: str, version: int) -> VersionMetrics:
         return VersionMetrics(self, model, str(version))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -47,7 +47,12 @@ class HeldSteps:
         self._sealed_by = None if file is None else Sealer(keys.read(file))
 
     async def step(
-        self, request: pb.StepStatesRequest, *, tenant: str, deadline: float
+        self,
+        request: pb.StepStatesRequest,
+        *,
+        tenant: str,
+        deadline: float,
+        origin: Mapping[str, str] | None = None,
     ) -> pb.StepStatesResponse:
         settings = self._hall.settings
         version = self._hall.registry.resolve(request.model)
@@ -74,6 +79,7 @@ class HeldSteps:
             arrived=time.monotonic(),
             indexes=indexes,
             errors=broken | dict(wrong),
+            origin=origin,
         )
         await self._hall.run_held(version, work, tenant=tenant)
         for error in work.errors.values():

@@ -19,6 +19,7 @@ from carousel.errors import (
     ModelNotLoaded,
     NonFiniteResult,
 )
+from carousel.server import waits
 from carousel.server.health_events import publish
 from carousel.server.held.queue import Group, HeldWork
 from carousel.server.loaded import LoadedVersion
@@ -192,10 +193,8 @@ def _measure(
         return
     metrics.steps.inc(int(good.sum()))
     metrics.step_compute.observe(seconds, len(good))
-    arrived = np.array([group.work.arrived for group in riders])
-    items = np.array([len(group.items) for group in riders])
-    metrics.step_queue.observe_many(begin - arrived, items)
-    metrics.step_duration.observe_many(now - arrived, items)
+    works, items = [group.work for group in riders], np.array([len(g.items) for g in riders])
+    waits.tell(metrics, works, items, len(good), begin=begin, end=now)
 
 
 def _fail(groups: Iterable[Group], error: CarouselError) -> None:

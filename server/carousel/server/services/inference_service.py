@@ -275,8 +275,8 @@ class InferenceService:
         self, request: pb.StepStatesRequest, context: Context
     ) -> pb.StepStatesResponse:
         self._hall.refuse_when_draining()
-        tenant, deadline = tenant_of(context), deadline_of(context)
-        return await self._held.step(request, tenant=tenant, deadline=deadline)
+        (tenant, origin), deadline = caller_of(context), deadline_of(context)
+        return await self._held.step(request, tenant=tenant, deadline=deadline, origin=origin)
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         self._hall.refuse_when_draining()
