@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 # Who may import what of carousel, by the package's first name below it.
 PARTS = {
     "v1": ROOT / "proto/carousel/v1",
+    "exposition": ROOT / "proto/carousel/exposition",
     "model": ROOT / "model/carousel/model",
     "server": ROOT / "server/carousel/server",
     "client": ROOT / "client/carousel/client",
@@ -24,6 +25,7 @@ PARTS = {
 PROTO = {"v1", "errors", "tensors", "exposition"}
 ALLOWED = {
     "v1": PROTO,
+    "exposition": PROTO,
     "model": set(),
     "server": PROTO | {"model"},
     "client": PROTO,

@@ -104,7 +104,7 @@ def test_a_target_that_never_answers_is_waited_for_no_longer_than_prometheus_wai
     with socket.create_server(("localhost", 0)) as silent:
         target = f"localhost:{silent.getsockname()[1]}"
         with exporting(Targets([server.target, target]), timeout=3600) as exporter:
-            found = samples(exporter.read(0.5))
+            found = samples(exporter.read(2.0))
             assert value(found, "up", target=target) == 0
             assert value(found, "up", target=server.target) == 1
 

@@ -139,18 +139,23 @@ class Registry:
 
     def _read(self, model: str, number: int, folder: Path, ordinal: int) -> LoadedVersion:
         network: Network = load(folder)
-        version = LoadedVersion(
-            network.eval(),
-            model=model,
-            version=number,
-            ordinal=ordinal,
-            digest=bytes.fromhex(digest(folder)),
-            device=self.device,
-            settings=self._settings,
-            metrics=self._metrics.version(model, number),
-        )
-        if version.stepwise:
-            warm_up(version, self._settings.max_batch, self._settings.chunk_slice)
+        metrics = self._metrics.version(model, number)
+        try:
+            version = LoadedVersion(
+                network.eval(),
+                model=model,
+                version=number,
+                ordinal=ordinal,
+                digest=bytes.fromhex(digest(folder)),
+                device=self.device,
+                settings=self._settings,
+                metrics=metrics,
+            )
+            if version.stepwise:
+                warm_up(version, self._settings.max_batch, self._settings.chunk_slice)
+        except BaseException:
+            metrics.remove()
+            raise
         return version
 
     def _count(self, version: LoadedVersion, seconds: float) -> None:
