@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
 from carousel.errors import CATALOGUE
+from carousel.exporter import Exporter, Targets
+from carousel.server.device_gauges import DeviceGauges
 from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
 from carousel.server.table import SessionTable
+from tests.conftest import RunningServer
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,13 +23,33 @@ def test_every_reason_is_documented_with_its_status_code() -> None:
     assert documented == {reason: kind.code.name for reason, kind in CATALOGUE.items()}
 
 
-def test_every_metric_is_documented_with_its_labels() -> None:
+def documented() -> dict[str, tuple[str, set[str]]]:
+    """Type and labels by name."""
     text = (ROOT / "docs/metrics.md").read_text()
-    documented = set(re.findall(r"^\| `(\w+)` \|", text, re.M))
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \|", text, re.M)
+    return {name: (kind, set(labels.split(", ")) - {"-"}) for name, kind, labels in rows}
+
+
+def test_every_metric_is_documented_with_its_type() -> None:
     metrics = Metrics()
-    registry: CollectorRegistry = metrics.registry
-    LiveGauges([], SessionTable(), capacity=0, registry=registry)
-    assert documented == {family.name for family in registry.collect()}
+    LiveGauges([], SessionTable(), capacity=0, registry=metrics.registry)
+    DeviceGauges("cpu", registry=metrics.registry)
+    with closing(Exporter(Targets(["localhost:1"]))) as exporter:
+        families = [*metrics.registry.collect(), *exporter.read()]
+    kinds = {
+        family.name + "_total" * (family.type == "counter"): family.type for family in families
+    }
+    assert {name: kind for name, (kind, _) in documented().items()} == kinds
+
+
+def test_every_metric_is_documented_with_its_labels(server: RunningServer) -> None:
+    with closing(Exporter(Targets([server.target]))) as exporter:
+        families = exporter.read()
+    for family in families:
+        _, labels = documented()[family.name + "_total" * (family.type == "counter")]
+        own = {"target"} if family.name.startswith("carousel_exporter_") else set()
+        for sample in family.samples:
+            assert sample.labels.keys() - {"le", "target"} | own == labels, sample.name
 
 
 def test_the_readme_s_file_tree_names_what_exists() -> None:

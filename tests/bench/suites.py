@@ -310,6 +310,13 @@ def beside(bench: Bench) -> None:
     measure(bench)
 
 
+def metrics(bench: Bench) -> None:
+    """A turn with its metrics, against the same turn without."""
+    from tests.bench.counted import measure
+
+    measure(bench)
+
+
 SUITES: dict[str, Callable[[Bench], None]] = {
     "engine": engine,
     "exact": exact,
@@ -326,6 +333,7 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "churn": churn,
     "beside": beside,
     "memory": memory,
+    "metrics": metrics,
     "durability": durability,
     "audit": audit,
     "sweep": sweep,

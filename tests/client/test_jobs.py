@@ -34,16 +34,19 @@ from carousel.errors import (
 )
 from tests.client.relay import Relay
 from tests.conftest import RunningServer
+from tests.processes import until
 
-WINDOW, STEPS = 12, 30
+WINDOW, BATCH, STEPS = 12, 4, 30
 RECIPE = Recipe(
     task=Forecast("load", features="hour", horizon=2, season=3),
     network=NetworkShape(cell="gru", layers=1, hidden_size=8),
     window=WINDOW,
-    batch_size=4,
+    batch_size=BATCH,
     max_steps=STEPS,
     evaluate_every=10,
 )
+
+METRIC = "carousel_training"
 
 Done = tuple[Job, list[JobEvent]]
 
@@ -77,6 +80,24 @@ def test_a_job_makes_a_version_that_serves(teacher: Client, done: Done) -> None:
     assert version.parameters == job.parameters
     [forecast] = teacher.predict("load", [np.zeros((5, 2), np.float32)])
     assert forecast.shape == (5, 2)
+
+
+def test_what_a_job_learned_is_counted_and_its_gauges_go_with_it(
+    teacher: Client, done: Done
+) -> None:
+    until(lambda: teacher.statistics().value(f"{METRIC}_jobs", state="succeeded") >= 1)
+    statistics = teacher.statistics()
+    reports = [event.what for event in done[1] if isinstance(event.what, Progress)]
+    for name, wanted in (
+        ("steps_total", STEPS),
+        ("tokens_total", STEPS * BATCH * WINDOW),
+        ("step_seconds_count", len({report.step for report in reports})),
+        ("nonfinite_steps_total", 0),
+    ):
+        assert statistics.value(f"{METRIC}_{name}", model="load") == wanted, name
+    assert statistics.value(f"{METRIC}_jobs_finished_total", state="succeeded") >= 1
+    samples = [sample for family in statistics.families for sample in family.samples]
+    assert not [one for one in samples if one.labels.get("training_job") == "first"]
 
 
 def test_every_default_is_filled_in(done: Done) -> None:

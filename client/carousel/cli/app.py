@@ -11,6 +11,7 @@ from carousel.cli import (
     demo,
     exits,
     experiments,
+    exporter,
     generate,
     jobs,
     models,
@@ -61,6 +62,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(sessions.app, name="sessions")
 server.register(app)
+exporter.register(app)
 app.add_typer(bench.app, name="bench")
 experiments.register(app)
 

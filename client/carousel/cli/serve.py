@@ -88,10 +88,15 @@ def prepare_threads(count: int | None = None) -> None:
 
 def needs_server(command: str, error: ModuleNotFoundError) -> str:
     """What to do about a part of the server that is missing."""
+    return needs("server", command, error)
+
+
+def needs(extra: str, command: str, error: ModuleNotFoundError) -> str:
+    """What to do about a package that is missing."""
     if (error.name or "").startswith("carousel."):
         raise error  # all of carousel is always installed: a fault of ours
     return (
-        f"{command} needs the server extra: pip install 'carousel-rnn[server]' "
+        f"{command} needs the {extra} extra: pip install 'carousel-rnn[{extra}]' "
         f"({error.name} is missing)"
     )
 

@@ -96,7 +96,7 @@ def door(target: str, tls: TLS | None, token: str | None, tenant: str) -> Door:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
     if token is not None:
         if credentials is None:
-            if not _is_loopback(target):
+            if not is_loopback(target):
                 raise ValueError(f"a token needs TLS unless the server is local, got {target}")
             credentials = grpc.local_channel_credentials()  # plaintext that refuses to leave
         bearer = grpc.access_token_call_credentials(token)
@@ -111,7 +111,7 @@ def _tls_credentials(tls: TLS) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(*read)
 
 
-def _is_loopback(target: str) -> bool:
+def is_loopback(target: str) -> bool:
     if target.startswith("unix:"):
         return True
     host = target.rsplit(":", 1)[0].removeprefix("dns:///").removeprefix("ipv4:").strip("[]")

@@ -17,7 +17,9 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import Metric
 
+from carousel import exposition
 from carousel.errors import CarouselError
 from carousel.model import KERNELS
 from carousel.model.zoo import shipped
@@ -26,11 +28,11 @@ from carousel.server.at_rest import AtRest
 from carousel.server.audit.retention import Retention
 from carousel.server.audit.writer import Writer
 from carousel.server.batch_audit import BatchAudit
+from carousel.server.device_gauges import DeviceGauges
 from carousel.server.engine import Engine
 from carousel.server.follower import Follower
 from carousel.server.hall import Hall
 from carousel.server.held.keys import KeysError
-from carousel.server.http import HttpServer
 from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
 from carousel.server.names import ModelRef, model_name
@@ -133,17 +135,16 @@ class Server:
             capacity=settings.max_sessions,
             registry=self.metrics.registry,
         )
+        DeviceGauges(registry.device, registry=self.metrics.registry)
         # A store of its own: whoever asks for a session must not wait behind what is written.
-        at_rest = AtRest(self._state_store(), registry, self.metrics.store, self._clock)
+        at_rest = AtRest(self._state_store(), registry, self.metrics, self._clock)
         sessions.fetch = lambda ids, found: at_rest.fetch(
             ids, lambda entries: engine.post(lambda: found(entries))
         )
         self.hall = Hall(settings, self.metrics, store, engine, sessions, registry, at_rest)
         self._retention = Retention(self.hall)
         self.office = Office(settings, self.metrics, store, registry, instance_id=self.instance_id)
-        self.metrics.build_info.info(
-            {"version": version("carousel-rnn"), "device": registry.device}
-        )
+        self.metrics.build_info.labels(version("carousel-rnn"), registry.device).set(1)
         registry.starting = True
         await self._listen()
         engine.start()
@@ -290,8 +291,10 @@ class Server:
         await self._grpc.start()
         if settings.http_port is not None:
             try:
-                self._http = HttpServer(
-                    settings.host, settings.http_port, self.metrics.registry, lambda: self._ready
+                self._http = exposition.HttpServer(
+                    settings.host,
+                    settings.http_port,
+                    exposition.routes(self._read_metrics, lambda: self._ready),
                 )
             except OSError as error:
                 await self._grpc.stop(0)
@@ -301,6 +304,10 @@ class Server:
                 ) from error
             self.http_port = self._http.port
             self._http.start()
+
+    def _read_metrics(self, patience: float | None) -> list[Metric]:
+        """What /metrics shows: the very message that GetStatistics gives."""
+        return exposition.families(exposition.statistics(self.metrics.registry))
 
     def _add_services(self) -> None:
         hall, settings = self.hall, self.settings

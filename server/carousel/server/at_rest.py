@@ -19,11 +19,12 @@ from carousel.errors import (
 )
 from carousel.server import records
 from carousel.server.loaded import LoadedVersion
+from carousel.server.metrics import NONE, Metrics
+from carousel.server.names import ModelRef
 from carousel.server.records import Record
 from carousel.server.registry import Registry
 from carousel.server.session_values import end_reason
 from carousel.server.sessions import steps_lost
-from carousel.server.store_metrics import StoreMetrics
 from carousel.server.stores import ENDED, Batch, Entry, StateStore
 from carousel.server.table import MEMORY, QUARANTINED, Ended
 from carousel.v1 import session_pb2
@@ -46,7 +47,7 @@ class AtRest:
         self,
         store: StateStore | None,
         registry: Registry,
-        metrics: StoreMetrics,
+        metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
@@ -122,8 +123,16 @@ class AtRest:
         try:
             return self._check(session_id, entry, handle, known)
         except CarouselError as error:
-            self._metrics.restore_failures.labels(error.reason.lower()).inc()
+            self._metrics.restore_failed(error, self._model_of(entry))
             raise
+
+    def _model_of(self, entry: Entry | None) -> str:
+        """The model of an entry, as far as it can be read."""
+        try:
+            found = None if entry is None else self._decode(entry)
+        except CarouselError:
+            return NONE
+        return ModelRef.parse(found.model_version).model if isinstance(found, Record) else NONE
 
     def _check(
         self, session_id: str, entry: Entry | None, handle: int | None, known: int
@@ -192,11 +201,11 @@ class AtRest:
                 f"{handle:#018x} is not the current handle of sessions/{session_id}"
             )
         ended = self._ended(record, session_pb2.END_REASON_CLOSED)
-        if await self._bury([(entry, ended)]):
+        if not await self._bury([(entry, ended)]):
             raise SessionFenced(f"sessions/{session_id} went on elsewhere just now")
 
-    async def _bury(self, over: list[tuple[Entry, Ended]]) -> list[int]:
-        """Write down the ends of sessions; the places of those that live on elsewhere."""
+    async def _bury(self, over: list[tuple[Entry, Ended]]) -> int:
+        """Write down the ends of sessions; gives how many do not live on elsewhere."""
         batch = Batch(
             ids=[entry.session_id for entry, _ in over],
             formers=[entry.handle for entry, _ in over],
@@ -205,7 +214,16 @@ class AtRest:
             expire_times=[ended.end_time + 3600.0 for _, ended in over],
             data=[records.encode_ended(ended) for _, ended in over],
         )
-        return await self._run(lambda store: store.write(batch))
+        refused = await self._run(lambda store: store.write(batch))
+        buried = [ended for place, (_, ended) in enumerate(over) if place not in set(refused)]
+        for ended in buried:
+            self._metrics.session_ended(
+                ModelRef.parse(ended.version_name).model,
+                ended.reason_name.lower(),
+                steps=ended.step_index,
+                age=ended.end_time - ended.create_time,
+            )
+        return len(buried)
 
     async def page(
         self, after: str, limit: int, *, until: str | None, wanted: Callable[[Record], bool]
@@ -241,8 +259,8 @@ class AtRest:
             entries = await self._run(lambda store: store.expired(now, SWEPT_AT_ONCE))
             over = [one for entry in entries if (one := self._expired(entry, is_here)) is not None]
             if over:
-                await self._bury(over)
-                log.info("%d sessions at rest ended: their time was up", len(over))
+                count = await self._bury(over)
+                log.info("%d sessions at rest ended: their time was up", count)
             await self._run(lambda store: store.forget(now))
         except StoreUnavailable as error:
             log.debug("the store could not be swept: %s", error.message)

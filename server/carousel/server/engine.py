@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from carousel.errors import CarouselError, InternalError
-from carousel.server import gatekeeper, health_events
+from carousel.server import gatekeeper, health_events, waits
 from carousel.server.audit.recorder import Recorder
 from carousel.server.audit.writer import Writer
 from carousel.server.batch_audit import BatchAudit
@@ -439,11 +439,11 @@ class Engine:
         if plan.lengths is not None:
             return
         metrics.step_compute.observe(seconds, count)
-        arrived = np.array([work.arrived for work in plan.works])
-        bounds = ride.bounds(plan)
-        items = bounds[1:] - bounds[:-1]
-        metrics.step_queue.observe_many(begin - arrived, items)
-        metrics.step_duration.observe_many(now - arrived, items)
+        items = None
+        if len(plan.works) > 1 and not count == len(plan) == len(plan.works):
+            bounds = ride.bounds(plan)
+            items = bounds[1:] - bounds[:-1]
+        waits.tell(metrics, plan.works, items, count, begin=begin, end=now)
 
     def _deliver(self) -> None:
         """Hand all answers to the event loop in one callback."""

@@ -31,6 +31,7 @@ from carousel.server.work import NEVER, Answer, Floats, Ints, Work
 Mask = npt.NDArray[np.bool_]
 
 NOTHING = np.zeros(0, np.int64)
+CONFLICTS = (StepConflict, SessionFenced)
 
 
 def admit_together(table: SessionTable, version: LoadedVersion, works: Sequence[Work]) -> bool:
@@ -341,7 +342,9 @@ def _turn_away(
     if int(table.state[slot]) == QUARANTINED:
         return _finish(table, version, plan, place, _quarantined(table, slot))
     if work.deadline <= now:
-        version.metrics.deadline_queue.inc()
+        begun = bool(plan.chunks) and plan.chunks[place].done > 0
+        metrics = version.metrics
+        (metrics.deadline_compute if begun else metrics.deadline_queue).inc()
         late = DeadlineExceeded("the deadline passed before the step's turn came")
         return _finish(table, version, plan, place, late)
     return _finish(table, version, plan, place, _conflict(table, slot, index))
@@ -373,7 +376,7 @@ def _refusal(
     numbered = tuple((int(item), error) for item, error in errors)
     for kind, count in Counter(type(error) for _, error in numbered).items():
         version.metrics.failed(kind.reason, count)
-        if issubclass(kind, StepConflict | SessionFenced):
+        if issubclass(kind, CONFLICTS):
             version.metrics.conflicts.inc(count)
     nothing = np.zeros((0, version.config.output_size), np.float32)
     return Answer(work, NOTHING, None, nothing, numbered, NEVER)

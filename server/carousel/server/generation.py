@@ -106,6 +106,7 @@ async def generate(
         transcript, logits = await _take_up(hall, source, wanted)
         received, known = len(wanted.received), len(transcript.rows)
         version.metrics.duplicates.inc(known - received)
+        version.metrics.stream_resumes.inc(known > 0)
         writer = TokenWriter(
             request,
             version,

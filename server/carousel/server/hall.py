@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from carousel.errors import CarouselError, ServerDraining, StoreUnwritable
+from carousel.errors import CarouselError, QueueFull, ServerDraining, StoreUnwritable
 from carousel.server.at_rest import AtRest
 from carousel.server.claim import Claim
 from carousel.server.engine import Engine
@@ -137,6 +137,7 @@ class Hall:
         """
         lane = version.door.lane(tenant, bulk=bulk)
         if lane.room() < 1:
+            version.metrics.failed(QueueFull.reason)
             raise version.refuse(lane, 1)
         future: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
 
@@ -179,6 +180,7 @@ class Hall:
             return
         lane = version.door.lane(tenant)
         if lane.room() < count:
+            version.metrics.failed(QueueFull.reason, len(work.lengths))
             raise version.refuse(lane, count)
         lane.enter(count, work.arrived)
         try:

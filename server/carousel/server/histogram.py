@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.samples import Exemplar
 
 SECONDS = (
     *(20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3),
@@ -18,28 +21,47 @@ SECONDS = (
 
 
 class Child:
-    """The counts under one set of label values."""
+    """The counts under one set of label values. Only one thread may tell it anything."""
 
-    __slots__ = ("_bounds", "bounds", "counts", "total")
+    __slots__ = ("_bounds", "bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: npt.NDArray[np.float64]) -> None:
         self.bounds = bounds
-        self._bounds = bounds.tolist()
-        self.counts = np.zeros(len(bounds) + 1, np.int64)
+        self._bounds: list[float] = bounds.tolist()
+        self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        # By bucket, the last one of each: its value, labels and time.
+        self.exemplars: dict[int, tuple[float, Mapping[str, str], float]] = {}
 
     def observe(self, value: float, times: int = 1) -> None:
         self.counts[bisect_left(self._bounds, value)] += times
         self.total += value * times
 
-    def observe_many(self, values: npt.NDArray[np.float64], times: npt.NDArray[np.int64]) -> None:
-        """Each value as often as it came."""
-        if len(values) == 1:
-            self.observe(values.item(), times.item())
-            return
-        places = self.bounds.searchsorted(values)
-        self.counts += np.bincount(places, times, len(self.counts)).astype(np.int64)
-        self.total += float(values @ times)
+    def observe_many(
+        self, values: npt.NDArray[np.float64], times: npt.NDArray[np.int64] | None = None
+    ) -> None:
+        """Each value as often as it came; None: once."""
+        counts = np.bincount(self.bounds.searchsorted(values), times)
+        for place in counts.nonzero()[0].tolist():
+            self.counts[place] += int(counts[place])
+        self.total += float(values.sum() if times is None else values @ times)
+
+    def remember(self, value: float, labels: Mapping[str, str]) -> None:
+        """Let a request stand for its bucket: by these labels it is found."""
+        self.exemplars[bisect_left(self._bounds, value)] = value, labels, time.time()
+
+    def buckets(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+        """Upper bounds, cumulative counts, and exemplars where there are any."""
+        names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
+        buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+        for place, count in enumerate(itertools.accumulate(self.counts)):
+            kept = self.exemplars.get(place)
+            if kept is None:
+                buckets.append((names[place], float(count)))
+            else:
+                value, labels, when = kept
+                buckets.append((names[place], float(count), Exemplar(dict(labels), value, when)))
+        return buckets
 
 
 class Histogram(Collector):
@@ -73,8 +95,5 @@ class Histogram(Collector):
     def collect(self) -> Iterator[HistogramMetricFamily]:
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
         for values, child in list(self._children.items()):
-            counts = np.cumsum(child.counts).tolist()
-            names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
-            buckets = [(name, float(count)) for name, count in zip(names, counts, strict=True)]
-            family.add_metric(values, buckets, child.total)
+            family.add_metric(values, child.buckets(), child.total)
         yield family

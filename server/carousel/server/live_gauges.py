@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
@@ -58,23 +61,47 @@ class LiveGauges(Collector):
         for slot, record in list(self._table.parked.items()):
             if record is not None:
                 hosted[str(by_ordinal.get(int(self._table.version[slot])))] += len(record)
+        stored = self._stored(versions)
         for model, count in held.items():
             state.add_metric((model, "device"), count)
             state.add_metric((model, "host"), hosted[model])
+            state.add_metric((model, "store"), stored[model])
         yield state
-        yield self._parked()
+        yield self._parked(versions)
 
-    def _parked(self) -> GaugeMetricFamily:
+    def _parked(self, versions: Sequence[LoadedVersion]) -> GaugeMetricFamily:
         """Sessions whose state is not on the device, by version."""
         family = GaugeMetricFamily(
             "carousel_sessions_parked", "Live sessions off the device.", labels=_BY_VERSION
         )
         table = self._table
-        ordinals = table.version[(table.row == NO_ROW) & (table.state != FREE)]
-        for version in tuple(self._versions):
-            count = int((ordinals == version.ordinal).sum())
+        ordinals, rows, states = _together(table.version, table.row, table.state)
+        parked = ordinals[(rows == NO_ROW) & (states != FREE)]
+        for version in versions:
+            count = int((parked == version.ordinal).sum())
             family.add_metric((version.model, str(version.version)), count)
         return family
+
+    def _stored(self, versions: Sequence[LoadedVersion]) -> Counter[str]:
+        """Bytes of the states of live sessions that are in the store too, by model."""
+        table = self._table
+        columns = table.version, table.stored_handle, table.state, table.rewind_depth
+        ordinals, handles, states, depths = _together(*columns)
+        rows = depths.astype(np.int64) + 1
+        for slot, marks in list(table.marks.items()):
+            rows[slot : slot + 1] += len(marks)
+        rows[(handles == 0) | (states == FREE)] = 0
+        stored = Counter[str]()
+        for version in versions:
+            count = int(rows[ordinals == version.ordinal].sum())
+            stored[version.model] += count * version.arena.row_bytes
+        return stored
+
+
+def _together(*columns: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """Columns of the table, which may be growing just now, as far as all of them go."""
+    length = min(map(len, columns))
+    return [column[:length] for column in columns]
 
 
 def _by_model(name: str, text: str, values: Counter[str]) -> GaugeMetricFamily:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeGuard
 
 REQUEST_ID_KEY = "x-request-id"
 ROOT = "carousel"
@@ -30,9 +30,13 @@ _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 def take_request_id(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
     """The caller's `x-request-id` when it is 1 to 64 printable characters, or else a new one."""
     for key, value in metadata or ():
-        if key.lower() == REQUEST_ID_KEY and isinstance(value, str) and _SANE.fullmatch(value):
+        if key.lower() == REQUEST_ID_KEY and is_request_id(value):
             return value
     return secrets.token_hex(8)
+
+
+def is_request_id(value: str | bytes) -> TypeGuard[str]:
+    return isinstance(value, str) and _SANE.fullmatch(value) is not None
 
 
 def configure(

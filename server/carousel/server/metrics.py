@@ -2,30 +2,71 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Info
+import threading
+from typing import Any
 
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from carousel import errors
 from carousel.server.audit.metrics import AuditMetrics
 from carousel.server.door import QUEUE_FULL, SESSION_FULL, SHED, TENANT_FULL
 from carousel.server.health_policy import ACTIONS
-from carousel.server.histogram import Histogram
+from carousel.server.histogram import Child, Histogram
 from carousel.server.store_metrics import StoreMetrics
 from carousel.server.training.metrics import TrainingMetrics
 
 COUNTS = tuple(float(1 << power) for power in range(15))
 STEPS = tuple(float(10**power) for power in range(8))
-TOKEN_SECONDS = (1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 END_REASONS = ("closed", "idle", "lifetime", "evicted", "quarantined", "drained", "error")
 REJECT_REASONS = (SESSION_FULL, TENANT_FULL, QUEUE_FULL, SHED)
+PHASES = ("queue", "compute")
+# What items are known to fail for, and what a session can't be brought back for; in small letters
+# they are values of `reason`, there from the start.
+ITEM_ERRORS = (
+    errors.Cancelled,
+    errors.ChunkTooLong,
+    errors.DeadlineExceeded,
+    errors.InternalError,
+    errors.MixedModels,
+    errors.NonFiniteInput,
+    errors.NonFiniteResult,
+    errors.QueueFull,
+    errors.SealBroken,
+    errors.SessionEnded,
+    errors.SessionFenced,
+    errors.SessionNotFound,
+    errors.SessionQuarantined,
+    errors.SnapshotMismatch,
+    errors.StepConflict,
+    errors.StepsLost,
+    errors.StoreUnavailable,
+    errors.TokenOutOfRange,
+)
+STRAY_ERRORS = (errors.SessionNotFound, errors.SessionEnded, errors.SessionFenced)
+RESTORE_ERRORS = (
+    errors.ModelNotFound,
+    errors.ModelNotLoaded,
+    errors.SnapshotDamaged,
+    errors.SnapshotMismatch,
+    errors.StepsLost,
+    errors.VersionNotFound,
+)
+
+NONE = "none"  # the model, or version, of what belongs to none
 _BY_MODEL = ("model",)
 _BY_VERSION = ("model", "version")
 
 
 class Metrics:
-    """The families. Times are seconds, sizes bytes. One registry a server, none global."""
+    """The families. Times are seconds, sizes bytes. One registry a server, none global.
+
+    Whatever has a fixed set of labels has all its samples from the start.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._ends = threading.Lock()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"carousel_{name}", text, labels, registry=self.registry)
@@ -44,7 +85,7 @@ class Metrics:
         # Steps
         self.steps = counter("steps", "Steps committed.", *_BY_VERSION)
         self.steps_failed = counter(
-            "steps_failed", "Items refused or failed.", *_BY_VERSION, "reason"
+            "steps_failed", "Items answered with an error.", *_BY_VERSION, "reason"
         )
         self.step_duration = seconds(
             "step_duration_seconds", "From a single step's arrival to its answer.", *_BY_VERSION
@@ -62,6 +103,11 @@ class Metrics:
         )
         self.conflicts = counter(
             "step_conflicts", "Steps refused for their index or handle.", *_BY_MODEL
+        )
+        self.stream_resumes = counter(
+            "stream_resumes",
+            "Sessions that went on in another stream, generations that were taken up again.",
+            *_BY_MODEL,
         )
         self.rejected = counter(
             "admission_rejected", "Items refused because too many wait.", "model", "reason"
@@ -88,6 +134,9 @@ class Metrics:
         self.rewinds = counter("rewinds", "Rewinds of sessions.", *_BY_MODEL)
         self.snapshots = counter("snapshots", "Sessions written to the store.", *_BY_MODEL)
         self.restores = counter("restores", "Sessions brought back from the store.", *_BY_MODEL)
+        self.restore_failures = counter(
+            "restore_failures", "Sessions that could not be brought back.", "model", "reason"
+        )
         self.parks = counter("session_parks", "Sessions moved off the device.", *_BY_MODEL)
         self.unparks = counter("session_unparks", "Sessions moved back to it.", *_BY_MODEL)
         self.prefix_hits = counter(
@@ -109,19 +158,14 @@ class Metrics:
         )
         # Generation
         self.generated_tokens = counter("generated_tokens", "Tokens made.", *_BY_MODEL)
-        self.first_token = numbers(
-            "time_to_first_token_seconds",
-            "From a request to its first token.",
-            TOKEN_SECONDS,
-            *_BY_MODEL,
+        self.first_token = seconds(
+            "time_to_first_token_seconds", "From a request to its first token.", *_BY_MODEL
         )
-        self.next_token = numbers(
-            "time_per_output_token_seconds", "From token to token.", TOKEN_SECONDS, *_BY_MODEL
+        self.next_token = seconds(
+            "time_per_output_token_seconds", "From token to token.", *_BY_MODEL
         )
         # Models and the server
-        self.model_load = numbers(
-            "model_load_seconds", "Time to load and warm up.", TOKEN_SECONDS, *_BY_VERSION
-        )
+        self.model_load = seconds("model_load_seconds", "Time to load and warm up.", *_BY_VERSION)
         self.model_ready = gauge("model_ready", "1 while a version serves.", *_BY_VERSION)
         self.model_info = gauge(
             "model_info",
@@ -133,7 +177,7 @@ class Metrics:
             "kernel",
             "device",
         )
-        self.build_info = Info("carousel_build", "What runs.", registry=self.registry)
+        self.build_info = gauge("build_info", "1; the labels say what runs.", "version", "device")
         self.store = StoreMetrics(self.registry)
         self.audit = AuditMetrics(self.registry)
         self.training = TrainingMetrics(self.registry)
@@ -154,6 +198,28 @@ class Metrics:
         self.rpc_seconds = Histogram(
             "grpc_server_handling_seconds", "Time of calls.", method, registry=self.registry
         )
+        for stray in STRAY_ERRORS:
+            self.strayed(stray, 0)
+        for kind in RESTORE_ERRORS:
+            self.restore_failures.labels(NONE, kind.reason.lower())
+
+    def strayed(self, kind: type[errors.CarouselError], count: int = 1) -> None:
+        """Count items whose sessions are not here, so that nobody knows their model."""
+        self.steps_failed.labels(NONE, NONE, kind.reason.lower()).inc(count)
+        if issubclass(kind, errors.SessionFenced):
+            self.conflicts.labels(NONE).inc(count)
+
+    def restore_failed(self, error: errors.CarouselError, model: str = NONE) -> None:
+        """Count a session that could not be brought back, unless trying again may help."""
+        if isinstance(error, RESTORE_ERRORS):
+            self.restore_failures.labels(model, error.reason.lower()).inc()
+
+    def session_ended(self, model: str, reason: str, *, steps: int, age: float) -> None:
+        """Count the end of a session, here or at rest; `age` is in seconds."""
+        with self._ends:  # of the engine's thread and the event loop's
+            self.sessions_ended.labels(model, reason).inc()
+            self.session_steps.labels(model).observe(steps)
+            self.session_lifetime.labels(model).observe(age)
 
     def version(self, model: str, version: int) -> VersionMetrics:
         return VersionMetrics(self, model, str(version))
@@ -165,32 +231,49 @@ class VersionMetrics:
     def __init__(self, metrics: Metrics, model: str, version: str) -> None:
         self._metrics = metrics
         self._labels = (model, version)
-        both = self._labels
-        self.steps = metrics.steps.labels(*both)
-        self.step_duration = metrics.step_duration.labels(*both)
-        self.step_queue = metrics.step_queue.labels(*both)
-        self.step_compute = metrics.step_compute.labels(*both)
-        self.turn_batch_size = metrics.turn_batch_size.labels(*both)
-        self.turn_duration = metrics.turn_duration.labels(*both)
+        self._own: list[tuple[Any, tuple[str, ...]]] = []  # families and labels, to remove
+        self._removed = False
+        self._lock = threading.Lock()
+        self._resolve_of_version(metrics)
+        self._resolve_of_model(metrics, model)
+
+    def _resolve_of_version(self, metrics: Metrics) -> None:
+        self.steps: Counter = self._child(metrics.steps)
+        self.step_duration: Child = self._child(metrics.step_duration)
+        self.step_queue: Child = self._child(metrics.step_queue)
+        self.step_compute: Child = self._child(metrics.step_compute)
+        self.turn_batch_size: Child = self._child(metrics.turn_batch_size)
+        self.turn_duration: Child = self._child(metrics.turn_duration)
+        self.model_load: Child = self._child(metrics.model_load)
+        self.model_ready: Gauge = self._child(metrics.model_ready)
+        self._failed: dict[str, Counter] = {
+            kind.reason: self._child(metrics.steps_failed, kind.reason.lower())
+            for kind in ITEM_ERRORS
+        }
+
+    def _resolve_of_model(self, metrics: Metrics, model: str) -> None:
         self.duplicates = metrics.duplicates.labels(model)
         self.conflicts = metrics.conflicts.labels(model)
+        self.stream_resumes = metrics.stream_resumes.labels(model)
         self._rejected = {
             reason: metrics.rejected.labels(model, reason) for reason in REJECT_REASONS
         }
-        self.deadline_queue = metrics.deadline_dropped.labels(model, "queue")
-        self.deadline_compute = metrics.deadline_dropped.labels(model, "compute")
+        self.deadline_queue, self.deadline_compute = (
+            metrics.deadline_dropped.labels(model, phase) for phase in PHASES
+        )
         self.created = metrics.sessions_created.labels(model)
-        self.ended = {
-            reason: metrics.sessions_ended.labels(model, reason) for reason in END_REASONS
-        }
-        self.session_lifetime = metrics.session_lifetime.labels(model)
-        self.session_steps = metrics.session_steps.labels(model)
+        for reason in END_REASONS:
+            metrics.sessions_ended.labels(model, reason)
+        for family in (metrics.session_lifetime, metrics.session_steps):
+            family.labels(model)
         self.nonfinite = metrics.nonfinite.labels(model)
         self.quarantined = metrics.quarantined.labels(model)
         self.forks = metrics.forks.labels(model)
         self.rewinds = metrics.rewinds.labels(model)
         self.snapshots = metrics.snapshots.labels(model)
         self.restores = metrics.restores.labels(model)
+        for kind in RESTORE_ERRORS:
+            metrics.restore_failures.labels(model, kind.reason.lower())
         self.parks = metrics.parks.labels(model)
         self.unparks = metrics.unparks.labels(model)
         self.prefix_hits = metrics.prefix_hits.labels(model)
@@ -203,28 +286,40 @@ class VersionMetrics:
         self.generated_tokens = metrics.generated_tokens.labels(model)
         self.first_token = metrics.first_token.labels(model)
         self.next_token = metrics.next_token.labels(model)
-        self.model_load = metrics.model_load.labels(*both)
-        self.model_ready = metrics.model_ready.labels(*both)
+
+    def _child(self, family: Any, *more: str) -> Any:
+        labels = (*self._labels, *more)
+        self._own.append((family, labels))
+        return family.labels(*labels)
+
+    def describe(self, *more: str) -> None:
+        """Show the version, with these values of the labels of `model_info`."""
+        self._child(self._metrics.model_info, *more).set(1)
+        self.model_ready.set(1)
 
     def failed(self, reason: str, count: int = 1) -> None:
-        self._metrics.steps_failed.labels(*self._labels, reason.lower()).inc(count)
+        """Count items answered with an error of this reason."""
+        counter = self._failed.get(reason)
+        if counter is None:
+            with self._lock:
+                if self._removed:
+                    return  # nobody would take it away again
+                counter = self._child(self._metrics.steps_failed, reason.lower())
+                self._failed[reason] = counter
+        counter.inc(count)
 
     def rejected(self, reason: str, count: int = 1) -> None:
         self._rejected[reason].inc(count)
 
+    def restore_failed(self, error: errors.CarouselError) -> None:
+        self._metrics.restore_failed(error, self._labels[0])
+
+    def session_ended(self, reason: str, *, steps: int, age: float) -> None:
+        self._metrics.session_ended(self._labels[0], reason, steps=steps, age=age)
+
     def remove(self) -> None:
         """Drop what is labelled with the version: it no longer serves."""
-        of_version = self._metrics
-        for family in (
-            of_version.steps,
-            of_version.model_ready,
-            of_version.step_duration,
-            of_version.step_queue,
-            of_version.step_compute,
-            of_version.turn_batch_size,
-            of_version.turn_duration,
-            of_version.model_load,
-        ):
-            family.remove(*self._labels)
-        for labelled in (of_version.steps_failed, of_version.model_info):
-            labelled.remove_by_labels({"model": self._labels[0], "version": self._labels[1]})
+        with self._lock:
+            self._removed = True
+            for family, labels in self._own:
+                family.remove(*labels)

@@ -129,6 +129,7 @@ class Registry:
                     version.watch(await asyncio.to_thread(self._store.health_policy, model))
                 except WeightsInvalid as error:
                     self._failed[key] = error.message
+                    version.metrics.remove()
                     raise
                 if version.stepwise:
                     await self._engine.call(self._engine.versions.append, version)
@@ -138,33 +139,35 @@ class Registry:
 
     def _read(self, model: str, number: int, folder: Path, ordinal: int) -> LoadedVersion:
         network: Network = load(folder)
-        version = LoadedVersion(
-            network.eval(),
-            model=model,
-            version=number,
-            ordinal=ordinal,
-            digest=bytes.fromhex(digest(folder)),
-            device=self.device,
-            settings=self._settings,
-            metrics=self._metrics.version(model, number),
-        )
-        if version.stepwise:
-            warm_up(version, self._settings.max_batch, self._settings.chunk_slice)
+        metrics = self._metrics.version(model, number)
+        try:
+            version = LoadedVersion(
+                network.eval(),
+                model=model,
+                version=number,
+                ordinal=ordinal,
+                digest=bytes.fromhex(digest(folder)),
+                device=self.device,
+                settings=self._settings,
+                metrics=metrics,
+            )
+            if version.stepwise:
+                warm_up(version, self._settings.max_batch, self._settings.chunk_slice)
+        except BaseException:
+            metrics.remove()
+            raise
         return version
 
     def _count(self, version: LoadedVersion, seconds: float) -> None:
         version.metrics.model_load.observe(seconds)
-        version.metrics.model_ready.set(1)
         config = version.config
-        self._metrics.model_info.labels(
-            version.model,
-            str(version.version),
+        version.metrics.describe(
             config.cell,
             str(config.layers),
             str(config.hidden_size),
             version.kernel.name,
             version.device,
-        ).set(1)
+        )
         log.info("%s ready in %.2f s", version.name, seconds, extra={"kernel": version.kernel.name})
 
     async def set_health_policy(self, model: str, policy: HealthPolicy) -> None:

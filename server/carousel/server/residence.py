@@ -295,7 +295,7 @@ class Residence:
             elif session_id in entries:
                 error = self._try(slot, entries[session_id].data)
             else:
-                error = self._broken(slot, "the store no longer has it")
+                error = self._broken(slot, SnapshotDamaged("the store no longer has it"))
         for done in waiting:
             done(error)
 
@@ -303,7 +303,7 @@ class Residence:
         try:
             self._bring_back(slot, record)
         except SnapshotDamaged as error:
-            return self._broken(slot, error.message)
+            return self._broken(slot, error)
         except CarouselError as error:
             return error
         return None
@@ -318,14 +318,15 @@ class Residence:
         self.version_of(slot).metrics.unparks.inc()
         self.engine.behind.touched(np.array([slot]))
 
-    def _broken(self, slot: int, why: str) -> CarouselError:
+    def _broken(self, slot: int, why: SnapshotDamaged) -> CarouselError:
         """A parked session can't come back: it ends, and everybody is told."""
         session_id = self.table.ids[slot]
+        self.version_of(slot).metrics.restore_failed(why)
         self.end(slot, session_pb2.END_REASON_ERROR)
         ended = self.table.ended(session_id)
         assert ended is not None
         error = ended.error()
-        error.metadata["cause"] = why
+        error.metadata["cause"] = why.message
         return error
 
     def end(

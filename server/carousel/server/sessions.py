@@ -293,9 +293,7 @@ class Sessions(Moves):
         self.engine.behind.ended(slot, ended)
         self.engine.recorder.end(slot, reason, now)
         self._vacate(slot, version, ended)
-        version.metrics.ended[ended.reason_name.lower()].inc()
-        version.metrics.session_steps.observe(steps)
-        version.metrics.session_lifetime.observe(age)
+        version.metrics.session_ended(ended.reason_name.lower(), steps=steps, age=age)
 
     def lose(self, slot: int) -> None:
         """Let go of a session that another server has taken over."""

@@ -35,8 +35,8 @@ DEFAULT_PORT = 50_051
 MIB = 1024**2
 DAY = 86_400.0
 
-# Variables of the same prefix that the command and the client read.
-_ELSEWHERE = re.compile(r"CAROUSEL_(CONFIG|TARGET|TOKEN)")
+# Variables of the same prefix that the command, the client and the exporter read.
+_ELSEWHERE = re.compile(r"CAROUSEL_(CONFIG|TARGET|TOKEN|EXPORTER_\w+)")
 # What Kubernetes sets in every pod beside a service of the name `carousel`.
 _INJECTED = re.compile(
     r"CAROUSEL_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -54,6 +54,7 @@ def decode(
     lane: Lane,
     max_chunk: int,
     deadline: float = NEVER,
+    origin: Mapping[str, str] | None = None,
 ) -> Work:
     """The work of a message whose columns fit. Items that can't run are in its refusals.
 
@@ -85,6 +86,7 @@ def decode(
         lane=lane,
         refusals=refusals,
         durables=list(request.durable_indexes),
+        origin=origin,
     )
 
 
@@ -219,12 +221,10 @@ def item_error(item: int, error: CarouselError) -> pb.ItemError:
     )
 
 
-def refuse_each(request: pb.StepRequest, why: Callable[[int], CarouselError]) -> pb.StepResponse:
-    """A message of which no item's session could be found."""
+def refuse_each(request: pb.StepRequest, errors: Sequence[CarouselError]) -> pb.StepResponse:
+    """A message of which no item's session could be found: an error for each."""
     response = _without_outputs(request)
-    response.errors.extend(
-        [item_error(item, why(handle)) for item, handle in enumerate(request.handles)]
-    )
+    response.errors.extend([item_error(item, error) for item, error in enumerate(errors)])
     return response
 
 

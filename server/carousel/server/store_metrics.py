@@ -25,9 +25,3 @@ class StoreMetrics:
             "Writes refused because another server has the session.",
             registry=registry,
         )
-        self.restore_failures = Counter(
-            "carousel_restore_failures",
-            "Sessions that could not be brought back.",
-            ("reason",),
-            registry=registry,
-        )

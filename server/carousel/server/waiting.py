@@ -6,18 +6,28 @@ from collections.abc import Callable
 
 import numpy as np
 
-from carousel.errors import SessionFenced, StoreUnavailable
+from carousel.errors import CarouselError, SessionFenced, StoreUnavailable
 from carousel.server.groups import Done, Held, Waiter
 from carousel.server.table import FREE, SYNC, SessionTable
 from carousel.server.work import Answer, Ints
 
 
 class Waiting:
-    """Those who wait, and what became of it; only the engine's thread may call its methods."""
+    """Those who wait, and what became of it; only the engine's thread may call its methods.
 
-    def __init__(self, table: SessionTable, deliver: Callable[[Answer], None]) -> None:
+    `failed` hears of outputs that go as errors.
+    """
+
+    def __init__(
+        self,
+        table: SessionTable,
+        deliver: Callable[[Answer], None],
+        *,
+        failed: Callable[[Held, CarouselError], None],
+    ) -> None:
         self._table = table
         self._deliver = deliver
+        self._failed = failed
         self._waiters: list[Waiter] = []
         self._held: list[Held] = []
 
@@ -49,7 +59,7 @@ class Waiting:
                 f"{error.message}; the step is committed in memory only: send it again",
                 retry_after=1.0,
             )
-            self._deliver(one.answer.failed(why))
+            self._give_up(one, why)
 
     def release(self, written: dict[int, int], lost: set[int]) -> bool:
         """The store has these revisions, by birth, and refused others; whether some still wait."""
@@ -88,5 +98,9 @@ class Waiting:
                 why = SessionFenced(
                     "the session ended or was taken over before its step was stored"
                 )
-                self._deliver(one.answer.failed(why))
+                self._give_up(one, why)
         self._held = waiting
+
+    def _give_up(self, held: Held, why: CarouselError) -> None:
+        self._failed(held, why)
+        self._deliver(held.answer.failed(why))

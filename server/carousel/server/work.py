@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,8 @@ class Work:
     durable indexes that the caller knows, none or one each. `mode` is an OutputMode. `deadline` is
     on the clock of time.monotonic. `lane` says whose work it is and how urgent. `deliver` is called
     in the event loop with every Answer. `memo` is what the session, the only one, remembers of its
-    generation once a step is committed.
+    generation once a step is committed. `origin` are labels by which whoever sees a slow step finds
+    the request, None where it has no id.
     """
 
     __slots__ = (
@@ -88,6 +89,7 @@ class Work:
         "memo",
         "mode",
         "offsets",
+        "origin",
         "refusals",
         "step_indexes",
     )
@@ -107,6 +109,7 @@ class Work:
         refusals: Sequence[tuple[int, CarouselError]] = (),
         durables: Sequence[int] = (),
         memo: Memo | None = None,
+        origin: Mapping[str, str] | None = None,
     ) -> None:
         self.handles = handles
         self.step_indexes = step_indexes
@@ -121,6 +124,7 @@ class Work:
         self.refusals = refusals
         self.durables = durables
         self.memo = memo
+        self.origin = origin
         self.cancelled = False
 
     def __len__(self) -> int:

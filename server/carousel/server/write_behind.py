@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from carousel.errors import StoreUnavailable
+from carousel.errors import CarouselError, StoreUnavailable
 from carousel.server.copies import columns_of
-from carousel.server.groups import Done, Ending, Group, Spill
+from carousel.server.groups import Done, Ending, Group, Held, Spill
 from carousel.server.loaded import LoadedVersion
 from carousel.server.records import Columns
 from carousel.server.store_metrics import StoreMetrics
@@ -71,7 +71,7 @@ class WriteBehind:
         self._endings: dict[str, Ending] = {}
         self._spills: dict[int, Spill] = {}  # by slot
         self._underway: Group | None = None
-        self._waiting = Waiting(table, deliver)
+        self._waiting = Waiting(table, deliver, failed=self._count_failure)
         self._writer = None
         if store is not None:
             self._writer = StoreWriter(
@@ -356,6 +356,8 @@ class WriteBehind:
             self._let_go(slot)
             return
         table.stored_handle[slot] = spill.handle
+        if (version := self._version_at(slot)) is not None:
+            version.metrics.snapshots.inc()
         if table.durability[slot] != MEMORY:
             table.durable_index[slot] = spill.step_index
         if spill.let_go and table.parked.get(slot) is spill.data:
@@ -365,3 +367,13 @@ class WriteBehind:
         log.warning("sessions/%s went on elsewhere; it is let go of here", self._table.ids[slot])
         self._metrics.fenced.inc()
         self._lose(slot)
+
+    def _count_failure(self, held: Held, why: CarouselError) -> None:
+        """An output that was held back goes as an error."""
+        version = self._version_at(int(held.slots[0]))
+        if version is not None:
+            version.metrics.failed(why.reason, len(held.answer.items))
+
+    def _version_at(self, slot: int) -> LoadedVersion | None:
+        ordinal = int(self._table.version[slot])
+        return next((one for one in self._versions if one.ordinal == ordinal), None)

@@ -22,7 +22,7 @@ class HeldWork:
     [steps] int64, all items one after the other, as are the `outputs` [steps, O]; with `last_only`
     these are [N, O], of the last step of each item. Items of `errors` are not run. The engine's
     thread alone touches a work from its push until `finished` is set. `deadline` is on the clock of
-    time.monotonic.
+    time.monotonic. `origin` is as in Work.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class HeldWork:
         arrived: float,
         indexes: Ints | None = None,
         errors: Mapping[int, CarouselError] | None = None,
+        origin: Mapping[str, str] | None = None,
     ) -> None:
         self.rows = rows  # [N, width], moved on in place
         self.indexes: Ints = np.zeros(len(lengths), np.int64) if indexes is None else indexes
@@ -53,6 +54,7 @@ class HeldWork:
         self.open[list(self.errors)] = False
         self.deadline = deadline
         self.arrived = arrived
+        self.origin = origin
         self.cancelled = False
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

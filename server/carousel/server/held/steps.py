@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from carousel.errors import (
     CarouselError,
     InvalidField,
     MessageTooLarge,
+    QueueFull,
     SealBroken,
     SnapshotMismatch,
     StoreUnwritable,
@@ -46,7 +47,12 @@ class HeldSteps:
         self._sealed_by = None if file is None else Sealer(keys.read(file))
 
     async def step(
-        self, request: pb.StepStatesRequest, *, tenant: str, deadline: float
+        self,
+        request: pb.StepStatesRequest,
+        *,
+        tenant: str,
+        deadline: float,
+        origin: Mapping[str, str] | None = None,
     ) -> pb.StepStatesResponse:
         settings = self._hall.settings
         version = self._hall.registry.resolve(request.model)
@@ -54,6 +60,7 @@ class HeldSteps:
         lengths = _lengths(request)
         lane = version.door.lane(tenant)
         if lane.room() <= 0:
+            version.metrics.failed(QueueFull.reason, len(lengths))
             raise version.refuse(lane, len(lengths))
         inputs = read_inputs(request.inputs, version, int(lengths.sum()))
         _check_reply_size(request, version, lengths, settings.max_message_bytes)
@@ -72,6 +79,7 @@ class HeldSteps:
             arrived=time.monotonic(),
             indexes=indexes,
             errors=broken | dict(wrong),
+            origin=origin,
         )
         await self._hall.run_held(version, work, tenant=tenant)
         for error in work.errors.values():

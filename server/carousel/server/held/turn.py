@@ -19,6 +19,7 @@ from carousel.errors import (
     ModelNotLoaded,
     NonFiniteResult,
 )
+from carousel.server import waits
 from carousel.server.health_events import publish
 from carousel.server.held.queue import Group, HeldWork
 from carousel.server.loaded import LoadedVersion
@@ -70,7 +71,9 @@ def _may_ride(version: LoadedVersion, group: Group, now: float) -> bool:
     if group.work.cancelled:
         _fail([group], Cancelled("the caller went away"))
     elif group.work.deadline <= now:
-        version.metrics.deadline_queue.inc(len(group.items))
+        begun = int((group.work.done[group.items] > 0).sum())
+        version.metrics.deadline_compute.inc(begun)
+        version.metrics.deadline_queue.inc(len(group.items) - begun)
         _fail([group], DeadlineExceeded("the deadline passed before the step's turn came"))
     else:
         return True
@@ -190,10 +193,8 @@ def _measure(
         return
     metrics.steps.inc(int(good.sum()))
     metrics.step_compute.observe(seconds, len(good))
-    arrived = np.array([group.work.arrived for group in riders])
-    items = np.array([len(group.items) for group in riders])
-    metrics.step_queue.observe_many(begin - arrived, items)
-    metrics.step_duration.observe_many(now - arrived, items)
+    works, items = [group.work for group in riders], np.array([len(g.items) for g in riders])
+    waits.tell(metrics, works, items, len(good), begin=begin, end=now)
 
 
 def _fail(groups: Iterable[Group], error: CarouselError) -> None:

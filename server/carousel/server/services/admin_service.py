@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from importlib.metadata import version
 from typing import Protocol
 
+from carousel import exposition
 from carousel.server.hall import Hall
 from carousel.server.rpc import Context
 from carousel.v1 import admin_service_pb2 as pb
-
-TYPES = {
-    "counter": pb.METRIC_TYPE_COUNTER,
-    "gauge": pb.METRIC_TYPE_GAUGE,
-    "info": pb.METRIC_TYPE_GAUGE,
-    "histogram": pb.METRIC_TYPE_HISTOGRAM,
-}
 
 
 class Drain(Protocol):
@@ -66,16 +61,8 @@ class AdminService:
     async def GetStatistics(
         self, request: pb.GetStatisticsRequest, context: Context
     ) -> pb.Statistics:
-        statistics = pb.Statistics()
-        statistics.create_time.FromNanoseconds(time.time_ns())
-        for metric in sorted(self._hall.metrics.registry.collect(), key=lambda m: m.name):
-            family = statistics.families.add(
-                name=metric.name, help=metric.documentation, type=TYPES.get(metric.type)
-            )
-            for sample in metric.samples:
-                if not sample.name.endswith("_created"):
-                    family.samples.add(name=sample.name, labels=sample.labels, value=sample.value)
-        return statistics
+        # Thousands of samples take as long as several turns: not in the event loop's thread.
+        return await asyncio.to_thread(exposition.statistics, self._hall.metrics.registry)
 
     async def DrainServer(
         self, request: pb.DrainServerRequest, context: Context

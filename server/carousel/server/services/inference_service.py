@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 
-from carousel.errors import CarouselError, MessageTooLarge, QueueFull
+from carousel.errors import CarouselError, MessageTooLarge
 from carousel.server import generation, sequences, steps
+from carousel.server.broken_streams import BrokenStreams
 from carousel.server.hall import Hall
 from carousel.server.held.steps import HeldSteps
 from carousel.server.loaded import LoadedVersion
+from carousel.server.logs import request_id
 from carousel.server.rpc import Context
-from carousel.server.tenants import tenant_of
+from carousel.server.tenants import caller_of, origin_of, tenant_of
 from carousel.server.work import NEVER, Answer, Work
 from carousel.v1 import inference_service_pb2 as pb
 
@@ -46,8 +49,10 @@ class Reply:
 class Stream:
     """The answers of one stream, coalesced: what one turn finished goes out as one message."""
 
-    def __init__(self, tenant: str) -> None:
+    def __init__(self, tenant: str, origin: Mapping[str, str] | None) -> None:
         self.tenant = tenant
+        self.origin = origin
+        self.latest: Sequence[int] = ()  # handles of the last message
         self.messages: asyncio.Queue[pb.StreamStepsResponse | None] = asyncio.Queue()
         self.flying = 0
         self.calm = asyncio.Event()
@@ -87,6 +92,10 @@ class Stream:
         self.drained = True
         self.half_close()
 
+    def unfinished(self) -> list[int]:
+        """Handles whose steps, or whose last answer, may not have come to the caller."""
+        return [handle for work in self._left for handle in work.handles] + list(self.latest)
+
     def cancel(self) -> None:
         """The caller is gone: what has not been committed vanishes."""
         for work in self._left:
@@ -125,6 +134,7 @@ class InferenceService:
         self._sequences = sequences.Sequences(hall)
         self._held = HeldSteps(hall)
         self._streams: set[Stream] = set()
+        self._broken = BrokenStreams()
 
     def drain(self) -> None:
         """End all streams once what was sent on them is answered."""
@@ -134,8 +144,10 @@ class InferenceService:
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
         self._hall.refuse_when_draining()
         reply = Reply()
-        tenant, deadline = tenant_of(context), deadline_of(context)
-        found = self._decode(request, reply.deliver, tenant=tenant, deadline=deadline)
+        (tenant, origin), deadline = caller_of(context), deadline_of(context)
+        found = self._decode(
+            request, reply.deliver, tenant=tenant, origin=origin, deadline=deadline
+        )
         if isinstance(found, pb.StepResponse):
             return found
         version, work = found
@@ -152,7 +164,7 @@ class InferenceService:
         self, requests: AsyncIterator[pb.StreamStepsRequest], context: Context
     ) -> AsyncIterator[pb.StreamStepsResponse]:
         self._hall.refuse_when_draining()
-        stream = Stream(tenant_of(context))
+        stream = Stream(tenant_of(context), origin_of(request_id.get()))
         self._streams.add(stream)
         reader = asyncio.create_task(self._read(requests, stream))
         try:
@@ -162,6 +174,9 @@ class InferenceService:
             if stream.drained:
                 raise self._hall.draining_error()
             await reader
+        except (asyncio.CancelledError, GeneratorExit):
+            self._broken.remember(stream.unfinished())
+            raise
         finally:
             self._streams.discard(stream)
             reader.cancel()
@@ -180,7 +195,9 @@ class InferenceService:
     def _start(self, request: pb.StepRequest, stream: Stream) -> None:
         """Submit one message; whatever is wrong with it becomes an error of its items."""
         try:
-            found = self._decode(request, stream.deliver, tenant=stream.tenant)
+            found = self._decode(
+                request, stream.deliver, tenant=stream.tenant, origin=stream.origin
+            )
         except CarouselError as error:
             if not 1 <= len(request.handles) <= steps.MAX_ITEMS:
                 raise  # there are no items, or far too many, to say it of
@@ -189,6 +206,9 @@ class InferenceService:
             stream.put(found)
             return
         version, work = found
+        stream.latest = work.handles
+        if self._broken:
+            version.metrics.stream_resumes.inc(self._broken.take_back(work.handles))
         stream.expect(work)
         self._hall.submit(version, work)
 
@@ -198,6 +218,7 @@ class InferenceService:
         deliver: steps.Deliver,
         *,
         tenant: str,
+        origin: Mapping[str, str] | None,
         deadline: float = NEVER,
     ) -> tuple[LoadedVersion, Work] | pb.StepResponse:
         """The work and who runs it, or at once the answer when no session was found.
@@ -207,21 +228,36 @@ class InferenceService:
         steps.check_columns(request)
         version = self._hall.version_of(request.handles)
         if version is None:
-            return steps.refuse_each(request, self._hall.engine.table.why_not)
+            return self._refuse_strays(request)
         lane = version.door.lane(tenant, bulk=request.priority == pb.PRIORITY_BULK)
         room, count = lane.room(), len(request.handles)
-        if room <= 0:
-            version.metrics.failed(QueueFull.reason, count)
-            raise version.refuse(lane, count)
-        max_chunk = self._hall.settings.max_chunk
-        work = steps.decode(
-            request, version, deliver, lane=lane, max_chunk=max_chunk, deadline=deadline
-        )
-        self._check_reply_size(version, work)
+        try:
+            if room <= 0:
+                raise version.refuse(lane, count)
+            work = steps.decode(
+                request,
+                version,
+                deliver,
+                lane=lane,
+                max_chunk=self._hall.settings.max_chunk,
+                deadline=deadline,
+                origin=origin,
+            )
+            self._check_reply_size(version, work)
+        except CarouselError as error:
+            version.metrics.failed(error.reason, count)
+            raise
         if room < count:
             full = version.refuse(lane, count - room)
             work.refusals = [*work.refusals, *((item, full) for item in range(room, count))]
         return version, work
+
+    def _refuse_strays(self, request: pb.StepRequest) -> pb.StepResponse:
+        """Answer items of which no session is here."""
+        errors = [self._hall.engine.table.why_not(handle) for handle in request.handles]
+        for kind, count in Counter(map(type, errors)).items():
+            self._hall.metrics.strayed(kind, count)
+        return steps.refuse_each(request, errors)
 
     def _check_reply_size(self, version: LoadedVersion, work: Work) -> None:
         """Refuse, before anything runs, what could never be answered in one message."""
@@ -239,8 +275,8 @@ class InferenceService:
         self, request: pb.StepStatesRequest, context: Context
     ) -> pb.StepStatesResponse:
         self._hall.refuse_when_draining()
-        tenant, deadline = tenant_of(context), deadline_of(context)
-        return await self._held.step(request, tenant=tenant, deadline=deadline)
+        (tenant, origin), deadline = caller_of(context), deadline_of(context)
+        return await self._held.step(request, tenant=tenant, deadline=deadline, origin=origin)
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         self._hall.refuse_when_draining()

@@ -1,0 +1,11 @@
+"""The exposition: metrics as messages, and as what Prometheus reads; shared by both ends.
+
+A server answers `AdminService.GetStatistics` with `statistics` of its registry. Its own /metrics
+and the exporter's make `families` of that message, and `routes` show them over HTTP, as text or
+OpenMetrics, by prometheus_client's encoders. So all three say the same.
+"""
+
+from carousel.exposition._families import families, merge, statistics
+from carousel.exposition._http import Answer, HttpServer, Route, routes
+
+__all__ = ["Answer", "HttpServer", "Route", "families", "merge", "routes", "statistics"]
