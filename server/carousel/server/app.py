@@ -28,6 +28,7 @@ from carousel.server.audit.writer import Writer
 from carousel.server.batch_audit import BatchAudit
 from carousel.server.engine import Engine
 from carousel.server.follower import Follower
+from carousel.server.gates.sampler import GateSampler
 from carousel.server.hall import Hall
 from carousel.server.held.keys import KeysError
 from carousel.server.http import HttpServer
@@ -119,6 +120,7 @@ class Server:
             lose=sessions.lose,
             clock=self._clock,
             batch_audit=BatchAudit(every=every) if (every := settings.batch_audit_every) else None,
+            gates=self._sampler(),
         )
         sessions.attach_to(engine)
         try:
@@ -172,6 +174,10 @@ class Server:
                 "seconds": round(time.monotonic() - begin, 2),
             },
         )
+
+    def _sampler(self) -> GateSampler | None:
+        seconds = self.settings.gate_sample_seconds
+        return GateSampler(seconds=seconds, metrics=self.metrics.gates) if seconds else None
 
     def _state_store(self) -> StateStore | None:
         """A store of sessions, not opened yet. Raises StartError."""

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
 from carousel.server.audit.metrics import AuditMetrics
 from carousel.server.door import QUEUE_FULL, SESSION_FULL, SHED, TENANT_FULL
+from carousel.server.gates.metrics import GateMetrics
 from carousel.server.health_policy import ACTIONS
 from carousel.server.histogram import Histogram
 from carousel.server.store_metrics import StoreMetrics
@@ -137,6 +138,7 @@ class Metrics:
         self.store = StoreMetrics(self.registry)
         self.audit = AuditMetrics(self.registry)
         self.training = TrainingMetrics(self.registry)
+        self.gates = GateMetrics(self.registry)
         # gRPC, under the names that public dashboards know
         method = ("grpc_type", "grpc_service", "grpc_method")
         self.rpc_started = Counter(
