@@ -124,7 +124,8 @@ class Sampled:
                 lengths = [steps] * SESSIONS if steps > 1 else []
                 wire.outputs(handles, [begin] * SESSIONS, fed.reshape(-1), lengths)
         server.stop()  # the sample is finished
-        self.value = server.server.metrics.registry.get_sample_value
+        self.registry = server.server.metrics.registry
+        self.value = self.registry.get_sample_value
 
     def gauge(self, name: str, layer: int, gate: str) -> float | None:
         labels = {"model": self.model, "layer": str(layer), "gate": gate}
@@ -135,6 +136,15 @@ class Sampled:
         labels = {"model": self.model} | ({} if layer is None else {"layer": str(layer)})
         count, total = (self.value(f"carousel_{name}_{part}", labels) for part in ("count", "sum"))
         return count, total
+
+    def buckets(self, name: str, layer: int) -> list[tuple[float, float]]:
+        """Bounds, and how many values are not above."""
+        return [
+            (float(sample.labels["le"]), sample.value)
+            for family in self.registry.collect()
+            for sample in family.samples
+            if sample.name == f"carousel_{name}_bucket" and sample.labels["layer"] == str(layer)
+        ]
 
 
 @pytest.mark.parametrize("steps", [1, 6])
@@ -166,13 +176,13 @@ def test_sampled_gates_are_those_of_float64(
         count, total = sampled.histogram("state_norm", layer)
         assert (count, total) == (norms.size, pytest.approx(norms.sum(), rel=1e-5))
 
-        count, total = sampled.histogram("memory_horizon_steps", layer)
         if cell == "rnn_tanh":
-            assert (count, total) == (None, None)
-        else:
-            f = values["forget" if cell == "lstm" else "update"][PREFIX]
-            horizons = -1 / np.log(f)
-            assert (count, total) == (f.size, pytest.approx(horizons.sum(), rel=1e-3))
+            assert sampled.histogram("memory_horizon_steps", layer) == (None, None)
+            continue
+        horizons = -1 / np.log(values["forget" if cell == "lstm" else "update"][PREFIX])
+        *bounds, everything = sampled.buckets("memory_horizon_steps", layer)
+        assert everything == (np.inf, horizons.size)
+        assert all(below == (horizons <= bound).sum() for bound, below in bounds)
 
     shown = slice(PREFIX - 1, PREFIX + looked - 1)  # what stood before each step
     nats = -logits[shown] + np.log(np.exp(logits[shown]).sum(axis=2, keepdims=True))
