@@ -1,4 +1,4 @@
-"""`python -m tests.bench.numerics`: what health rules and audits cost, in one thread's CPU time."""
+"""`python -m tests.bench.numerics`: what health rules, audits and gates cost, in CPU time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from prometheus_client import CollectorRegistry
 
 from carousel.model import Features, Kernel, Linear, ModelConfig, Network, make_kernel
 from carousel.server.batch_audit import take
+from carousel.server.gates import sampler
+from carousel.server.gates.metrics import GateMetrics
+from carousel.server.gates.window import Window
 from carousel.server.health_policy import (
     AGE,
     ALERT,
@@ -26,6 +30,7 @@ from carousel.server.ride import Ride
 from carousel.server.scheduler import Plan
 from carousel.server.settings import Settings
 from carousel.server.state_health import StateHealth
+from carousel.server.table import SessionTable
 
 HIDDEN, SIZE, SLICE = 256, 64, 16
 CONFIG = ModelConfig(
@@ -59,6 +64,8 @@ def main() -> None:
             print(f"{name}, slices of {SLICE}, B {batch}: {price(kernel, health, batch, SLICE)}")
     for batch, steps in ((2, None), (64, None), (2, SLICE), (64, SLICE)):
         print(f"audit, B {batch}, {steps or 'single'} steps: {audit(network, batch, steps)}")
+        print(f"gates, B {batch}, {steps or 'single'} steps: {gates(network, batch, steps)}")
+    print(f"gates, not due: {not_due(network)}")
 
 
 def price(kernel: Kernel, health: StateHealth, batch: int, steps: int | None) -> str:
@@ -79,6 +86,41 @@ def price(kernel: Kernel, health: StateHealth, batch: int, steps: int | None) ->
 
 
 def audit(network: Network, batch: int, steps: int | None) -> str:
+    version, plan, ride = turn(network, batch, steps)
+    sample = take(version, plan, ride, 1)
+    return copied([lambda: take(version, plan, ride, 1), sample.difference])
+
+
+def gates(network: Network, batch: int, steps: int | None) -> str:
+    version, plan, ride = turn(network, batch, steps)
+    table, metrics, window = SessionTable(), GateMetrics(CollectorRegistry()), Window("m", None)
+    sample = sampler.take(table, version, plan, ride)
+    assert sample is not None
+    return copied(
+        [
+            lambda: sampler.take(table, version, plan, ride),
+            lambda: sampler.count(sample, window, metrics),
+        ]
+    )
+
+
+def not_due(network: Network) -> str:
+    version, plan, ride = turn(network, 2, None)
+    never = sampler.GateSampler(seconds=1e9, metrics=GateMetrics(CollectorRegistry()))
+    table = SessionTable()
+    never.look(table, version, plan, ride)  # the first is always taken
+    never.close()
+    [found] = in_turn([lambda: never.look(table, version, plan, ride)], 1000)
+    return f"{min(found) * 1e6:.2f} us"
+
+
+def copied(calls: Sequence[Call]) -> str:
+    copying, running = in_turn(calls, 50)
+    return f"copy {min(copying) * 1e6:.0f} us, run again {min(running) * 1e6:.0f} us"
+
+
+def turn(network: Network, batch: int, steps: int | None) -> tuple[LoadedVersion, Plan, Ride]:
+    """A version, and a turn of it."""
     version = LoadedVersion(
         network,
         model="m",
@@ -96,10 +138,7 @@ def audit(network: Network, batch: int, steps: int | None) -> str:
         y, new = version.kernel.chunk(x, torch.from_numpy(lengths), rows)
     at = np.arange(batch)
     plan = Plan([], at, at, at, at, at.astype(np.uint64), at, x.numpy(), lengths)
-    ride = Ride(at, at, at, rows, y, new)
-    sample = take(version, plan, ride, 1)
-    copying, running = in_turn([lambda: take(version, plan, ride, 1), sample.difference], 50)
-    return f"copy {min(copying) * 1e6:.0f} us, run again {min(running) * 1e6:.0f} us"
+    return version, plan, Ride(at, at, at, rows, y, new)
 
 
 def given(

@@ -112,14 +112,19 @@ def _likeliest(logits: Any, names: Sequence[str], count: int) -> list[tuple[str,
 
 
 def _symbols(config: ModelConfig) -> Sequence[str]:
-    """What each token is; subwords in GPT-2's spelling, all else by its number."""
+    """What each token is, with quotes around those that would not be seen."""
+    symbols = symbols_of(config, config.output_size)
+    return [repr(one) if one.isspace() else one for one in symbols]
+
+
+def symbols_of(config: ModelConfig, tokens: int) -> Sequence[str]:
+    """What each of so many tokens is; subwords in GPT-2's spelling, all else by its number."""
     tokenizer = json.loads(config.json).get("tokenizer") or {}
-    symbols = tokenizer.get("symbols") or range(config.output_size)
+    symbols = tokenizer.get("symbols") or range(tokens)
     if "merges" in tokenizer:
         pairs = (merge.replace(" ", "") for merge in tokenizer["merges"])
         symbols = list(dict.fromkeys([*_byte_names(), *pairs]))
-    # Blanks and newlines would not be seen.
-    return [repr(s) if isinstance(s, str) and s.isspace() else str(s) for s in symbols]
+    return [str(symbol) for symbol in symbols]
 
 
 def _byte_names() -> list[str]:

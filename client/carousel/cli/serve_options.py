@@ -125,6 +125,14 @@ def options(
         int | None,
         _models("1000", "Turns after which one session is run again alone, to compare; 0: never."),
     ] = None,
+    gate_sample_seconds: Annotated[
+        float | None,
+        _models(
+            "0.1",
+            "How often, at most, gates of each model version are sampled; 0: never.",
+            metavar="SECONDS",
+        ),
+    ] = None,
     state_key_file: Annotated[
         Path | None,
         _models(

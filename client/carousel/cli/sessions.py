@@ -3,6 +3,7 @@
 Modules with signatures for typer can't postpone the evaluation of annotations.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,9 @@ from carousel.cli.replay_view import Replayed
 from carousel.cli.replay_view import show as show_replay
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from carousel.cli.inspect_view import Inspected
     from carousel.client import Client, SessionInfo
 
 app = typer.Typer(
@@ -226,6 +230,36 @@ def replay(
     the log was changed.
     """
     return Replayed(client, client.replay(session, start=start, stop=stop, verify_only=verify))
+
+
+def _inspected(found: "Inspected | Iterator[Inspected]") -> "RenderableType | None":
+    from carousel.cli.inspect_view import show
+
+    return show(found)
+
+
+@remote(app, view=_inspected)
+def inspect(
+    client: "Client",
+    session: SessionId,
+    steps: Annotated[
+        int, typer.Option(min=0, max=256, help="How many of the latest steps; 0: none.")
+    ] = 64,
+    units: Annotated[
+        int, typer.Option(min=0, max=256, help="Groups of units that are told apart.")
+    ] = 4,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Look again each second, until it ends.")
+    ] = False,
+) -> "Inspected | Iterator[Inspected]":
+    """Look inside a session: its state, and what its gates do; the session stays as it is.
+
+    Asking for steps begins to watch it for a minute; those that come from then on are shown.
+    """
+    from carousel.cli.inspect_view import Looks
+
+    looks = Looks(client, session, steps=steps, units=units)
+    return looks.follow() if follow else looks.look()
 
 
 @remote(app, view=views.session)

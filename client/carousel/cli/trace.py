@@ -1,4 +1,4 @@
-"""`carousel trace`: what the gates do while a network reads a sequence, in figures.
+"""`carousel trace`: what the gates do while a network reads a sequence, drawn and in figures.
 
 Modules with signatures for typer can't postpone the evaluation of annotations.
 """
@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from carousel.cli import tables
 from carousel.cli.arguments import ModelName
 from carousel.cli.remote import remote
+from carousel.cli.trace_view import Traced, drawn, show, traced
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from carousel.client import Client, Trace
-
-_GATES = ("input", "forget", "output", "reset", "update")
-# A gate this close to 0 or 1 hardly passes a gradient.
-_SATURATED = 0.05
+    from carousel.client import Client
 
 
 def register(app: typer.Typer) -> None:
@@ -36,40 +30,29 @@ def trace(
     session: Annotated[
         str | None, typer.Option(help="Begin from this session's state, which does not move.")
     ] = None,
-) -> "Trace":
+    png: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Draw all of it into this picture.")
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Draw all of it into this page; hover shows values."),
+    ] = None,
+) -> Traced:
     """Show what every gate does while the network reads a sequence; --json gives all values."""
     from carousel.cli import inputs
 
     if bool(text) == (file is not None):
         raise typer.BadParameter("give either a text or --file")
     begin = model if session is None else f"sessions/{session.removeprefix('sessions/')}"
-    if file is None:
-        return client.trace(begin, text)
     version = client.get_version(model)
-    [sequence, *more] = inputs.read(
-        file, version.config, lambda texts: client.tokenize(version.name, texts)
-    )
-    if more:
-        raise typer.BadParameter(f"{file} has {len(more) + 1} sequences, and one can be traced")
-    return client.trace(begin, sequence.values)
-
-
-def show(one: "Trace") -> "RenderableType":
-    """A row for each layer and each of its values, over all steps and units."""
-    import numpy as np
-
-    columns = ("mean", "spread", "least", "most", "saturated")
-    rows = []
-    for number, layer in enumerate(one.layers):
-        for name, values in layer.items():  # [T, H]
-            near_end = (values < _SATURATED) | (values > 1 - _SATURATED)
-            figures = (values.mean(), values.std(), values.min(), values.max())
-            rows.append(
-                (
-                    str(number),
-                    name,
-                    *(f"{figure:.3f}" for figure in figures),
-                    f"{np.mean(near_end):.0%}" if name in _GATES else "",
-                )
-            )
-    return tables.table("layer", "value", *columns, rows=rows, numbers=columns)
+    if file is None:
+        [values] = client.tokenize(version.name, [text])
+    else:
+        [sequence, *more] = inputs.read(
+            file, version.config, lambda texts: client.tokenize(version.name, texts)
+        )
+        if more:
+            raise typer.BadParameter(f"{file} has {len(more) + 1} sequences, and one can be traced")
+        values = sequence.values
+    found = traced(client.trace(begin, values), values, version.config)
+    return drawn(found, png=png, html=html)

@@ -27,6 +27,7 @@ from carousel.client._events import Event
 from carousel.client._health import HealthRule, StateNotice
 from carousel.client._held import HeldState
 from carousel.client._inference_values import FinishReason, Token, TokenProbability, Trace
+from carousel.client._inspection import GateActivity, Inspection, LayerInspection
 from carousel.client._jobs_progress import (
     Checkpoint,
     Evaluation,
@@ -91,9 +92,11 @@ __all__ = [
     "Event",
     "FinishReason",
     "Forecast",
+    "GateActivity",
     "GradientFlow",
     "HealthRule",
     "HeldState",
+    "Inspection",
     "Job",
     "JobEvent",
     "JobFailed",
@@ -101,6 +104,7 @@ __all__ = [
     "JobWarning",
     "LanguageModel",
     "LayerGradients",
+    "LayerInspection",
     "MetricFamily",
     "MetricSample",
     "MetricType",

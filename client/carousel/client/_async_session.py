@@ -17,6 +17,7 @@ from carousel.client._events import Event
 from carousel.client._generation import Prompt, Sampling
 from carousel.client._inference_calls import output_mode
 from carousel.client._inputs import Floats, Input, chunk_input, step_input
+from carousel.client._inspection import Inspection
 from carousel.client._session_values import SessionInfo, Snapshot
 from carousel.client._times import Seconds
 from carousel.errors import (
@@ -238,6 +239,12 @@ class AsyncSession(AsyncStepping):
     async def refresh(self, *, timeout: float | None = None) -> SessionInfo:
         """Ask the server for a new description, also after the session's end."""
         return self._learn(await self._transport.call(_session_calls.get(self.name), timeout))
+
+    async def inspect(
+        self, *, steps: int = 64, units: int = 0, timeout: float | None = None
+    ) -> Inspection:
+        """Look inside, as `Client.inspect_session` does; the session stays as it is."""
+        return await self._transport.call(_session_calls.inspect(self.name, steps, units), timeout)
 
     async def close(self, *, timeout: float | None = None) -> None:
         """End the session. Nothing happens when it has ended, or another holder took it over."""

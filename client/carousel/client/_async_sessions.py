@@ -18,6 +18,7 @@ from carousel.client._call import Call
 from carousel.client._coalescer import Coalescer
 from carousel.client._events import Event
 from carousel.client._inputs import Floats, Input
+from carousel.client._inspection import Inspection
 from carousel.client._opening import Opening
 from carousel.client._priority import Priority
 from carousel.client._session_values import SessionInfo, Snapshot
@@ -146,6 +147,19 @@ class AsyncSessions:
     async def delete_session(self, name: str, *, timeout: float | None = None) -> None:
         """End a session, whoever holds it. Raises SessionNotFound, SessionEnded."""
         await self._transport.call(calls.delete(name), timeout)
+
+    async def inspect_session(
+        self, name: str, *, steps: int = 64, units: int = 0, timeout: float | None = None
+    ) -> Inspection:
+        """Look inside a session; changes nothing, not even when it ends.
+
+        Asking for `steps`, at most 256, begins to watch it: for 60 s, which each call renews, the
+        server keeps what its steps bring, and shows the latest of those that came since. `units`
+        asks for the values of the units too, in at most so many groups (256). With `steps` 0 only
+        the state is shown. Raises SessionNotFound, SessionEnded, InvalidField, ModelNotLoaded,
+        and WatchCapacity where too many sessions are watched.
+        """
+        return await self._transport.call(calls.inspect(name, steps, units), timeout)
 
     def replay(
         self,

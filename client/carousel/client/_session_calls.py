@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from carousel.client._call import Call, nothing
 from carousel.client._cursor import Cursor
 from carousel.client._inputs import Input, chunk_input, input_tensor
+from carousel.client._inspection import Inspection, inspection
 from carousel.client._names import model_name, session_name
 from carousel.client._session_values import (
     SessionInfo,
@@ -202,6 +203,14 @@ def reset(name: str, handle: int) -> Call[Made]:
 def export(name: str) -> Call[Snapshot]:
     request = pb.ExportSessionRequest(name=name)
     return Call(_path("ExportSession"), request, pb.ExportSessionResponse, _snapshot)
+
+
+def inspect(name: str, steps: int, units: int) -> Call[Inspection]:
+    for field, given in (("steps", steps), ("units", units)):
+        if given < 0:
+            raise InvalidField(f"{field} must be at least 0, got {given}", field=field)
+    request = pb.InspectSessionRequest(name=session_name(name), steps=steps, units=units)
+    return Call(_path("InspectSession"), request, pb.InspectSessionResponse, inspection)
 
 
 def _call(method: str, request: Message) -> Call[Made]:

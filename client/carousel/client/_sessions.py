@@ -12,6 +12,7 @@ from carousel.client import _session_calls as calls
 from carousel.client._call import Call
 from carousel.client._events import Event
 from carousel.client._inputs import Floats, Input
+from carousel.client._inspection import Inspection
 from carousel.client._priority import Priority
 from carousel.client._replay import Replay
 from carousel.client._session import Session
@@ -134,6 +135,19 @@ class Sessions:
     def delete_session(self, name: str, *, timeout: float | None = None) -> None:
         """End a session, whoever holds it. Raises SessionNotFound, SessionEnded."""
         self._transport.call(calls.delete(name), timeout)
+
+    def inspect_session(
+        self, name: str, *, steps: int = 64, units: int = 0, timeout: float | None = None
+    ) -> Inspection:
+        """Look inside a session; changes nothing, not even when it ends.
+
+        Asking for `steps`, at most 256, begins to watch it: for 60 s, which each call renews, the
+        server keeps what its steps bring, and shows the latest of those that came since. `units`
+        asks for the values of the units too, in at most so many groups (256). With `steps` 0 only
+        the state is shown. Raises SessionNotFound, SessionEnded, InvalidField, ModelNotLoaded,
+        and WatchCapacity where too many sessions are watched.
+        """
+        return self._transport.call(calls.inspect(name, steps, units), timeout)
 
     def replay(
         self,

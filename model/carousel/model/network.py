@@ -149,12 +149,7 @@ class Network(nn.Module):
     def trace(self, x: Tensor, rows: Tensor) -> Trace:
         """Every gate of one sequence: x [T, D] or tokens [T], rows [1, width]."""
         y, rows, gates = self.unroll(x[None], rows.reshape(1, -1), None)
-        layers = [
-            {name: torch.cat([step[name] for step in layer]) for name in layer[0]}  # [T, H]
-            for layer in gates
-        ]
-        named = {name: torch.stack([g[name] for g in layers], dim=1) for name in layers[0]}
-        return Trace(named, y[0], rows)
+        return Trace({name: v[0] for name, v in stack_gates(gates).items()}, y[0], rows)
 
     def unroll(
         self, x: Tensor, rows: Tensor, lengths: Tensor | None = None
@@ -207,6 +202,16 @@ class Network(nn.Module):
 def padding_mask(x: Tensor, lengths: Tensor) -> Tensor:
     """True [B, T] at the real steps of x [B, T, ..]."""
     return torch.arange(x.shape[1], device=x.device) < lengths.to(x.device)[:, None]
+
+
+def stack_gates(seen: list[list[Gates]]) -> dict[str, Tensor]:
+    """What `unroll` saw, of one direction: by name [B, T, L, H]."""
+    return {
+        name: torch.stack(
+            [torch.stack([step[name] for step in layer], dim=1) for layer in seen], dim=2
+        )
+        for name in seen[0][0]
+    }
 
 
 def _layers(config: ModelConfig) -> nn.RNNBase:

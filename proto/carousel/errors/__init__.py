@@ -17,7 +17,7 @@ CarouselError
 |- Aborted                  somebody else was faster; look again
 |  |- StepConflict, SessionFenced
 |- ResourceExhausted        full; try later
-|  |- SessionCapacity, QueueFull, MessageTooLarge
+|  |- SessionCapacity, QueueFull, WatchCapacity, MessageTooLarge
 |- Unavailable              not now; try again
 |  |- ServerDraining, ModelLoading, ServerUnreachable, StoreUnavailable
 |- DataLoss                 bytes are not what they were
@@ -51,6 +51,7 @@ from carousel.errors._moments import (
     Unavailable,
     Unimplemented,
     UploadDamaged,
+    WatchCapacity,
 )
 from carousel.errors._requests import (
     ChunkTooLong,
@@ -174,6 +175,7 @@ __all__ = [
     "UploadDamaged",
     "VersionExists",
     "VersionNotFound",
+    "WatchCapacity",
     "WeightsInvalid",
     "flat_metadata",
     "from_parts",

@@ -45,6 +45,12 @@ class QueueFull(ResourceExhausted):
     reason = "QUEUE_FULL"
 
 
+class WatchCapacity(ResourceExhausted):
+    """The server watches as many sessions as it can; the first is let go of in `retry_after`."""
+
+    reason = "WATCH_CAPACITY"
+
+
 class MessageTooLarge(ResourceExhausted):
     """A message is larger than the limit."""
 

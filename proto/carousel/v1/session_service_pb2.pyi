@@ -806,3 +806,196 @@ class AuditSummary(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditSummary: _TypeAlias = AuditSummary  # noqa: Y015
+
+@_typing.final
+class InspectSessionRequest(_message.Message):
+    """Asks for a look inside a session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`sessions/{id}`."""
+    steps: _builtins.int
+    """Show at most so many of the latest steps, 0 to 256. 0: the state alone, and the session is not
+    watched.
+    """
+    units: _builtins.int
+    """Show the values of the units in these steps too, in at most so many groups of neighbours, 0 to
+    256; a layer of fewer units has each alone. There are fewer groups where the answer would have
+    more than 2^18 values. 0: none.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        steps: _builtins.int = ...,
+        units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "steps", b"steps", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectSessionRequest: _TypeAlias = InspectSessionRequest  # noqa: Y015
+
+@_typing.final
+class InspectSessionResponse(_message.Message):
+    """The inside of a session at one moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    FIRST_STEP_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    SURPRISES_NATS_FIELD_NUMBER: _builtins.int
+    WATCH_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    first_step: _builtins.int
+    """The index of the first step that is shown."""
+    steps: _builtins.int
+    """How many steps are shown, one after the other, up to the last one; columns have one entry each.
+    0: none was taken since the session is watched, or it was set back since, or is not in memory,
+    or its last slice had more than 256 steps.
+    """
+    @_builtins.property
+    def session(self) -> _session_pb2.Session:
+        """The session, without its handle."""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerInspection]:
+        """From the input up."""
+
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What was fed, of a model of tokens. Empty for features."""
+
+    @_builtins.property
+    def surprises_nats(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """How unexpected each step's token was: -ln of the probability that the output before it gave it,
+        in nats. NaN where there was no output before. Empty unless the model goes from tokens to a
+        softmax over the same tokens.
+        """
+
+    @_builtins.property
+    def watch_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it is watched, unless it is asked for again. Unset where it is not."""
+
+    def __init__(
+        self,
+        *,
+        session: _session_pb2.Session | None = ...,
+        layers: _abc.Iterable[Global___LayerInspection] | None = ...,
+        first_step: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        tokens: _abc.Iterable[_builtins.int] | None = ...,
+        surprises_nats: _abc.Iterable[_builtins.float] | None = ...,
+        watch_expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "watch_expire_time", b"watch_expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_step", b"first_step", "layers", b"layers", "session", b"session", "steps", b"steps", "surprises_nats", b"surprises_nats", "tokens", b"tokens", "watch_expire_time", b"watch_expire_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectSessionResponse: _TypeAlias = InspectSessionResponse  # noqa: Y015
+
+@_typing.final
+class LayerInspection(_message.Message):
+    """One layer of a session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HIDDEN_NORM_FIELD_NUMBER: _builtins.int
+    CELL_NORM_FIELD_NUMBER: _builtins.int
+    SATURATED_RATIO_FIELD_NUMBER: _builtins.int
+    MEMORY_HORIZON_STEPS_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    hidden_norm: _builtins.float
+    """L2 norm of the present hidden state."""
+    cell_norm: _builtins.float
+    """L2 norm of the present cell state. Only of an LSTM."""
+    saturated_ratio: _builtins.float
+    """Share of the units, 0 to 1, that are in the flat part of their activation now, beyond 0.99 of
+    its largest value: tanh(c) of an LSTM, h of a GRU or RNN; of a rectifier those at 0.
+    """
+    memory_horizon_steps: _builtins.float
+    """How many steps the layer remembers, by its gates in the last step: -1 / ln f, where f is the
+    median over the units of the forget gate (LSTM) or the update gate (GRU). At most 1,000,000.
+    Unset for an RNN, and where no step is shown.
+    """
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateActivity]:
+        """What was computed in the steps. LSTM: input, forget, candidate, output, cell, hidden. GRU:
+        reset, update, candidate, hidden. RNN: hidden. Empty where no step is shown.
+        """
+
+    def __init__(
+        self,
+        *,
+        hidden_norm: _builtins.float = ...,
+        cell_norm: _builtins.float | None = ...,
+        saturated_ratio: _builtins.float = ...,
+        memory_horizon_steps: _builtins.float | None = ...,
+        gates: _abc.Iterable[Global___GateActivity] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cell_norm", b"_cell_norm", "_memory_horizon_steps", b"_memory_horizon_steps", "cell_norm", b"cell_norm", "memory_horizon_steps", b"memory_horizon_steps"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cell_norm", b"_cell_norm", "_memory_horizon_steps", b"_memory_horizon_steps", "cell_norm", b"cell_norm", "gates", b"gates", "hidden_norm", b"hidden_norm", "memory_horizon_steps", b"memory_horizon_steps", "saturated_ratio", b"saturated_ratio"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cell_norm: _TypeAlias = _typing.Literal["cell_norm"]  # noqa: Y015
+    _WhichOneofArgType__cell_norm: _TypeAlias = _typing.Literal["_cell_norm", b"_cell_norm"]  # noqa: Y015
+    _WhichOneofReturnType__memory_horizon_steps: _TypeAlias = _typing.Literal["memory_horizon_steps"]  # noqa: Y015
+    _WhichOneofArgType__memory_horizon_steps: _TypeAlias = _typing.Literal["_memory_horizon_steps", b"_memory_horizon_steps"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cell_norm) -> _WhichOneofReturnType__cell_norm | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_horizon_steps) -> _WhichOneofReturnType__memory_horizon_steps | None: ...
+
+Global___LayerInspection: _TypeAlias = LayerInspection  # noqa: Y015
+
+@_typing.final
+class GateActivity(_message.Message):
+    """One gate, candidate or state of a layer over the steps that are shown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MEANS_FIELD_NUMBER: _builtins.int
+    SATURATED_RATIOS_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in LayerTrace."""
+    @_builtins.property
+    def means(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Mean over the units, for each step."""
+
+    @_builtins.property
+    def saturated_ratios(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Share of the units, 0 to 1, that are below 0.05 or above 0.95, for each step: through such a
+        gate hardly any gradient passes. Empty for what is no gate (candidate, cell, hidden).
+        """
+
+    @_builtins.property
+    def units(self) -> _tensor_pb2.Tensor:
+        """FLOAT32 [steps, groups]: the mean of each group of units. Unset where none were asked for."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        means: _abc.Iterable[_builtins.float] | None = ...,
+        saturated_ratios: _abc.Iterable[_builtins.float] | None = ...,
+        units: _tensor_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["units", b"units"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["means", b"means", "name", b"name", "saturated_ratios", b"saturated_ratios", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GateActivity: _TypeAlias = GateActivity  # noqa: Y015

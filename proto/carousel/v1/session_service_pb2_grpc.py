@@ -107,6 +107,11 @@ class SessionServiceStub:
                 request_serializer=carousel_dot_v1_dot_session__service__pb2.ReplaySessionRequest.SerializeToString,
                 response_deserializer=carousel_dot_v1_dot_session__service__pb2.ReplaySessionResponse.FromString,
                 _registered_method=True)
+        self.InspectSession = channel.unary_unary(
+                '/carousel.v1.SessionService/InspectSession',
+                request_serializer=carousel_dot_v1_dot_session__service__pb2.InspectSessionRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_session__service__pb2.InspectSessionResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer:
@@ -242,6 +247,18 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InspectSession(self, request, context):
+        """Shows what a session's state is now, layer by layer, and what its gates did in its latest steps;
+        changes nothing, not even when the session ends. Asking for steps begins to watch it: for 60 s,
+        which each call renews, its server keeps what its steps bring, and shows those that came since.
+        A session that is parked or at rest stays there: its state is shown. Errors: SESSION_NOT_FOUND,
+        SESSION_ENDED, INVALID_FIELD, WATCH_CAPACITY (with a time to come back; `steps` 0 still works),
+        MODEL_NOT_LOADED, SNAPSHOT_DAMAGED, SNAPSHOT_MISMATCH, STORE_UNAVAILABLE, QUEUE_FULL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -314,6 +331,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ReplaySession,
                     request_deserializer=carousel_dot_v1_dot_session__service__pb2.ReplaySessionRequest.FromString,
                     response_serializer=carousel_dot_v1_dot_session__service__pb2.ReplaySessionResponse.SerializeToString,
+            ),
+            'InspectSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectSession,
+                    request_deserializer=carousel_dot_v1_dot_session__service__pb2.InspectSessionRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_session__service__pb2.InspectSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -695,6 +717,33 @@ class SessionService:
             '/carousel.v1.SessionService/ReplaySession',
             carousel_dot_v1_dot_session__service__pb2.ReplaySessionRequest.SerializeToString,
             carousel_dot_v1_dot_session__service__pb2.ReplaySessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carousel.v1.SessionService/InspectSession',
+            carousel_dot_v1_dot_session__service__pb2.InspectSessionRequest.SerializeToString,
+            carousel_dot_v1_dot_session__service__pb2.InspectSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

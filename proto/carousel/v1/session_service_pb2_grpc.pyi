@@ -104,6 +104,14 @@ class SessionServiceStub:
     VERSION_NOT_FOUND, MODEL_NOT_LOADED, SNAPSHOT_MISMATCH (the version is not the one that
     answered, or a bit-exact log is of another device).
     """
+    InspectSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.InspectSessionRequest, _session_service_pb2.InspectSessionResponse]
+    """Shows what a session's state is now, layer by layer, and what its gates did in its latest steps;
+    changes nothing, not even when the session ends. Asking for steps begins to watch it: for 60 s,
+    which each call renews, its server keeps what its steps bring, and shows those that came since.
+    A session that is parked or at rest stays there: its state is shown. Errors: SESSION_NOT_FOUND,
+    SESSION_ENDED, INVALID_FIELD, WATCH_CAPACITY (with a time to come back; `steps` 0 still works),
+    MODEL_NOT_LOADED, SNAPSHOT_DAMAGED, SNAPSHOT_MISMATCH, STORE_UNAVAILABLE, QUEUE_FULL.
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -178,6 +186,14 @@ class SessionServiceAsyncStub(SessionServiceStub):
     AUDIT_DAMAGED (`step_index`: steps before it can still be replayed), INVALID_FIELD,
     VERSION_NOT_FOUND, MODEL_NOT_LOADED, SNAPSHOT_MISMATCH (the version is not the one that
     answered, or a bit-exact log is of another device).
+    """
+    InspectSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.InspectSessionRequest, _session_service_pb2.InspectSessionResponse]  # type: ignore[assignment]
+    """Shows what a session's state is now, layer by layer, and what its gates did in its latest steps;
+    changes nothing, not even when the session ends. Asking for steps begins to watch it: for 60 s,
+    which each call renews, its server keeps what its steps bring, and shows those that came since.
+    A session that is parked or at rest stays there: its state is shown. Errors: SESSION_NOT_FOUND,
+    SESSION_ENDED, INVALID_FIELD, WATCH_CAPACITY (with a time to come back; `steps` 0 still works),
+    MODEL_NOT_LOADED, SNAPSHOT_DAMAGED, SNAPSHOT_MISMATCH, STORE_UNAVAILABLE, QUEUE_FULL.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -334,6 +350,20 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         AUDIT_DAMAGED (`step_index`: steps before it can still be replayed), INVALID_FIELD,
         VERSION_NOT_FOUND, MODEL_NOT_LOADED, SNAPSHOT_MISMATCH (the version is not the one that
         answered, or a bit-exact log is of another device).
+        """
+
+    @_abc_1.abstractmethod
+    def InspectSession(
+        self,
+        request: _session_service_pb2.InspectSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.InspectSessionResponse, _abc.Awaitable[_session_service_pb2.InspectSessionResponse]]:
+        """Shows what a session's state is now, layer by layer, and what its gates did in its latest steps;
+        changes nothing, not even when the session ends. Asking for steps begins to watch it: for 60 s,
+        which each call renews, its server keeps what its steps bring, and shows those that came since.
+        A session that is parked or at rest stays there: its state is shown. Errors: SESSION_NOT_FOUND,
+        SESSION_ENDED, INVALID_FIELD, WATCH_CAPACITY (with a time to come back; `steps` 0 still works),
+        MODEL_NOT_LOADED, SNAPSHOT_DAMAGED, SNAPSHOT_MISMATCH, STORE_UNAVAILABLE, QUEUE_FULL.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

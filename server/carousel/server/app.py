@@ -31,6 +31,7 @@ from carousel.server.batch_audit import BatchAudit
 from carousel.server.device_gauges import DeviceGauges
 from carousel.server.engine import Engine
 from carousel.server.follower import Follower
+from carousel.server.gates.sampler import GateSampler
 from carousel.server.hall import Hall
 from carousel.server.held.keys import KeysError
 from carousel.server.live_gauges import LiveGauges
@@ -121,6 +122,7 @@ class Server:
             lose=sessions.lose,
             clock=self._clock,
             batch_audit=BatchAudit(every=every) if (every := settings.batch_audit_every) else None,
+            gates=self._sampler(),
         )
         sessions.attach_to(engine)
         try:
@@ -173,6 +175,10 @@ class Server:
                 "seconds": round(time.monotonic() - begin, 2),
             },
         )
+
+    def _sampler(self) -> GateSampler | None:
+        seconds = self.settings.gate_sample_seconds
+        return GateSampler(seconds=seconds, metrics=self.metrics.gates) if seconds else None
 
     def _state_store(self) -> StateStore | None:
         """A store of sessions, not opened yet. Raises StartError."""

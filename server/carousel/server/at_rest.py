@@ -152,9 +152,10 @@ class AtRest:
             raise steps_lost(session_id, known, record.step_index)
         if record.expire_time <= self._clock():
             raise self._over(record).error()
-        return self._version_of(record), record, entry
+        return self.version_of(record), record, entry
 
-    def _version_of(self, record: Record) -> LoadedVersion:
+    def version_of(self, record: Record) -> LoadedVersion:
+        """Raises ModelNotLoaded, SnapshotMismatch."""
         version = self._registry.resolve(record.model_version)
         if not version.stepwise:
             raise ModelNotLoaded(f"{version.name} takes no sessions")

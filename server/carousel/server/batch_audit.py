@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from carousel.server.health_policy import ALERT
 from carousel.server.loaded import LoadedVersion
-from carousel.server.ride import Ride
+from carousel.server.ride import Brought, Ride
 from carousel.server.scheduler import Plan
-from carousel.server.work import Inputs
 
 log = logging.getLogger("carousel.audit")
 
@@ -31,20 +29,19 @@ class Sample:
     """One rider's turn. `new` is None when not all of its steps are run again."""
 
     version: LoadedVersion
-    inputs: Inputs  # [1, D] or [1], of a slice [1, T, D] or [1, T]
-    steps: int | None  # of a slice; None for a single step
-    state: torch.Tensor  # [1, width], before
+    brought: Brought  # of one rider
     outputs: torch.Tensor  # [1, O], or of a slice [1, T, O]
     new: torch.Tensor | None  # [1, width], after
 
     def difference(self) -> float:
         """How far the same steps alone come out elsewhere, as `distance` says it."""
-        kernel, x = self.version.kernel, torch.from_numpy(self.inputs).to(self.version.device)
+        kernel, given = self.version.kernel, self.brought
+        x = torch.from_numpy(given.inputs).to(self.version.device)
         with torch.no_grad():
-            if self.steps is None:
-                outputs, new = kernel.step(x, self.state)
+            if given.lengths is None:
+                outputs, new = kernel.step(x, given.state)
             else:
-                outputs, new = kernel.chunk(x, torch.tensor([self.steps]), self.state)
+                outputs, new = kernel.chunk(x, torch.from_numpy(given.lengths), given.state)
         found = distance(self.outputs, outputs.cpu())
         return found if self.new is None else max(found, distance(self.new, new))
 
@@ -70,8 +67,8 @@ class BatchAudit:
         left = self._left.get(version.ordinal, self._every) - 1
         due = left <= 0 and (self._running is None or self._running.done())
         self._left[version.ordinal] = self._every if due else left
-        if due and (riders := untouched(ride)):
-            sample = take(version, plan, ride, random.choice(riders))
+        if due and len(riders := ride.untouched()):
+            sample = take(version, plan, ride, random.choice(riders.tolist()))
             self._running = self._thread.submit(self._compare, sample)
 
     def close(self) -> None:
@@ -99,29 +96,18 @@ class BatchAudit:
             )
 
 
-def untouched(ride: Ride) -> Sequence[int]:
-    """The riders whose rows are still as the kernel left them."""
-    if not ride.touches:
-        return range(len(ride.slots))
-    changed = {touch.slot for touch in ride.touches if touch.rule.action != ALERT}
-    return [rider for rider, slot in enumerate(ride.slots.tolist()) if slot not in changed]
-
-
 def take(version: LoadedVersion, plan: Plan, ride: Ride, rider: int) -> Sample:
     """A copy of what one rider of a turn brought and got."""
-    one, place = slice(rider, rider + 1), int(ride.places[rider])
-    inputs, outputs = plan.inputs[place : place + 1], ride.outputs[one]
-    steps, whole = None, True
-    if plan.lengths is not None:
-        length = int(plan.lengths[place])
-        steps = min(length, AUDITED_STEPS)
-        whole = steps == length
-        inputs, outputs = inputs[:, :steps], outputs[:, :steps]
+    one = slice(rider, rider + 1)
+    brought = ride.brought(plan, np.array([rider]), steps=AUDITED_STEPS)
+    outputs, whole = ride.outputs[one], True
+    if plan.lengths is not None and brought.lengths is not None:
+        steps = int(brought.lengths[0])
+        whole = steps == int(plan.lengths[ride.places[rider]])
+        outputs = outputs[:, :steps]
     return Sample(
         version=version,
-        inputs=inputs.copy(),
-        steps=steps,
-        state=ride.state[one].clone(),
+        brought=brought,
         outputs=outputs.clone(),
         new=ride.new[one].clone() if whole else None,
     )

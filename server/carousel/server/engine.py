@@ -18,6 +18,8 @@ from carousel.server import gatekeeper, health_events, waits
 from carousel.server.audit.recorder import Recorder
 from carousel.server.audit.writer import Writer
 from carousel.server.batch_audit import BatchAudit
+from carousel.server.gates.sampler import GateSampler
+from carousel.server.gates.watch import Watches
 from carousel.server.groups import Done
 from carousel.server.held import turn as held
 from carousel.server.loaded import LoadedVersion
@@ -72,13 +74,16 @@ class Engine:
         lose: Callable[[int], None] = lambda slot: None,
         clock: Callable[[], float] = time.time,
         batch_audit: BatchAudit | None = None,
+        gates: GateSampler | None = None,
     ) -> None:
         self.table = SessionTable()
+        self.watches = Watches(self.table, clock)
         self.versions: list[LoadedVersion] = []  # those that can be stepped
         self.clock = clock  # seconds since the epoch
         self._loop = loop
         self._sweep = sweep
         self._batch_audit = batch_audit
+        self._gates = gates
         self._arrivals: list[tuple[LoadedVersion, Work]] = []
         self._inbox: deque[tuple[LoadedVersion, Work]] = deque()
         self._calls: deque[Callable[[], None]] = deque()
@@ -117,6 +122,8 @@ class Engine:
         self.behind.stop()
         if self._batch_audit is not None:
             self._batch_audit.close()
+        if self._gates is not None:
+            self._gates.close()
         self.recorder.writer.stop()
 
     def post(self, function: Callable[[], None]) -> None:
@@ -170,6 +177,8 @@ class Engine:
         self._answers.extend(gatekeeper.dismiss_fenced(self.table, version))
         held.dismiss(version)
         self.versions.remove(version)
+        if self._gates is not None:
+            self._gates.forget(version)
 
     @property
     def waiting(self) -> int:
@@ -197,6 +206,7 @@ class Engine:
                 if (now := time.monotonic()) - swept >= SWEEP_SECONDS:
                     swept = now
                     self._sweep(self.clock())
+                    self.watches.sweep()
             except Exception:  # without this thread nobody would ever get an answer again
                 log.exception("the engine stumbled")
             self._deliver()
@@ -311,6 +321,9 @@ class Engine:
             ride = ride.only(good)
         if self._batch_audit is not None:
             self._batch_audit.look(version, plan, ride)
+        if self._gates is not None:
+            self._gates.look(self.table, version, plan, ride)
+        self.watches.keep(version, plan, ride)
         self._commit(version, plan, ride)
         self._measure(version, plan, ride, begin, seconds)
 

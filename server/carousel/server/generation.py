@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from carousel.errors import Cancelled, InvalidField, NotGenerative, QueueFull, StepConflict
-from carousel.model import Softmax
 from carousel.server.claim import Claim
 from carousel.server.gatekeeper import reply_of
 from carousel.server.groups import Done
@@ -158,9 +157,7 @@ def _version(hall: Hall, request: pb.GenerateRequest) -> LoadedVersion:
         if found is None:
             raise hall.engine.table.why_not(request.handle)
         version = found
-    config = version.config
-    speaks = isinstance(config.head, Softmax) and config.head.vocabulary == version.vocabulary
-    if not (config.takes_tokens and speaks):
+    if not version.generative:
         raise NotGenerative(
             f"{version.name} can't generate: it needs tokens in and a softmax over them out"
         )

@@ -10,7 +10,15 @@ import numpy.typing as npt
 import torch
 
 from carousel.errors import ModelNotStepwise, QueueFull
-from carousel.model import Kernel, Network, StateSchema, Tokens, make_kernel
+from carousel.model import (
+    Baseline,
+    Kernel,
+    Network,
+    Softmax,
+    StateSchema,
+    Tokens,
+    make_kernel,
+)
 from carousel.server.arena import Arena
 from carousel.server.door import Door, Lane
 from carousel.server.health_log import HealthLog
@@ -39,6 +47,7 @@ class LoadedVersion:
         device: str,
         settings: Settings,
         metrics: VersionMetrics,
+        baseline: Baseline | None = None,
     ) -> None:
         self.model = model
         self.version = version
@@ -48,6 +57,7 @@ class LoadedVersion:
         self.network = network
         self.config = network.config
         self.metrics = metrics
+        self.baseline = baseline  # what its gates did on held-out data
         self.device = device
         self.on_cpu = device == "cpu"
         self.bit_exact = settings.bit_exact
@@ -102,6 +112,12 @@ class LoadedVersion:
     def vocabulary(self) -> int:
         """How many tokens there are; 0 for a model that takes features."""
         return self.config.input.vocabulary if isinstance(self.config.input, Tokens) else 0
+
+    @property
+    def generative(self) -> bool:
+        """Whether it goes from tokens to a softmax over the same tokens."""
+        head = self.config.head
+        return isinstance(head, Softmax) and head.vocabulary == self.vocabulary
 
     @property
     def input_dtype(self) -> npt.DTypeLike:

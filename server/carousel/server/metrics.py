@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from carousel import errors
 from carousel.server.audit.metrics import AuditMetrics
 from carousel.server.door import QUEUE_FULL, SESSION_FULL, SHED, TENANT_FULL
+from carousel.server.gates.metrics import GateMetrics
 from carousel.server.health_policy import ACTIONS
 from carousel.server.histogram import Child, Histogram
 from carousel.server.store_metrics import StoreMetrics
@@ -181,6 +182,7 @@ class Metrics:
         self.store = StoreMetrics(self.registry)
         self.audit = AuditMetrics(self.registry)
         self.training = TrainingMetrics(self.registry)
+        self.gates = GateMetrics(self.registry)
         # gRPC, under the names that public dashboards know
         method = ("grpc_type", "grpc_service", "grpc_method")
         self.rpc_started = Counter(

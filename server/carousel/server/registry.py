@@ -11,7 +11,15 @@ from pathlib import Path
 import torch
 
 from carousel.errors import CarouselError, ModelInUse, ModelLoading, ModelNotLoaded, WeightsInvalid
-from carousel.model import ConfigError, Network, WeightsError, digest, load
+from carousel.model import (
+    Baseline,
+    ConfigError,
+    Network,
+    WeightsError,
+    digest,
+    load,
+    load_baseline,
+)
 from carousel.server.engine import Engine
 from carousel.server.health_policy import HealthPolicy
 from carousel.server.loaded import LoadedVersion
@@ -150,6 +158,7 @@ class Registry:
                 device=self.device,
                 settings=self._settings,
                 metrics=metrics,
+                baseline=_baseline(folder, network),
             )
             if version.stepwise:
                 warm_up(version, self._settings.max_batch, self._settings.chunk_slice)
@@ -244,6 +253,15 @@ class Registry:
     def sessions(self, model: str, number: int) -> int:
         version = self._loaded.get((model, number))
         return version.sessions if version is not None and version.stepwise else 0
+
+
+def _baseline(folder: Path, network: Network) -> Baseline | None:
+    """A version serves without one: drift is then not measured."""
+    try:
+        return load_baseline(folder, network.config)
+    except ConfigError as error:
+        log.warning("%s: %s", folder, error)
+        return None
 
 
 def warm_up(version: LoadedVersion, max_batch: int, chunk_slice: int) -> None:

@@ -9,9 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from carousel.server.health_policy import ALERT
 from carousel.server.plan import Plan
 from carousel.server.state_health import Touch
-from carousel.server.work import Ints
+from carousel.server.work import Inputs, Ints
+
+
+@dataclass(slots=True, frozen=True)
+class Brought:
+    """What some riders of a turn brought: copies, so that another thread may run them again."""
+
+    inputs: Inputs  # [B, ...], or of slices [B, T, ...]
+    lengths: Ints | None  # of slices; None for single steps
+    state: torch.Tensor  # [B, width], before
 
 
 @dataclass(slots=True)
@@ -40,6 +50,22 @@ class Ride:
             self.new[on_device],
             [touch for touch in self.touches if touch.slot in left],
         )
+
+    def untouched(self) -> Ints:
+        """The riders whose rows are still as the kernel left them."""
+        if not self.touches:
+            return np.arange(len(self.slots))
+        changed = [touch.slot for touch in self.touches if touch.rule.action != ALERT]
+        return np.flatnonzero(~np.isin(self.slots, changed))
+
+    def brought(self, plan: Plan, riders: Ints, *, steps: int) -> Brought:
+        """What these riders brought; of slices their first `steps` at most."""
+        places = self.places[riders]
+        state = self.state[torch.from_numpy(riders).to(self.state.device)]
+        if plan.lengths is None:
+            return Brought(plan.inputs[places], None, state)
+        lengths = np.minimum(plan.lengths[places], steps)
+        return Brought(plan.inputs[places, : int(lengths.max())], lengths, state)
 
     def bounds(self, plan: Plan) -> Ints:
         """Where each work's riders begin and end, now that some were sent away."""

@@ -179,6 +179,12 @@ class Settings(BaseSettings):
         ge=0,
         le=2**31 - 1,
     )
+    gate_sample_seconds: float = Field(
+        0.1,
+        description="How often, at most, gates of each model version are sampled; 0: never.",
+        ge=0,
+        le=DAY,
+    )
     state_key_file: UserPath | None = Field(
         None,
         description="File of the keys that seal held states, one a line, shared by servers that "

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from carousel.model import Kernel, ModelConfig, StateSchema
+from carousel.model.config import Cell
 from carousel.server.health_policy import (
     AGE,
     ALERT,
@@ -166,11 +167,15 @@ class StateHealth:
     def _saturation(self, rows: Floats) -> Measured:
         """The share of units in the flat part of their activation [B]."""
         *_, units = self._parts(rows)  # c of an LSTM, h otherwise
-        units = units.reshape(len(rows), -1)
-        bound = FLAT_CELL if self._cell == "lstm" else FLAT
-        flat = units == 0 if self._cell == "rnn_relu" else np.abs(units) > bound
-        share: Measured = flat.mean(axis=1)
+        share: Measured = flat_units(self._cell, units.reshape(len(rows), -1)).mean(axis=1)
         return share
+
+
+def flat_units(cell: Cell, units: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+    """Which units, c of an LSTM and h otherwise, are in the flat part of their activation."""
+    if cell == "rnn_relu":
+        return units == 0
+    return np.abs(units) > (FLAT_CELL if cell == "lstm" else FLAT)
 
 
 def _fires(rule: HealthRule, measured: Measured) -> npt.NDArray[np.bool_]:

@@ -19,6 +19,7 @@ from carousel.errors import (
 )
 from carousel.server import names, snapshots
 from carousel.server.audit.replays import Replays
+from carousel.server.gates.inspection import Inspections
 from carousel.server.hall import Hall
 from carousel.server.loaded import LoadedVersion
 from carousel.server.prefixes import Prefixes
@@ -26,6 +27,7 @@ from carousel.server.rpc import Context
 from carousel.server.session_values import describe_ended, describe_record
 from carousel.server.sessions import MAX_FORKS, Terms
 from carousel.server.table import Ended
+from carousel.server.tenants import tenant_of
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 
@@ -41,6 +43,7 @@ class SessionService:
         self._call = hall.engine.call
         self._prefixes = Prefixes(hall)
         self._replays = Replays(hall)
+        self._inspections = Inspections(hall)
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, context: Context
@@ -316,6 +319,11 @@ class SessionService:
     ) -> AsyncIterator[pb.ReplaySessionResponse]:
         async for response in self._replays.replay(request):
             yield response
+
+    async def InspectSession(
+        self, request: pb.InspectSessionRequest, context: Context
+    ) -> pb.InspectSessionResponse:
+        return await self._inspections.inspect(request, tenant_of(context))
 
 
 async def _listed(making: asyncio.Future[session_pb2.Session]) -> list[session_pb2.Session]:

@@ -1,0 +1,86 @@
+"""A heat map in a terminal: two groups of units in the height of a line, by half blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from carousel.cli.generate_view import harmless
+from carousel.cli.heat import Band, HeatMap, colour, place
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.text import Text
+
+_MARGIN = 16
+_LEAST = 10  # steps in a line, however narrow the terminal
+_STRIPS = 4
+_SHADES = " ░▒▓█"
+_BLANKS = {" ": "·", "\n": "↵", "\t": "→", "\r": "←"}
+
+
+@dataclass(frozen=True, slots=True)
+class HeatView:
+    """As many steps in a line as fit, and then the next; without colours in shades of grey."""
+
+    heat: HeatMap
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        heat, width = self.heat, max(_LEAST, options.max_width - _MARGIN)
+        coloured = console.color_system is not None
+        for begin in range(0, min(heat.steps, width * _STRIPS), width):
+            end = min(heat.steps, begin + width)
+            if begin:
+                yield ""
+            for band in heat.bands:
+                yield from _lines(band, begin, end, coloured=coloured)
+            yield _axis(heat, begin, end)
+        if heat.steps > width * _STRIPS:
+            from rich.text import Text
+
+            left = heat.steps - width * _STRIPS
+            yield Text(f"and {left} more steps; carousel trace --html FILE shows all", style="dim")
+
+
+def _lines(band: Band, begin: int, end: int, *, coloured: bool) -> Iterator[Text]:
+    """A line for each two groups; the name stands at the first, the scale at the second."""
+    from rich.text import Text
+
+    notes = [band.title, f"{band.low:.2g} to {band.high:.2g}"]
+    for line in range(-(-band.values.shape[1] // 2)):
+        note = notes[line] if line < len(notes) else ""
+        text = Text(f"{note:<{_MARGIN - 1}.{_MARGIN - 1}} ", no_wrap=True, end="\n")
+        text.stylize("dim" if line else "")
+        for step in range(begin, end):
+            pair = band.values[step, 2 * line : 2 * line + 2].tolist()
+            _add_cell(text, band, pair, coloured=coloured)
+        yield text
+
+
+def _add_cell(text: Text, band: Band, pair: list[float], *, coloured: bool) -> None:
+    from rich.color import Color
+    from rich.style import Style
+
+    if any(math.isnan(value) for value in pair):
+        text.append(" ")
+        return
+    shares = [place(value, band.low, band.high) for value in pair]
+    if not coloured:
+        text.append(_SHADES[round(sum(shares) / len(shares) * (len(_SHADES) - 1))])
+        return
+    colours = [Color.from_rgb(*colour(band.colours, share)) for share in shares]
+    text.append("▀" if len(colours) > 1 else "█", Style(color=colours[0], bgcolor=colours[-1]))
+
+
+def _axis(heat: HeatMap, begin: int, end: int) -> Text:
+    """What the steps read, where each is one character; else their numbers, every ten steps."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    labels = [_BLANKS.get(label, harmless(label)) for label in heat.labels[begin:end]]
+    if labels and all(cell_len(label) == 1 for label in labels):
+        return Text(" " * _MARGIN + "".join(labels), style="bold", no_wrap=True)
+    marks = "".join(f"{heat.first_step + step:<10}" for step in range(begin, end, 10))
+    return Text(f"{'step':<{_MARGIN}}{marks}", style="dim", no_wrap=True)
