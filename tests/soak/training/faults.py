@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from carousel.client import Client, JobState
+from carousel.errors import ServerUnreachable
 from carousel.server.training.job_folder import JobFolder
 from carousel.server.training.process import members, signal_all
 from tests.model.training.faults import DAMAGES, damage, set_room
@@ -37,7 +38,14 @@ class Victim:
 
     @property
     def over(self) -> bool:
-        return self.client.jobs.get(self.job).state.ended
+        """A client that met its server down may take some seconds to look for it again."""
+        end = time.monotonic() + 20
+        while True:
+            try:
+                return self.client.jobs.get(self.job).state.ended
+            except ServerUnreachable:
+                if time.monotonic() > end:
+                    raise
 
     def pause(self, most: float) -> None:
         """Wait for some part of so many seconds."""
