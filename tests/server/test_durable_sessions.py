@@ -125,6 +125,25 @@ def test_another_server_goes_on_with_the_same_numbers_and_fences_the_first(pair:
     same(pair.two.outputs([taken.handle], [6], x[6:], [2]), truth[6:])
 
 
+@pytest.mark.parametrize("with_handle", [True, False])
+def test_a_session_comes_back_to_a_server_that_does_not_know_that_it_was_away(
+    pair: Pair, with_handle: bool
+) -> None:
+    x = inputs(6)
+    truth = pair.one.outputs([pair.one.create().handle], [0], x, [6])
+    session = pair.one.create(durability=session_pb2.DURABILITY_SYNC)
+    same(pair.one.outputs([session.handle], [0], x[:2], [2]), truth[:2])
+    away = attach(pair.two, session.name, handle=session.handle, durable_index=2)
+    same(pair.two.outputs([away.handle], [2], x[2:4], [2]), truth[2:4])
+    handle = {"handle": away.handle} if with_handle else {}
+    if with_handle:  # calls that name a handle which this server has never heard of
+        reset = pb.ResetSessionRequest(name=session.name, **handle)
+        assert refused(lambda: pair.one.sessions.ResetSession(reset)) == "SESSION_AT_REST"
+    back = attach(pair.one, session.name, durable_index=4, **handle)
+    assert back.step_index == 4
+    same(pair.one.outputs([back.handle], [4], x[4:], [2]), truth[4:])
+
+
 def test_only_the_holder_goes_on_with_a_handle(pair: Pair) -> None:
     session = pair.one.create()
     other = attach(pair.one, session.name)

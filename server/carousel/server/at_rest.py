@@ -97,7 +97,7 @@ class AtRest:
         record = self._decode(entry)
         return None if isinstance(record, Record) and record.durability == MEMORY else record
 
-    async def refuse(self, session_id: str, error: SessionNotFound) -> CarouselError:
+    async def refuse(self, session_id: str, error: CarouselError) -> CarouselError:
         """Why a session that is not here can't be used: the error, or a better one."""
         try:
             found = await self.find(session_id)

@@ -16,6 +16,7 @@ from carousel.errors import (
     SessionExists,
     SessionFenced,
     SessionNotFound,
+    StepsLost,
 )
 from carousel.server import names, snapshots
 from carousel.server.audit.replays import Replays
@@ -112,8 +113,7 @@ class SessionService:
         self._hall.engine.behind.refuse_when_troubled()
         await self._hall.resident(session_id)
         try:
-            session = await self._call(self._sessions.attach, session_id, handle, known)
-            await self._hall.secure([session])
+            session = await self._attached(session_id, handle, known)
         except (SessionNotFound, SessionEnded, SessionFenced) as error:
             if session_id in self._hall.engine.table.slots:
                 raise
@@ -122,6 +122,30 @@ class SessionService:
             except SessionNotFound:
                 raise error from None
         return session
+
+    async def _attached(
+        self, session_id: str, handle: int | None, known: int
+    ) -> session_pb2.Session:
+        """A session that is here; SessionFenced where it went on elsewhere meanwhile."""
+        try:
+            session = await self._call(self._sessions.attach, session_id, handle, known)
+        except (StepsLost, SessionFenced):
+            if await self._went_on_elsewhere(session_id):
+                raise SessionFenced("another server has the session") from None
+            raise
+        await self._hall.secure([session])
+        return session
+
+    async def _went_on_elsewhere(self, session_id: str) -> bool:
+        """Whether another server has a session that this one thinks it has; then it is let go of.
+
+        The store knows, and refuses the word of a server that was away.
+        """
+        try:
+            await self._hall.secure([await self._call(self._sessions.get, session_id)])
+        except SessionFenced:
+            return True
+        return False
 
     async def _brought_back(
         self, session_id: str, handle: int | None, known: int
@@ -170,6 +194,10 @@ class SessionService:
         await self._hall.resident(session_id)
         try:
             session = await self._call(function, session_id, *args, **kwargs)
+        except SessionFenced as error:
+            if not await self._went_on_elsewhere(session_id):
+                raise
+            raise await self._hall.at_rest.refuse(session_id, error) from None
         except SessionNotFound as error:
             raise await self._hall.at_rest.refuse(session_id, error) from None
         await self._hall.secure([session])
