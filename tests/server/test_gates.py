@@ -226,10 +226,10 @@ def with_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for cell in CELLS:
         config = ModelConfig(cell=cell, layers=LAYERS, hidden_size=32, input=Features(3))
         network = Network(config).eval()
+        save(store / "without" / "1", network)
         folder = store / cell.replace("_", "-") / "1"
         save(folder, network)
         (folder / "baseline.json").write_text(measure(network, torch.randn(2000, 3)).to_json())
-    save(store / "without" / "1", network)
     return store
 
 

@@ -58,7 +58,7 @@ class StateHealth:
     def __init__(self, policy: HealthPolicy, config: ModelConfig, initial: Floats) -> None:
         self.policy = policy
         self._specs = StateSchema.of(config).tensors
-        self._cell = config.cell
+        self._cell: Cell = config.cell
         self._initial = initial  # [width]
         self._output_size = config.output_size
         self._measures: dict[str, Callable[[Floats, Ints], Measured]] = {
