@@ -68,8 +68,8 @@ def test_a_page_has_every_unit_of_a_trace_and_asks_for_nothing(
     for band in seen:
         wanted = trace.layers[band["layer"]][band["name"]]
         np.testing.assert_allclose(band["values"], wanted, rtol=1e-4, atol=1e-5)
-        assert band["low"] - 1e-5 <= np.min(band["values"])
-        assert np.max(band["values"]) <= band["high"] + 1e-5
+        assert band["low"] - 1e-4 <= np.min(band["values"])
+        assert np.max(band["values"]) <= band["high"] + 1e-4
     assert (surprise["layer"], surprise["values"][0]) == (None, [None])
     assert np.isfinite(np.asarray(surprise["values"][1:], float)).all()
 

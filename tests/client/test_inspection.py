@@ -30,7 +30,7 @@ def without_moment(seen: Inspection) -> object:
 
 
 def test_both_clients_see_the_same(server: RunningServer, client: Client, inputs: Floats) -> None:
-    with client.session("tiny") as session:
+    with client.session("tiny", durability="memory") as session:
         session.inspect()
         session.chunk(inputs)
         seen = session.inspect(units=4)

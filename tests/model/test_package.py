@@ -7,7 +7,15 @@ import numpy as np
 import torch
 
 import carousel.model
-from carousel.model import SamplingOptions, climb, load, make_kernel, sample, shipped
+from carousel.model import (
+    SamplingOptions,
+    climb,
+    load,
+    load_baseline,
+    make_kernel,
+    sample,
+    shipped,
+)
 
 
 def test_model_imports_no_grpc_and_nothing_of_the_server() -> None:
@@ -31,7 +39,8 @@ def test_shipped_models_are_complete() -> None:
     assert sorted(shipped()) == ["king-james", "sunspots"]
     for folder in shipped().values():
         files = {p.name for p in (folder / "1").iterdir()}
-        assert files == {"config.json", "weights.safetensors", "README.md"}
+        assert files == {"config.json", "weights.safetensors", "README.md", "baseline.json"}
+        assert load_baseline(folder / "1", load(folder / "1").config) is not None
         assert (folder / "1" / "weights.safetensors").stat().st_size < 2_000_000
 
 

@@ -34,7 +34,7 @@ GATES = {"lstm": ("input", "forget", "output"), "gru": ("reset", "update"), "rnn
 def networks() -> dict[str, Network]:
     """Token models of every cell, with large weights: many gates are saturated."""
     torch.manual_seed(4)
-    made = {}
+    made: dict[str, Network] = {}
     for cell in CELLS:
         config = ModelConfig(
             cell=cell,
@@ -174,7 +174,8 @@ def test_sampled_gates_are_those_of_float64(
         state = values["cell" if cell == "lstm" else "hidden"][PREFIX : PREFIX + looked]
         norms = np.linalg.norm(state, axis=2)
         count, total = sampled.histogram("state_norm", layer)
-        assert (count, total) == (norms.size, pytest.approx(norms.sum(), rel=1e-5))
+        assert count == norms.size
+        assert total == pytest.approx(norms.sum(), rel=1e-5)
 
         if cell == "rnn_tanh":
             assert sampled.histogram("memory_horizon_steps", layer) == (None, None)
@@ -189,7 +190,8 @@ def test_sampled_gates_are_those_of_float64(
     tokens = sampled.tokens[:, PREFIX : PREFIX + looked].T[..., None]
     surprise = np.take_along_axis(nats, tokens, axis=2)
     count, total = sampled.histogram("surprise_nats")
-    assert (count, total) == (surprise.size, pytest.approx(surprise.sum(), rel=1e-5))
+    assert count == surprise.size
+    assert total == pytest.approx(surprise.sum(), rel=1e-5)
 
 
 def test_nothing_is_sampled_where_it_is_switched_off(
@@ -224,10 +226,10 @@ def with_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for cell in CELLS:
         config = ModelConfig(cell=cell, layers=LAYERS, hidden_size=32, input=Features(3))
         network = Network(config).eval()
+        save(store / "without" / "1", network)
         folder = store / cell.replace("_", "-") / "1"
         save(folder, network)
         (folder / "baseline.json").write_text(measure(network, torch.randn(2000, 3)).to_json())
-    save(store / "without" / "1", network)
     return store
 
 

@@ -105,19 +105,12 @@ def surprises(logits: Any, tokens: Sequence[int]) -> Values:
     return np.concatenate([[np.nan], nats]).astype(np.float32)
 
 
-def place(value: float, low: float, high: float) -> float:
-    """Where a value lies between both, 0 to 1."""
-    return min(1.0, max(0.0, (value - low) / (high - low)))
+def painted(band: Band) -> npt.NDArray[np.uint8]:
+    """The red, green and blue of every value, [T, G, 3]; what is not known is black."""
+    import numpy as np
 
-
-def colour(colours: Sequence[str], share: float) -> tuple[int, int, int]:
-    """The red, green and blue at this share of the way through the colours."""
-    at = share * (len(colours) - 1)
-    left = min(int(at), len(colours) - 2)
-    pairs = zip(_rgb(colours[left]), _rgb(colours[left + 1]), strict=True)
-    red, green, blue = (round(a + (b - a) * (at - left)) for a, b in pairs)
-    return red, green, blue
-
-
-def _rgb(text: str) -> tuple[int, int, int]:
-    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+    anchors = [[int(one[i : i + 2], 16) for one in band.colours] for i in (1, 3, 5)]
+    shares = np.nan_to_num((band.values - band.low) / (band.high - band.low))
+    places = np.linspace(0, 1, len(band.colours))
+    parts = [np.interp(shares, places, own) for own in anchors]
+    return np.stack(parts, axis=-1).round().astype(np.uint8)

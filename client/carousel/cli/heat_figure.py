@@ -1,49 +1,62 @@
-"""A heat map as a PNG: a picture for each band, one below the other."""
+"""A heat map as a PNG: all bands in one picture, one below the other."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from carousel.cli import exits
-from carousel.cli.heat import HeatMap
+from carousel.cli.heat import Band, HeatMap, painted
 
-_WIDTH, _ROW = 12.0, 0.5
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+_WIDTH, _INCHES = 12.0, 1 / 45  # of all, of a row of pixels
 _DPI = 150
+_TALL, _FLAT, _GAP = 32, 12, 4  # rows: of a band, of one without groups, between two
 _MOST_LABELS = 120
 
 
 def draw(heat: HeatMap, file: Path) -> None:
     """Write the picture; leaves the command where matplotlib is not installed."""
+    import numpy as np
+
     try:
-        from matplotlib.colors import LinearSegmentedColormap
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         exits.leave(exits.FAILED, "pictures need matplotlib: pip install matplotlib")
-    heights = [0.4 if band.layer is None else 1.0 for band in heat.bands]
-    size = (_WIDTH, 1.0 + _ROW * sum(heights) * 1.6)
-    figure = Figure(figsize=size, layout="constrained")
+    parts = [_pixels(band) for band in heat.bands]
+    ends = np.cumsum([len(part) for part in parts])
+    pixels = np.concatenate(parts)  # [rows, T, 3]
+    figure = Figure(figsize=(_WIDTH, 1.5 + len(pixels) * _INCHES), layout="constrained")
     figure.suptitle(heat.title, fontsize=11)
-    rows = figure.subplots(len(heat.bands), 1, sharex=True, squeeze=False, height_ratios=heights)
-    for band, axes in zip(heat.bands, rows[:, 0], strict=True):
-        colours = LinearSegmentedColormap.from_list(band.name, list(band.colours))
-        seen = axes.imshow(
-            band.values.T,
-            aspect="auto",
-            interpolation="nearest",
-            cmap=colours,
-            vmin=band.low,
-            vmax=band.high,
-        )
-        axes.set_ylabel(band.title, rotation=0, ha="right", va="center", fontsize=8)
-        axes.set_yticks([])
-        bar = figure.colorbar(seen, ax=axes, pad=0.01, aspect=6, ticks=[band.low, band.high])
-        bar.ax.tick_params(labelsize=6)
-        bar.outline.set_visible(False)  # type: ignore[operator]
-    last = rows[-1, 0]
+    axes = figure.subplots()
+    axes.imshow(pixels, aspect="auto", interpolation="nearest")
+    middles = [end - _GAP - (len(part) - _GAP) / 2 for end, part in zip(ends, parts, strict=True)]
+    scales = [f"{one.title}\n{one.low:.2g} to {one.high:.2g}" for one in heat.bands]
+    axes.set_yticks(middles, scales, fontsize=7)
     if heat.labels and heat.steps <= _MOST_LABELS:
         shown = [label if label.isprintable() else repr(label)[1:-1] for label in heat.labels]
-        last.set_xticks(range(heat.steps), [label.replace("$", r"\$") for label in shown])
+        names = [label.replace("$", r"\$") for label in shown]
+        axes.set_xticks(range(heat.steps), names, fontsize=7)
     else:
-        last.set_xlabel("step", fontsize=8)
-    last.tick_params(labelsize=7)
+        axes.set_xlabel("step", fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     figure.savefig(file, dpi=_DPI, format="png")
+
+
+def _pixels(band: Band) -> Pixels:
+    """A band's rows [rows, T, 3], white where nothing is known, and the gap below it."""
+    import numpy as np
+
+    colours = painted(band)
+    colours[np.isnan(band.values)] = 255
+    steps, groups, _ = colours.shape
+    rows = _FLAT if groups == 1 else max(_TALL, groups)
+    chosen = np.arange(rows) * groups // rows
+    gap = np.full((_GAP, steps, 3), 255, np.uint8)
+    return np.concatenate([colours.transpose(1, 0, 2)[chosen], gap])

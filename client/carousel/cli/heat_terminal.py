@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from carousel.cli.generate_view import harmless
-from carousel.cli.heat import Band, HeatMap, colour, place
+from carousel.cli.heat import Band, HeatMap, painted
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.style import Style
     from rich.text import Text
 
 _MARGIN = 16
@@ -49,29 +50,33 @@ def _lines(band: Band, begin: int, end: int, *, coloured: bool) -> Iterator[Text
     from rich.text import Text
 
     notes = [band.title, f"{band.low:.2g} to {band.high:.2g}"]
-    for line in range(-(-band.values.shape[1] // 2)):
+    values, colours = band.values[begin:end], painted(band)[begin:end].tolist()
+    for line in range(-(-values.shape[1] // 2)):
         note = notes[line] if line < len(notes) else ""
-        text = Text(f"{note:<{_MARGIN - 1}.{_MARGIN - 1}} ", no_wrap=True, end="\n")
-        text.stylize("dim" if line else "")
-        for step in range(begin, end):
-            pair = band.values[step, 2 * line : 2 * line + 2].tolist()
-            _add_cell(text, band, pair, coloured=coloured)
+        text = Text(f"{note:<{_MARGIN - 1}.{_MARGIN - 1}} ", "dim" if line else "", no_wrap=True)
+        pair = slice(2 * line, 2 * line + 2)
+        for row, colour in zip(values[:, pair].tolist(), colours, strict=True):
+            if any(math.isnan(value) for value in row):
+                text.append(" ")
+            elif coloured:
+                text.append("▀" if len(row) > 1 else "█", _style(colour[pair]))
+            else:
+                text.append(_shade(band, sum(row) / len(row)))
         yield text
 
 
-def _add_cell(text: Text, band: Band, pair: list[float], *, coloured: bool) -> None:
+def _style(pair: list[list[int]]) -> Style:
+    """The first colour above the last."""
     from rich.color import Color
     from rich.style import Style
 
-    if any(math.isnan(value) for value in pair):
-        text.append(" ")
-        return
-    shares = [place(value, band.low, band.high) for value in pair]
-    if not coloured:
-        text.append(_SHADES[round(sum(shares) / len(shares) * (len(_SHADES) - 1))])
-        return
-    colours = [Color.from_rgb(*colour(band.colours, share)) for share in shares]
-    text.append("▀" if len(colours) > 1 else "█", Style(color=colours[0], bgcolor=colours[-1]))
+    above, below = (Color.from_rgb(*one) for one in (pair[0], pair[-1]))
+    return Style(color=above, bgcolor=below, dim=False)
+
+
+def _shade(band: Band, value: float) -> str:
+    share = (value - band.low) / (band.high - band.low)
+    return _SHADES[round(min(1.0, max(0.0, share)) * (len(_SHADES) - 1))]
 
 
 def _axis(heat: HeatMap, begin: int, end: int) -> Text:

@@ -58,7 +58,7 @@ class StateHealth:
     def __init__(self, policy: HealthPolicy, config: ModelConfig, initial: Floats) -> None:
         self.policy = policy
         self._specs = StateSchema.of(config).tensors
-        self._cell = config.cell
+        self._cell: Cell = config.cell
         self._initial = initial  # [width]
         self._output_size = config.output_size
         self._measures: dict[str, Callable[[Floats, Ints], Measured]] = {
@@ -173,9 +173,9 @@ class StateHealth:
 
 def flat_units(cell: Cell, units: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
     """Which units, c of an LSTM and h otherwise, are in the flat part of their activation."""
-    if cell == "rnn_relu":
-        return units == 0
-    return np.abs(units) > (FLAT_CELL if cell == "lstm" else FLAT)
+    bound = FLAT_CELL if cell == "lstm" else FLAT
+    flat: npt.NDArray[np.bool_] = units == 0 if cell == "rnn_relu" else np.abs(units) > bound
+    return flat
 
 
 def _fires(rule: HealthRule, measured: Measured) -> npt.NDArray[np.bool_]:

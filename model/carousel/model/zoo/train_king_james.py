@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from carousel.model import weights
+from carousel.model.baseline import BASELINE, measure
 from carousel.model.config import ModelConfig, Softmax, Tokens
 from carousel.model.network import Network
 from carousel.model.tokenizer import Characters
 
 BATCH, WINDOW = 32, 96  # streams read side by side, steps that a gradient goes back
 WARM_UP, RATE, LAST_RATE = 200, 3e-3, 0.02  # steps, learning rate, share of it at the end
+SAMPLE = 8192  # held-out characters that the baseline of the gates is measured over
 FOLDER = Path(__file__).parent / "king-james" / "1"
 
 
@@ -173,6 +175,8 @@ def main() -> None:
         minutes=minutes,
     )
     weights.save(given.folder, shipped, card=card, dtype=torch.float16)
+    held_out = torch.tensor(tokenizer.encode(text[cut : cut + SAMPLE]))
+    (given.folder / BASELINE).write_text(measure(shipped, held_out).to_json())
     print(card)
 
 

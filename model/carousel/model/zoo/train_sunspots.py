@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from carousel.model import weights
+from carousel.model.baseline import BASELINE, measure
 from carousel.model.config import Features, Linear, ModelConfig, Normalization
 from carousel.model.network import Network
 
@@ -155,6 +156,7 @@ def main() -> None:
         seed=given.seed,
     )
     weights.save(given.folder, shipped, card=card)
+    (given.folder / BASELINE).write_text(measure(shipped, series[cut:, None]).to_json())
     print(f"{card}\n{time.monotonic() - begun:.0f} s")
 
 

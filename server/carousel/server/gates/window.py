@@ -13,7 +13,7 @@ from carousel.server.gates.activity import GATES, Activity, Numbers, is_saturate
 Key = tuple[int, str]
 """A layer and the name of a gate."""
 
-WINDOW_STEPS = 1024  # the latest that count
+WINDOW_STEPS = 512  # the latest that count
 DRIFT_STEPS = 128  # fewer say nothing about drift
 
 
