@@ -108,7 +108,7 @@ class Ledger:
             self.entries[key("grpc_server_msg_sent_total", **labels)] += sent
 
 
-class _Watched(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+class _Watched(grpc.UnaryUnaryClientInterceptor):
     """Enters every unary call, with the code that its caller got."""
 
     def __init__(self, note: Callable[[str, str], None]) -> None:

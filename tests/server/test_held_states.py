@@ -126,14 +126,14 @@ def test_states_of_many_callers_share_a_turn(
     turns = version.metrics.turn_batch_size.counts
     inputs = features(10, 2, 3)
     want = outputs(hold([b""] * 20, inputs.reshape(20, 3)))
-    before = turns.sum()
+    before = sum(turns)
     with held_up(own):
         calls = [
             hold.wire.inference.StepStates.future(hold.request([b""] * 2, one)) for one in inputs
         ]
         until(lambda: len(own.server.hall.engine._calls) == 10)
     got = np.concatenate([outputs(call.result(10)) for call in calls])
-    assert turns.sum() - before == 1
+    assert sum(turns) - before == 1
     assert np.array_equal(got, want)
 
 
