@@ -114,9 +114,11 @@ class _Watched(grpc.UnaryUnaryClientInterceptor):
     def __init__(self, note: Callable[[str, str], None]) -> None:
         self._note = note
 
-    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        call = continuation(details, request)
-        self._note(details.method.removeprefix("/carousel.v1."), call.code().name)
+    def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        call = continuation(client_call_details, request)
+        self._note(client_call_details.method.removeprefix("/carousel.v1."), call.code().name)
         return call
 
 
