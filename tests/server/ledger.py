@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -138,13 +138,15 @@ def ledger(server: RunningServer, *, model: str = "tiny") -> Iterator[Ledger]:
         yield book
         wanted = {entry: count for entry, count in book.entries.items() if count}
 
-        def moved() -> dict[Key, float]:
+        def wrong() -> dict[Key, tuple[float, float]]:
+            """What moved otherwise: how much, and how much it should have."""
             now = counts(server)
             found = {one: value - before.get(one, 0.0) for one, value in now.items()}
-            return {one: value for one, value in found.items() if value}
+            pairs = {one: (found.get(one, 0.0), wanted.get(one, 0.0)) for one in found | wanted}
+            return {one: pair for one, pair in pairs.items() if pair[0] != pair[1]}
 
         # What a call that broke off leaves behind is counted after its caller has gone.
-        try:
-            until(lambda: moved() == wanted, seconds=5)
-        except AssertionError:
-            assert moved() == wanted
+        with suppress(AssertionError):
+            until(lambda: not wrong(), seconds=5)
+        if amiss := wrong():
+            raise AssertionError(f"(moved, should have moved): {amiss}")
