@@ -445,7 +445,7 @@ class Engine:
         works, items, steps = plan.works, None, count
         if plan.lengths is not None:
             works, steps = [], int(plan.lengths[ride.places].sum())
-        elif not count == len(plan) == len(works):
+        elif len(works) > 1 and not count == len(plan) == len(works):
             bounds = ride.bounds(plan)
             items = (bounds[1:] - bounds[:-1]).tolist()
         version.scheduler.took(steps, now - begin)
