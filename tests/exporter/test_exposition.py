@@ -27,8 +27,8 @@ def registry() -> CollectorRegistry:
     child = Histogram("carousel_bake_seconds", "Time.", ("model",), registry=registry).labels("x")
     child.observe(3e-5)
     child.observe(0.3, 4)
-    child.remember(0.3, {"request_id": "r-1"})
-    child.remember(40.0, {"request_id": "r-2"})
+    child.remember(0.3, {"request_id": "r-1"}, 1000.5)
+    child.remember(40.0, {"request_id": "r-2"}, 1001.0)
     return registry
 
 
@@ -66,8 +66,11 @@ def test_exemplars_and_units_are_told_to_who_understands_them(url: str) -> None:
     time = found["carousel_bake_seconds"]
     assert time.unit == "seconds"
     exemplars = {s.labels["le"]: s.exemplar for s in time.samples if s.exemplar is not None}
-    told = {le: (one.labels["request_id"], one.value) for le, one in exemplars.items()}
-    assert told == {"0.5": ("r-1", 0.3), "+Inf": ("r-2", 40.0)}
+    told = {
+        le: (one.labels["request_id"], one.value, float(one.timestamp or 0))
+        for le, one in exemplars.items()
+    }
+    assert told == {"0.5": ("r-1", 0.3, 1000.5), "+Inf": ("r-2", 40.0, 1001.0)}
     assert "r-1" not in get(f"{url}/metrics")[0]
 
 
@@ -114,9 +117,9 @@ def test_a_slow_step_can_be_found_by_the_id_of_its_request(server: RunningServer
                 if family.name == "carousel_step_duration_seconds"
             ]
             found = {
-                one.exemplar.labels["request_id"]: one
+                one.exemplar.labels["request_id"]: (one.exemplar.value, float(one.labels["le"]))
                 for one in family.samples
                 if one.exemplar is not None and one.labels["model"] == "tiny"
             }
-            assert found[name].exemplar is not None
-            assert 0 < found[name].exemplar.value <= float(found[name].labels["le"])
+            seconds, bound = found[name]
+            assert 0 < seconds <= bound

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -108,15 +108,17 @@ class Ledger:
             self.entries[key("grpc_server_msg_sent_total", **labels)] += sent
 
 
-class _Watched(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+class _Watched(grpc.UnaryUnaryClientInterceptor):
     """Enters every unary call, with the code that its caller got."""
 
     def __init__(self, note: Callable[[str, str], None]) -> None:
         self._note = note
 
-    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        call = continuation(details, request)
-        self._note(details.method.removeprefix("/carousel.v1."), call.code().name)
+    def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        call = continuation(client_call_details, request)
+        self._note(client_call_details.method.removeprefix("/carousel.v1."), call.code().name)
         return call
 
 
@@ -136,13 +138,15 @@ def ledger(server: RunningServer, *, model: str = "tiny") -> Iterator[Ledger]:
         yield book
         wanted = {entry: count for entry, count in book.entries.items() if count}
 
-        def moved() -> dict[Key, float]:
+        def wrong() -> dict[Key, tuple[float, float]]:
+            """What moved otherwise: how much, and how much it should have."""
             now = counts(server)
             found = {one: value - before.get(one, 0.0) for one, value in now.items()}
-            return {one: value for one, value in found.items() if value}
+            pairs = {one: (found.get(one, 0.0), wanted.get(one, 0.0)) for one in found | wanted}
+            return {one: pair for one, pair in pairs.items() if pair[0] != pair[1]}
 
         # What a call that broke off leaves behind is counted after its caller has gone.
-        try:
-            until(lambda: moved() == wanted, seconds=5)
-        except AssertionError:
-            assert moved() == wanted
+        with suppress(AssertionError):
+            until(lambda: not wrong(), seconds=5)
+        if amiss := wrong():
+            raise AssertionError(f"(moved, should have moved): {amiss}")

@@ -13,6 +13,7 @@ import pytest
 
 from carousel import tensors
 from carousel.server.held.queue import HeldQueue, HeldWork
+from carousel.server.loaded import LoadedVersion
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import model_service_pb2, model_service_pb2_grpc
 from tests.conftest import RunningServer, running
@@ -118,22 +119,27 @@ def test_a_result_that_is_not_finite_fails_alone_and_gives_no_state(
     assert np.array_equal(tensors.decode(response.outputs), outputs(fine)[others])
 
 
+def steps_of(version: LoadedVersion) -> float:
+    version.metrics.turns.count()
+    return version.metrics.steps._value.get()
+
+
 def test_states_of_many_callers_share_a_turn(
     own: RunningServer, connect: Callable[[RunningServer], Holder]
 ) -> None:
     hold = connect(own)
-    version = version_of(own, "tiny")
-    turns = version.metrics.turn_batch_size.counts
+    counted = own.server.metrics.registry.get_sample_value
+    labels = {"model": "tiny", "version": "1"}
     inputs = features(10, 2, 3)
     want = outputs(hold([b""] * 20, inputs.reshape(20, 3)))
-    before = turns.sum()
+    before = counted("carousel_turn_batch_size_count", labels) or 0.0
     with held_up(own):
         calls = [
             hold.wire.inference.StepStates.future(hold.request([b""] * 2, one)) for one in inputs
         ]
         until(lambda: len(own.server.hall.engine._calls) == 10)
     got = np.concatenate([outputs(call.result(10)) for call in calls])
-    assert turns.sum() - before == 1
+    assert counted("carousel_turn_batch_size_count", labels) == before + 1
     assert np.array_equal(got, want)
 
 
@@ -172,7 +178,7 @@ def test_what_nobody_waits_for_any_more_is_not_computed(
 ) -> None:
     hold, version = connect(own), version_of(own, "tiny")
     outputs(hold([b""], features(1, 3)))
-    before = version.metrics.steps._value.get()
+    before = steps_of(version)
     with held_up(own):
         request = hold.request([b""] * 2, features(41, 3), [1, 40])
         late = hold.wire.inference.StepStates.future(request, timeout=0.3)
@@ -185,7 +191,7 @@ def test_what_nobody_waits_for_any_more_is_not_computed(
         assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     hold.wire.outputs([hold.wire.create().handle], [0], features(1, 3))  # a turn later
     assert len(version.held) == 0
-    assert version.metrics.steps._value.get() == before + 1
+    assert steps_of(version) == before + 1
 
 
 def test_a_version_that_goes_answers_those_who_wait(
@@ -273,7 +279,7 @@ def test_what_could_not_be_answered_in_one_message_is_refused_before_it_runs(
     with pytest.raises(grpc.RpcError) as failure:
         hold([b""] * 10, np.zeros(100_000, np.int32), [10_000] * 10, model="models/letters")
     assert error_of(failure.value).reason == "MESSAGE_TOO_LARGE"
-    assert version.metrics.steps._value.get() == 0
+    assert steps_of(version) == 0
 
 
 def test_chunks_and_single_steps_take_turns_and_nobody_is_forgotten() -> None:

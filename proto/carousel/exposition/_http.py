@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
 
@@ -27,7 +28,7 @@ class Answer:
     code: int = 200
 
 
-Headers = Mapping[str, str]
+Headers = Message  # which finds them in any case
 Route = Callable[[Headers], Answer]
 """Answers the requests for one path, by their headers; in a thread of its own."""
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from carousel.errors import CarouselError, InternalError
-from carousel.server import gatekeeper, health_events, waits
+from carousel.server import gatekeeper, health_events
 from carousel.server.audit.recorder import Recorder
 from carousel.server.audit.writer import Writer
 from carousel.server.batch_audit import BatchAudit
@@ -440,23 +440,18 @@ class Engine:
     def _measure(
         self, version: LoadedVersion, plan: Plan, ride: Ride, begin: float, seconds: float
     ) -> None:
-        """Count the turn: a few additions on arrays, whatever its size."""
-        metrics = version.metrics
-        now = time.monotonic()
-        count = len(ride.places)
-        metrics.turn_batch_size.observe(count)
-        metrics.turn_duration.observe(now - begin)
-        steps = count if plan.lengths is None else int(plan.lengths[ride.places].sum())
-        metrics.steps.inc(steps)
-        version.scheduler.took(steps, now - begin)
+        """Tell of the turn; whoever looks at the metrics counts it."""
+        now, count = time.monotonic(), len(ride.places)
+        works, items, steps = plan.works, None, count
         if plan.lengths is not None:
-            return
-        metrics.step_compute.observe(seconds, count)
-        items = None
-        if len(plan.works) > 1 and not count == len(plan) == len(plan.works):
+            works, steps = [], int(plan.lengths[ride.places].sum())
+        elif len(works) > 1 and not count == len(plan) == len(works):
             bounds = ride.bounds(plan)
-            items = bounds[1:] - bounds[:-1]
-        waits.tell(metrics, plan.works, items, count, begin=begin, end=now)
+            items = (bounds[1:] - bounds[:-1]).tolist()
+        version.scheduler.took(steps, now - begin)
+        version.metrics.turns.tell(
+            works, items, count, steps, begin=begin, computing=seconds, end=now
+        )
 
     def _deliver(self) -> None:
         """Hand all answers to the event loop in one callback."""

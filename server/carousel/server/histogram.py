@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -21,7 +20,7 @@ SECONDS = (
 
 
 class Child:
-    """The counts under one set of label values. Only one thread may tell it anything."""
+    """The counts under one set of label values. One thread at a time may tell it anything."""
 
     __slots__ = ("_bounds", "bounds", "counts", "exemplars", "total")
 
@@ -46,9 +45,9 @@ class Child:
             self.counts[place] += int(counts[place])
         self.total += float(values.sum() if times is None else values @ times)
 
-    def remember(self, value: float, labels: Mapping[str, str]) -> None:
+    def remember(self, value: float, labels: Mapping[str, str], when: float) -> None:
         """Let a request stand for its bucket: by these labels it is found."""
-        self.exemplars[bisect_left(self._bounds, value)] = value, labels, time.time()
+        self.exemplars[bisect_left(self._bounds, value)] = value, labels, when
 
     def buckets(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
         """Upper bounds, cumulative counts, and exemplars where there are any."""

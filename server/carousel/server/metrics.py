@@ -15,6 +15,7 @@ from carousel.server.health_policy import ACTIONS
 from carousel.server.histogram import Child, Histogram
 from carousel.server.store_metrics import StoreMetrics
 from carousel.server.training.metrics import TrainingMetrics
+from carousel.server.turn_log import TurnLog, Uncounted
 
 COUNTS = tuple(float(1 << power) for power in range(15))
 STEPS = tuple(float(10**power) for power in range(8))
@@ -67,6 +68,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.uncounted = Uncounted(self.registry)
         self._ends = threading.Lock()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -236,8 +238,10 @@ class VersionMetrics:
         self._own: list[tuple[Any, tuple[str, ...]]] = []  # families and labels, to remove
         self._removed = False
         self._lock = threading.Lock()
+        self.turns = TurnLog(self)
         self._resolve_of_version(metrics)
         self._resolve_of_model(metrics, model)
+        metrics.uncounted.logs.append(self.turns)
 
     def _resolve_of_version(self, metrics: Metrics) -> None:
         self.steps: Counter = self._child(metrics.steps)
@@ -323,5 +327,6 @@ class VersionMetrics:
         """Drop what is labelled with the version: it no longer serves."""
         with self._lock:
             self._removed = True
+            self._metrics.uncounted.logs.remove(self.turns)
             for family, labels in self._own:
                 family.remove(*labels)

@@ -19,7 +19,6 @@ from carousel.errors import (
     ModelNotLoaded,
     NonFiniteResult,
 )
-from carousel.server import waits
 from carousel.server.health_events import publish
 from carousel.server.held.queue import Group, HeldWork
 from carousel.server.loaded import LoadedVersion
@@ -184,17 +183,14 @@ def _measure(
     begin: float,
     seconds: float,
 ) -> None:
-    metrics, now = version.metrics, time.monotonic()
-    metrics.turn_batch_size.observe(len(good))
-    metrics.turn_duration.observe(now - begin)
-    metrics.nonfinite.inc(len(good) - int(good.sum()))
-    if lengths is not None:
-        metrics.steps.inc(int(lengths[good].sum()))
-        return
-    metrics.steps.inc(int(good.sum()))
-    metrics.step_compute.observe(seconds, len(good))
-    works, items = [group.work for group in riders], np.array([len(g.items) for g in riders])
-    waits.tell(metrics, works, items, len(good), begin=begin, end=now)
+    steps = int(good.sum() if lengths is None else lengths[good].sum())
+    version.metrics.nonfinite.inc(len(good) - int(good.sum()))
+    works, items = list[HeldWork](), None
+    if lengths is None:
+        works, items = [group.work for group in riders], [len(group.items) for group in riders]
+    version.metrics.turns.tell(
+        works, items, len(good), steps, begin=begin, computing=seconds, end=time.monotonic()
+    )
 
 
 def _fail(groups: Iterable[Group], error: CarouselError) -> None:
