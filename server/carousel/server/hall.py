@@ -25,6 +25,8 @@ from carousel.server.registry import Registry
 from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
+from carousel.server.tracing import trace
+from carousel.server.tracing.trace import NO_TRACER, Tracer
 from carousel.server.work import NEVER, Answer, Floats, Inputs, Work
 from carousel.v1 import session_pb2
 
@@ -40,6 +42,7 @@ class Hall:
     sessions: Sessions
     registry: Registry
     at_rest: AtRest
+    tracer: Tracer = NO_TRACER
     draining: bool = False
     claims: WeakValueDictionary[int, Claim] = field(default_factory=WeakValueDictionary)
     successor: str = ""  # where a drained server's sessions go; empty: to its own address
@@ -115,6 +118,8 @@ class Hall:
 
     def submit(self, version: LoadedVersion, work: Work) -> None:
         """Let a work in and hand it to the engine. Whether there is room was asked before."""
+        work.trace = trace.current.get()
+        work.trace.set_model(version.name)
         work.lane.enter(len(work), work.arrived)
         self.engine.submit(version, work)
 
@@ -182,6 +187,8 @@ class Hall:
         if lane.room() < count:
             version.metrics.failed(QueueFull.reason, len(work.lengths))
             raise version.refuse(lane, count)
+        work.trace = trace.current.get()
+        work.trace.set_model(version.name)
         lane.enter(count, work.arrived)
         try:
             await self.engine.call(held.admit, version, work)
