@@ -61,7 +61,7 @@ def _exporting(settings: Settings, instance_id: str) -> Tracer:
     )
     exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint)
     provider.add_span_processor(BatchSpanProcessor(exporter))
-    return SpanTracer(provider)
+    return SpanTracer(provider, exporter)
 
 
 def _given(*names: str) -> str:

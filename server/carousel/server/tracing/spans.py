@@ -20,6 +20,7 @@ import grpc
 from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.trace import (
     Link,
     Span,
@@ -40,7 +41,7 @@ log = logging.getLogger("carousel.traces")
 MOST_TURNS = 256  # of one request that get spans: a stream may live for days
 MOST_LINKS = 32  # from a turn to the other requests that rode it
 MOST_NOTES = 4096  # that wait to become spans
-CLOSE_SECONDS = 3.0
+CLOSE_SECONDS = 2.0
 
 # The codes that are the server's fault, by the conventions for gRPC.
 FAULTS = frozenset(
@@ -171,8 +172,9 @@ class _Turn:
 class SpanTracer:
     """Begins traces and hears of turns; `close` lets go what is left."""
 
-    def __init__(self, provider: TracerProvider) -> None:
+    def __init__(self, provider: TracerProvider, exporter: SpanExporter) -> None:
         self._provider = provider
+        self._exporter = exporter
         self._tracer = provider.get_tracer("carousel", version("carousel-rnn"))
         self._notes: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="carousel-traces", daemon=True)
@@ -236,11 +238,12 @@ class SpanTracer:
     def close(self) -> None:
         self._notes.put(None)
         self._thread.join(CLOSE_SECONDS)
-        last = threading.Thread(target=self._provider.shutdown, daemon=True)
-        last.start()
-        last.join(CLOSE_SECONDS)
-        if last.is_alive():
+        ending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        ending.start()
+        ending.join(CLOSE_SECONDS)
+        if ending.is_alive():
             log.warning("the last traces could not be delivered")
+            self._exporter.shutdown()  # gives up what it tries
 
     def _write(self) -> None:
         while (write := self._notes.get()) is not None:
