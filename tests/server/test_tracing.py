@@ -117,7 +117,7 @@ def generate_async(server: RunningServer, caller: Caller) -> None:
         async with AsyncClient(server.target) as client:
             with caller.calling():
                 tokens = client.generate("letters", [1, 2], max_tokens=3)
-            assert len([token async for token in tokens]) == 3
+                assert len([token async for token in tokens]) == 3
 
     asyncio.run(main())
 

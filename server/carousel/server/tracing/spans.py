@@ -154,10 +154,10 @@ class _Turn:
 
     def write(self) -> None:
         """Make its spans in the trace of each, with links to the other requests that rode."""
-        contexts = {ride.trace.context for ride in self.rides}
+        links = {ride.trace: Link(ride.trace.context) for ride in self.rides}
         for ride in self.rides:
             trace = ride.trace
-            others = [Link(context) for context in contexts if context != trace.context]
+            others = [link for other, link in links.items() if other is not trace]
             attributes: dict[str, AttributeValue] = {
                 "carousel.model": self.model,
                 "carousel.batch_size": self.batch_size,
