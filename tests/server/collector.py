@@ -38,7 +38,8 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         self.answers.set()
         self._news = threading.Condition()
         self._server = grpc.server(ThreadPoolExecutor(4))
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
+        add: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+        add(self, self._server)
         self.endpoint = f"http://localhost:{self._server.add_insecure_port('localhost:0')}"
         self._server.start()
 

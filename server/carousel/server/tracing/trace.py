@@ -22,18 +22,23 @@ class Trace(Protocol):
     @property
     def is_exported(self) -> bool:
         """Whether it can be looked up by its id."""
+        ...
 
     def ids(self) -> Mapping[str, str]:
         """`trace_id` and `span_id` in hexadecimal, for lines of logs; empty where there is none."""
+        ...
 
     def set_model(self, name: str) -> None:
         """The model version that the request is about."""
+        ...
 
     def stored(self, since: float, *, failed: bool) -> None:
         """What was committed at `since` is in the store now, or could not be brought there."""
+        ...
 
     def end(self, code: grpc.StatusCode, *, reason: str = "") -> None:
         """The call is over; `reason` is that of its error."""
+        ...
 
 
 class Rider(Protocol):
@@ -48,6 +53,7 @@ class Tracer(Protocol):
 
     def begin(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Trace:
         """The trace of a call, which is the current one from now on."""
+        ...
 
     def turn(
         self,
@@ -60,9 +66,11 @@ class Tracer(Protocol):
         end: float,
     ) -> None:
         """One turn: rider i rode with the items bounds[i] : bounds[i + 1]."""
+        ...
 
     def close(self) -> None:
         """Let what was told go out, as far as that takes no longer than a few seconds."""
+        ...
 
 
 class Untraced:
