@@ -56,15 +56,11 @@ def traced(model_store: Path, collector: Collector) -> Iterator[RunningServer]:
 def lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     """What is logged meanwhile."""
     stream = io.StringIO()
-    before = {
-        name: (logger.handlers[:], logger.level, logger.propagate)
-        for name in (logs.ROOT, logs.TRACES)
-        if (logger := logging.getLogger(name))
-    }
+    loggers = [logging.getLogger(name) for name in (logs.ROOT, logs.TRACES)]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     logs.configure(level="info", style="json", stream=stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    for name, (handlers, level, propagate) in before.items():
-        logger = logging.getLogger(name)
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
         logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
 
 
