@@ -6,9 +6,11 @@ import asyncio
 import io
 import json
 import logging
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from carousel.client import AsyncClient, Client
 from carousel.server import logs
 from carousel.server.tracing.opening import TracingError, open_tracer
 from carousel.server.tracing.trace import NO_TRACER, exported_id
-from carousel.v1 import admin_service_pb2, admin_service_pb2_grpc
+from carousel.v1 import admin_service_pb2, admin_service_pb2_grpc, session_pb2
 from carousel.v1 import inference_service_pb2 as pb
 from tests.conftest import RunningServer, running, settings_of
 from tests.processes import until
@@ -223,6 +225,34 @@ def test_the_commit_of_a_sync_session_ends_in_the_store(
     assert stored.end_time_unix_nano <= request_of(spans).end_time_unix_nano
 
 
+def test_a_commit_that_the_store_does_not_take_has_failed(
+    traced: RunningServer, collector: Collector
+) -> None:
+    caller, store = Caller(), traced.settings.session_store_address
+    assert store is not None
+    with (
+        grpc.insecure_channel(traced.target) as channel,
+        closing(sqlite3.connect(store, isolation_level=None)) as database,
+    ):
+        wire = Wire(channel)
+        session = wire.create(durability=session_pb2.DURABILITY_SYNC)
+        database.execute("ALTER TABLE entries RENAME TO away")
+        try:
+            response = wire.inference.Step(request(session), metadata=(caller.header,))
+        finally:
+            database.execute("ALTER TABLE away RENAME TO entries")
+    until(lambda: traced.server.hall.engine.behind.trouble is None)
+    assert [error.reason for error in response.errors] == ["STORE_UNAVAILABLE"]
+    [stored] = named(collector.trace(caller.trace_id, spans=5), "commit to store")
+    assert stored.status.code == Status.STATUS_CODE_ERROR
+
+
+def request(session: session_pb2.Session) -> pb.StepRequest:
+    """The first step of a session."""
+    inputs = tensors.encode(np.array([X], np.float32))
+    return pb.StepRequest(handles=[session.handle], step_indexes=[0], inputs=inputs)
+
+
 def test_a_turn_links_to_the_other_requests_that_rode_it(
     traced: RunningServer, collector: Collector
 ) -> None:
@@ -230,18 +260,11 @@ def test_a_turn_links_to_the_other_requests_that_rode_it(
     callers = [Caller(), Caller()]
     with grpc.insecure_channel(traced.target) as channel:
         wire = Wire(channel)
-        requests = [
-            pb.StepRequest(
-                handles=[wire.create().handle],
-                step_indexes=[0],
-                inputs=tensors.encode(np.array([X], np.float32)),
-            )
-            for _ in callers
-        ]
+        requests = [request(wire.create()) for _ in callers]
         engine.post(lambda: assert_set(go))
         answers = [
-            wire.inference.Step.future(request, metadata=(caller.header,))
-            for request, caller in zip(requests, callers, strict=True)
+            wire.inference.Step.future(one, metadata=(caller.header,))
+            for one, caller in zip(requests, callers, strict=True)
         ]
         until(lambda: engine.waiting == 2)
         ids = {exported_id(work.trace) for _, work in engine._inbox}
