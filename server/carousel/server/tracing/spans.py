@@ -206,10 +206,11 @@ class SpanTracer:
         computed: float,
         end: float,
     ) -> None:
+        traced = [place for place, rider in enumerate(riders) if rider.trace.is_exported]
         items: dict[Rider, int] = {}  # a work with several chunks is there several times
-        for rider, count in zip(riders, (bounds[1:] - bounds[:-1]).tolist(), strict=True):
-            if count and rider.trace.is_exported:
-                items[rider] = items.get(rider, 0) + count
+        for place in traced:
+            if count := int(bounds[place + 1] - bounds[place]):
+                items[riders[place]] = items.get(riders[place], 0) + count
         rides = []
         for rider, count in items.items():
             trace, since, rider.waiting_since = rider.trace, rider.waiting_since, end
