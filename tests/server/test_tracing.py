@@ -9,6 +9,7 @@ import logging
 import sqlite3
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -282,6 +283,19 @@ def test_a_turn_links_to_the_other_requests_that_rode_it(
 
 def assert_set(event: threading.Event) -> None:
     assert event.wait(30)
+
+
+def test_an_exemplar_of_the_step_duration_names_the_trace(traced: RunningServer) -> None:
+    caller = Caller()
+    step(traced, caller)
+    page = urllib.request.Request(
+        f"http://localhost:{traced.server.http_port}/metrics",
+        headers={"Accept": "application/openmetrics-text"},
+    )
+    with urllib.request.urlopen(page, timeout=10) as answer:
+        text = answer.read().decode()
+    buckets = [line for line in text.splitlines() if f"{caller.trace_id:032x}" in line]
+    assert [line.partition("{")[0] for line in buckets] == ["carousel_step_duration_seconds_bucket"]
 
 
 def test_a_failed_request_says_why(traced: RunningServer, collector: Collector) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from carousel.server.metrics import VersionMetrics
+from carousel.server.tracing.trace import Trace, exported_id
 from carousel.server.work import NEVER, Ints
 
 
@@ -16,6 +17,7 @@ class Waiting(Protocol):
 
     arrived: float
     origin: Mapping[str, str] | None
+    trace: Trace
 
 
 def tell(
@@ -42,5 +44,12 @@ def tell(
         if items is not None:
             arrived[items == 0] = NEVER
         slowest = works[int(arrived.argmin())]
-    if slowest.origin is not None and count:
-        metrics.step_duration.remember(end - slowest.arrived, slowest.origin)
+    if count and (labels := _found_by(slowest)):
+        metrics.step_duration.remember(end - slowest.arrived, labels)
+
+
+def _found_by(work: Waiting) -> Mapping[str, str]:
+    """Labels by which its request is found: by its id in the logs, and among the traces."""
+    labels = work.origin or {}
+    trace_id = exported_id(work.trace)
+    return labels if trace_id is None else {**labels, "trace_id": trace_id}
