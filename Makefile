@@ -16,7 +16,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, got " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[server]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[server,otel]' --group dev
 	@touch $@
 
 serve: $(VENV)/.ready ## Start the server on localhost:50051; flags in SERVE="--port 0".

@@ -88,6 +88,7 @@ def test_scheduling_holds_no_tensors() -> None:
 @pytest.mark.parametrize("module", ["carousel.client", "carousel.cli"])
 def test_the_client_imports_without_the_server_s_packages(module: str) -> None:
     heavy = ["torch", "onnxruntime", "pydantic_settings", "prometheus_client", "safetensors"]
+    heavy += ["opentelemetry"]
     code = f"import sys, {module}; print(*(m for m in {heavy!r} if m in sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == ""

@@ -45,6 +45,8 @@ def test_every_default_that_help_names_is_the_default() -> None:
         "data": "beside the store",
         "dataset_roots": "none",
         "database_url": "SQLite",
+        "otlp_endpoint": "none",
+        "trace_ratio": "all",
     }
     for name, field in Settings.model_fields.items():
         default = field.default

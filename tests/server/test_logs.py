@@ -14,13 +14,14 @@ from carousel.server import logs
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    logger = logging.getLogger(logs.ROOT)
-    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    loggers = [logging.getLogger(name) for name in (logs.ROOT, logs.TRACES)]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     token = logs.request_id.set("")
     yield
     logs.request_id.reset(token)
-    logger.handlers[:], logger.propagate = handlers, propagate
-    logger.setLevel(level)
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 class Terminal(io.StringIO):

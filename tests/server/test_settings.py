@@ -74,6 +74,12 @@ def test_unknown_keys_are_errors_wherever_they_stand(
     assert "CAROUSEL_TREADS is not a setting; did you mean threads?" in refusal()
 
 
+@pytest.mark.parametrize("endpoint", ["localhost:4317", "http://", "grpc://collector:4317", ""])
+def test_the_endpoint_of_traces_is_a_url(endpoint: str) -> None:
+    told = f"otlp_endpoint must be as in http://localhost:4317, got {endpoint!r}"
+    assert refusal(otlp_endpoint=endpoint) == told
+
+
 def test_every_wrong_setting_is_told_with_what_was_given_and_what_is_allowed() -> None:
     lines = refusal(port=70_000, max_batch="x", log_level="loud", device="gpu").splitlines()
     assert lines == [

@@ -40,8 +40,8 @@ def _training(default: str, text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=help_text, rich_help_panel="Training", **more)
 
 
-def _log(default: str, text: str) -> Any:
-    return _flag("Logging", default, text)
+def _log(default: str, text: str, **more: Any) -> Any:
+    return _flag("Logs and traces", default, text, **more)
 
 
 def options(
@@ -241,6 +241,27 @@ def options(
     log_format: Annotated[
         Literal["auto", "json", "text"] | None,
         _log("auto", "Lines of JSON or of text; auto: text on a terminal, otherwise JSON."),
+    ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        _log(
+            "none",
+            "OTLP collector (gRPC) that traces go to, such as http://localhost:4317; unset: "
+            "OTEL_EXPORTER_OTLP_ENDPOINT, and without that there are none.",
+            metavar="URL",
+        ),
+    ] = None,
+    trace_ratio: Annotated[
+        float | None,
+        _log(
+            "all",
+            "Share of requests that are traced, 0 to 1, where the caller did not decide; unset: "
+            "OTEL_TRACES_SAMPLER, or else all.",
+        ),
+    ] = None,
+    channelz: Annotated[
+        bool | None,
+        _log("no", "Answer grpc.channelz, which shows connections and their callers."),
     ] = None,
 ) -> None:
     """None means that the flag was not given; only the signature is used."""

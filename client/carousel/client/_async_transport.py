@@ -16,6 +16,7 @@ from carousel.client._channel import Door, Metadata, Route
 from carousel.client._errors import Guard, is_refusal, translate
 from carousel.client._events import Event, Link
 from carousel.client._retry import ATTEMPTS, RESENT, delay
+from carousel.client._trace_context import with_trace
 from carousel.client._transport import SHARD_HEADER, STEP
 from carousel.errors import CarouselError
 from carousel.v1 import inference_service_pb2 as pb
@@ -44,7 +45,7 @@ class AsyncTransport:
             reply = await method(
                 call.request,
                 timeout=seconds,
-                metadata=self._route.door.metadata,
+                metadata=with_trace(self._route.door.metadata),
                 wait_for_ready=wait_for_ready,
             )
         return call.decode(reply)
@@ -61,7 +62,7 @@ class AsyncTransport:
 
         With `patient` only the time counts: the sessions survive their server.
         """
-        metadata = self.metadata(shard)
+        metadata = with_trace(self.metadata(shard))
         clock = asyncio.get_running_loop().time
         end = clock() + (self.timeout if timeout is None else timeout)
         attempt = 0
@@ -89,7 +90,7 @@ class AsyncTransport:
     def stream(self, path: str, request: Message, reply: type[Message], *, timeout: float) -> Any:
         """A call with a stream of answers."""
         method = self.method("unary_stream", path, reply)
-        return method(request, timeout=timeout, metadata=self._route.door.metadata)
+        return method(request, timeout=timeout, metadata=with_trace(self._route.door.metadata))
 
     async def exhaust(
         self, path: str, request: Message, reply: type[Message], *, timeout: float
@@ -104,7 +105,9 @@ class AsyncTransport:
     ) -> Any:
         method = self.method("stream_unary", path, reply)
         with self.guard:
-            return await method(parts, timeout=timeout, metadata=self._route.door.metadata)
+            return await method(
+                parts, timeout=timeout, metadata=with_trace(self._route.door.metadata)
+            )
 
     async def read(self, call: Any) -> Any:
         """The next answer of a stream; None at its end."""

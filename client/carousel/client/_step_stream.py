@@ -13,6 +13,7 @@ from carousel.client._async_transport import AsyncTransport
 from carousel.client._errors import is_refusal, translate
 from carousel.client._events import Event
 from carousel.client._retry import ATTEMPTS, RESENT, delay
+from carousel.client._trace_context import with_trace
 from carousel.errors import CarouselError, InternalError, ServerUnreachable
 from carousel.v1 import inference_service_pb2 as pb
 
@@ -101,7 +102,8 @@ class StepStream:
     async def _converse(self) -> None:
         """One stream, from its opening to its end."""
         method = self._transport.method("stream_stream", PATH, pb.StreamStepsResponse)
-        call = method(metadata=self._metadata)
+        # The stream is everybody's; it belongs to the trace of whoever opened it.
+        call = method(metadata=with_trace(self._metadata))
         writer = asyncio.create_task(self._write(call))
         try:
             while (response := await call.read()) is not grpc.aio.EOF:

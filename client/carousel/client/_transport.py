@@ -15,6 +15,7 @@ from carousel.client._channel import Door, Route
 from carousel.client._errors import Guard, is_refusal, translate
 from carousel.client._events import Event, Link
 from carousel.client._retry import ATTEMPTS, RESENT, delay
+from carousel.client._trace_context import with_trace
 from carousel.errors import CarouselError
 from carousel.v1 import inference_service_pb2 as pb
 
@@ -64,7 +65,7 @@ class Transport:
             reply = method(
                 call.request,
                 timeout=seconds,
-                metadata=self._metadata,
+                metadata=with_trace(self._metadata),
                 wait_for_ready=wait_for_ready,
             )
         return call.decode(reply)
@@ -81,7 +82,7 @@ class Transport:
 
         With `patient` only the time counts: the sessions survive their server.
         """
-        metadata = (*self._metadata, (SHARD_HEADER, str(shard)))
+        metadata = with_trace((*self._metadata, (SHARD_HEADER, str(shard))))
         end = time.monotonic() + (self.timeout if timeout is None else timeout)
         attempt = 0
         while True:
@@ -108,7 +109,7 @@ class Transport:
     def stream(self, path: str, request: Message, reply: type[Message], *, timeout: float) -> Any:
         """A call with a stream of answers."""
         method = self._method("unary_stream", path, reply)
-        return method(request, timeout=timeout, metadata=self._metadata)
+        return method(request, timeout=timeout, metadata=with_trace(self._metadata))
 
     def exhaust(self, path: str, request: Message, reply: type[Message], *, timeout: float) -> None:
         """The same for its effect alone, to its end."""
@@ -121,7 +122,7 @@ class Transport:
     ) -> Any:
         method = self._method("stream_unary", path, reply)
         with self.guard:
-            return method(iter(parts), timeout=timeout, metadata=self._metadata)
+            return method(iter(parts), timeout=timeout, metadata=with_trace(self._metadata))
 
     def read(self, call: Iterator[Any]) -> Any:
         """The next answer of a stream; None at its end."""

@@ -14,6 +14,7 @@ from importlib.metadata import version
 
 import grpc
 import torch
+from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
@@ -48,6 +49,7 @@ from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
 from carousel.server.stores import StateStore, open_store
+from carousel.server.tracing.opening import TracingError, open_tracer
 from carousel.server.training.office import Office
 from carousel.v1 import (
     admin_service_pb2,
@@ -58,6 +60,7 @@ from carousel.v1 import (
 )
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
 
 log = logging.getLogger("carousel.server")
 
@@ -110,6 +113,10 @@ class Server:
             raise StartError(f"kernel must be one of {', '.join(KERNELS)}, got {settings.kernel!r}")
         torch.set_num_threads(settings.threads)
         sys.setswitchinterval(SWITCH_SECONDS)
+        try:
+            self.tracer = open_tracer(settings, instance_id=self.instance_id)
+        except TracingError as error:
+            raise StartError(str(error)) from error
         store = ModelStore(settings.store, shipped=shipped() if settings.shipped else None)
         sessions = Sessions(settings)
         engine = Engine(
@@ -123,6 +130,7 @@ class Server:
             clock=self._clock,
             batch_audit=BatchAudit(every=every) if (every := settings.batch_audit_every) else None,
             gates=self._sampler(),
+            tracer=self.tracer,
         )
         sessions.attach_to(engine)
         try:
@@ -143,7 +151,9 @@ class Server:
         sessions.fetch = lambda ids, found: at_rest.fetch(
             ids, lambda entries: engine.post(lambda: found(entries))
         )
-        self.hall = Hall(settings, self.metrics, store, engine, sessions, registry, at_rest)
+        self.hall = Hall(
+            settings, self.metrics, store, engine, sessions, registry, at_rest, self.tracer
+        )
         self._retention = Retention(self.hall)
         self.office = Office(settings, self.metrics, store, registry, instance_id=self.instance_id)
         self.metrics.build_info.labels(version("carousel-rnn"), registry.device).set(1)
@@ -233,6 +243,7 @@ class Server:
         await self._store_all(min(max(grace, END_SECONDS), 60.0))
         await asyncio.to_thread(self.hall.engine.stop)
         await self.hall.at_rest.close()
+        await asyncio.to_thread(self.tracer.close)
         if self._http is not None:
             await asyncio.to_thread(self._http.stop)
         self._stopped.set()
@@ -330,11 +341,14 @@ class Server:
             "training": self.training_service,
         }
         for name, servicer in servicers.items():
-            add_service(self._grpc, SERVICES[name], servicer, self.metrics)
+            add_service(self._grpc, SERVICES[name], servicer, self.metrics, self.tracer)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        names = [service.full_name for service in SERVICES.values()]
-        reflection.enable_server_reflection((*names, HEALTH, reflection.SERVICE_NAME), self._grpc)
+        names = [*(s.full_name for s in SERVICES.values()), HEALTH, reflection.SERVICE_NAME]
+        if settings.channelz:
+            channelz.add_channelz_servicer(self._grpc)
+            names.append(CHANNELZ)
+        reflection.enable_server_reflection(names, self._grpc)
 
     async def _load_models(self) -> None:
         """Load what should serve; what can't be loaded is reported and does not stop the others."""

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from carousel.server.door import SHED, Door, Lane
 from carousel.server.loaded import LoadedVersion
 from carousel.server.scheduler import BULK_SHARE
 from carousel.server.shares import Shares
+from carousel.server.tracing.trace import NO_TRACER, Trace, Tracer, current
+
+ALONE = np.array([0, 1])  # the bounds of a turn with one call
 
 
 @dataclass(slots=True, eq=False)
@@ -25,12 +28,15 @@ class Call:
     steps: int
     arrived: float
     turn: asyncio.Future[None]
+    waiting_since: float
+    trace: Trace = field(default_factory=current.get)
 
 
 class CallQueue:
     """At most `limit` calls, half of them of one tenant. Of the event loop's thread."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, tracer: Tracer = NO_TRACER) -> None:
+        self._tracer = tracer
         self.door = Door(limit=limit, tenant_limit=limit // 2)
         self._shares = Shares()
         self._waiting: dict[int, deque[Call]] = {}  # by lane
@@ -47,14 +53,19 @@ class CallQueue:
             error, why = lane.refusal("whole sequences")
             version.metrics.rejected(why)
             raise error
-        call = Call(version, steps, time.monotonic(), asyncio.get_running_loop().create_future())
+        now, future = time.monotonic(), asyncio.get_running_loop().create_future()
+        call = Call(version, steps, now, future, waiting_since=now)
+        call.trace.set_model(version.name)
         lane.enter(1, call.arrived)
         try:
             await self._wait(call, lane)
+            begin = time.monotonic()
             try:
                 yield
             finally:
                 self._go_on()
+                end = time.monotonic()
+                self._tracer.turn(version.name, [call], ALONE, begin=begin, computed=end, end=end)
         finally:
             lane.leave(1, 0)
 

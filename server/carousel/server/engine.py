@@ -29,6 +29,7 @@ from carousel.server.scheduler import Chunk, Plan
 from carousel.server.state_health import Touch
 from carousel.server.stores import StateStore
 from carousel.server.table import NO_ROW, QUARANTINED, SessionTable
+from carousel.server.tracing.trace import NO_TRACER, Tracer
 from carousel.server.work import Answer, Floats, Ints, Work
 from carousel.server.write_behind import WriteBehind
 
@@ -75,6 +76,7 @@ class Engine:
         clock: Callable[[], float] = time.time,
         batch_audit: BatchAudit | None = None,
         gates: GateSampler | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self.table = SessionTable()
         self.watches = Watches(self.table, clock)
@@ -84,6 +86,7 @@ class Engine:
         self._sweep = sweep
         self._batch_audit = batch_audit
         self._gates = gates
+        self._tracer = tracer
         self._arrivals: list[tuple[LoadedVersion, Work]] = []
         self._inbox: deque[tuple[LoadedVersion, Work]] = deque()
         self._calls: deque[Callable[[], None]] = deque()
@@ -100,7 +103,7 @@ class Engine:
             self.versions,
             store,
             post=self.post,
-            deliver=self._answers_append,
+            deliver=self._release,
             lose=lose,
             metrics=metrics.store,
             before=lambda: self.recorder.secure(),
@@ -131,7 +134,9 @@ class Engine:
         self._calls.append(function)
         self._wake.set()
 
-    def _answers_append(self, answer: Answer) -> None:
+    def _release(self, answer: Answer) -> None:
+        """Let an answer go that was held back for the store."""
+        answer.work.trace.stored(answer.held_since, failed=bool(answer.errors))
         self._answers.append(answer)
 
     def submit(self, version: LoadedVersion, work: Work) -> None:
@@ -198,7 +203,7 @@ class Engine:
                     self._answers += gatekeeper.shed_bulk(self.table, version)
                 self._deliver()  # who was refused at the door must not wait for anything
                 turned = [self._safe_turn(version) for version in tuple(self.versions)]
-                turned += [held.turn(version) for version in tuple(self.versions)]
+                turned += [held.turn(version, self._tracer) for version in tuple(self.versions)]
                 self.behind.flush()
                 if not any(turned):
                     due = self.behind.due_in(time.monotonic())
@@ -326,6 +331,14 @@ class Engine:
         self.watches.keep(version, plan, ride)
         self._commit(version, plan, ride)
         self._measure(version, plan, ride, begin, seconds)
+        self._tracer.turn(
+            version.name,
+            plan.works,
+            ride.bounds(plan),
+            begin=begin,
+            computed=computing + seconds,
+            end=time.monotonic(),
+        )
 
     def _compute(
         self, version: LoadedVersion, plan: Plan, places: Ints, state: torch.Tensor
@@ -419,6 +432,7 @@ class Engine:
             held = self.behind.is_held(slots) if self.table.syncs else NOTHING
             if len(held):
                 kept, rest = answer.split(held)
+                kept.held_since = time.monotonic()
                 self.behind.hold(kept, slots[held])
                 if rest is None:
                     return

@@ -25,6 +25,8 @@ from carousel.server.registry import Registry
 from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
+from carousel.server.tracing import trace
+from carousel.server.tracing.trace import NO_TRACER, Tracer
 from carousel.server.work import NEVER, Answer, Floats, Inputs, Work
 from carousel.v1 import session_pb2
 
@@ -40,6 +42,7 @@ class Hall:
     sessions: Sessions
     registry: Registry
     at_rest: AtRest
+    tracer: Tracer = NO_TRACER
     draining: bool = False
     claims: WeakValueDictionary[int, Claim] = field(default_factory=WeakValueDictionary)
     successor: str = ""  # where a drained server's sessions go; empty: to its own address
@@ -115,6 +118,7 @@ class Hall:
 
     def submit(self, version: LoadedVersion, work: Work) -> None:
         """Let a work in and hand it to the engine. Whether there is room was asked before."""
+        _trace(version, work)
         work.lane.enter(len(work), work.arrived)
         self.engine.submit(version, work)
 
@@ -182,6 +186,7 @@ class Hall:
         if lane.room() < count:
             version.metrics.failed(QueueFull.reason, len(work.lengths))
             raise version.refuse(lane, count)
+        _trace(version, work)
         lane.enter(count, work.arrived)
         try:
             await self.engine.call(held.admit, version, work)
@@ -191,3 +196,11 @@ class Hall:
             raise
         finally:
             lane.leave(count, 0)
+
+
+def _trace(version: LoadedVersion, work: Work | HeldWork) -> None:
+    """A work belongs to the trace of its request, and its exemplars name it."""
+    work.trace = trace.current.get()
+    work.trace.set_model(version.name)
+    if (trace_id := trace.exported_id(work.trace)) is not None:
+        work.origin = {**(work.origin or {}), "trace_id": trace_id}

@@ -1,4 +1,4 @@
-"""Logs: one line an event, as JSON or as text, with the id of the request that it belongs to."""
+"""Logs: one line an event, as JSON or as text, with the ids of the request that it belongs to."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO, TypeGuard
 
+from carousel.server.tracing import trace
+
 REQUEST_ID_KEY = "x-request-id"
 ROOT = "carousel"
+TRACES = "opentelemetry"  # what exports traces speaks under its own name
 
 # Set at the beginning of each request by the wrapper around the handlers.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -42,7 +45,7 @@ def is_request_id(value: str | bytes) -> TypeGuard[str]:
 def configure(
     *, level: str = "info", style: str = "auto", stream: TextIO | None = None
 ) -> logging.Handler:
-    """Send everything that Carousel logs to `stream` (standard error), as `json` or `text`.
+    """Send all that Carousel and OpenTelemetry log to `stream` (standard error): `json` or `text`.
 
     `auto` is text on a terminal and JSON elsewhere. Calling it again replaces the former choice.
     """
@@ -50,17 +53,18 @@ def configure(
     as_json = style == "json" or (style == "auto" and not out.isatty())
     handler = logging.StreamHandler(out)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
-    logger = logging.getLogger(ROOT)
-    for former in logger.handlers[:]:
-        logger.removeHandler(former)
-    logger.addHandler(handler)
-    logger.setLevel(level.upper())
-    logger.propagate = False  # an application around the server has its own root
+    for name in (ROOT, TRACES):
+        logger = logging.getLogger(name)
+        for former in logger.handlers[:]:
+            logger.removeHandler(former)
+        logger.addHandler(handler)
+        logger.setLevel(level.upper())
+        logger.propagate = False  # an application around the server has its own root
     return handler
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, request_id and the extra fields."""
+    """One JSON object a line: time, level, logger, message, the request's ids, the extra fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -69,8 +73,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if current := request_id.get():
-            entry["request_id"] = current
+        entry |= _request()
         for name, value in _extra(record).items():
             # JSON has no NaN and no infinity, and a loss may well be one.
             finite = not isinstance(value, float) or math.isfinite(value)
@@ -86,9 +89,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         # What a caller sent may not begin a new line or move the cursor.
         parts = [_time(record), f"{record.levelname:<7}", _plain(record.getMessage())]
-        fields = _extra(record)
-        if current := request_id.get():
-            fields["request_id"] = current
+        fields = _extra(record) | _request()
         parts += [f"{name}={_plain(str(value))}" for name, value in fields.items()]
         line = " ".join(parts)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
@@ -97,6 +98,12 @@ class TextFormatter(logging.Formatter):
 def _time(record: logging.LogRecord) -> str:
     moment = datetime.fromtimestamp(record.created, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _request() -> dict[str, str]:
+    """The ids of the request that is being handled: its own, and those of its trace."""
+    own = request_id.get()
+    return ({"request_id": own} if own else {}) | dict(trace.current.get().ids())
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from carousel.errors import CarouselError, InternalError, InvalidField, to_status
-from carousel.server.logs import request_id, take_request_id
+from carousel.server.logs import REQUEST_ID_KEY, request_id, take_request_id
 from carousel.server.metrics import Metrics
+from carousel.server.tracing.trace import NO_TRACER, Trace, Tracer
 
 log = logging.getLogger("carousel.rpc")
 
@@ -32,15 +33,18 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Call:
-    """The counts of one method."""
+    """The counts of one method, and who traces its calls."""
 
-    def __init__(self, service: str, method: MethodDescriptor, metrics: Metrics) -> None:
+    def __init__(
+        self, service: str, method: MethodDescriptor, metrics: Metrics, tracer: Tracer
+    ) -> None:
         kind = ("unary", "client_stream", "server_stream", "bidi_stream")[
             method.client_streaming + 2 * method.server_streaming
         ]
         labels = (kind, service, method.name)
         self.name = f"{service}/{method.name}"
         self.hot = method.name in HOT
+        self.tracer = tracer
         self.started = metrics.rpc_started.labels(*labels)
         self.received = metrics.rpc_received.labels(*labels)
         self.sent = metrics.rpc_sent.labels(*labels)
@@ -49,24 +53,33 @@ class Call:
             code: metrics.rpc_handled.labels(*labels, code.name) for code in grpc.StatusCode
         }
 
-    def done(self, code: grpc.StatusCode, begin: float) -> None:
+    def done(self, code: grpc.StatusCode, begin: float, trace: Trace, *, reason: str = "") -> None:
         seconds = time.perf_counter() - begin
         self._handled[code].inc()
         self.seconds.observe(seconds)
         if not self.hot:
             log.info("%s %s %.1f ms", self.name, code.name, seconds * 1e3)
+        trace.end(code, reason=reason)
 
 
-async def fail(context: Context, error: Exception, call: Call, begin: float) -> None:
+def identify(context: Context) -> str:
+    """The call's id for the logs, which its caller finds in the trailers."""
+    own = take_request_id(context.invocation_metadata())
+    request_id.set(own)
+    context.set_trailing_metadata(((REQUEST_ID_KEY, own),))
+    return own
+
+
+async def fail(context: Context, error: Exception, call: Call, begin: float, trace: Trace) -> None:
     """Turn what a handler raised into a status with its details; does not return."""
+    own = request_id.get() or identify(context)
     if not isinstance(error, CarouselError):
-        if not request_id.get():
-            request_id.set(take_request_id(context.invocation_metadata()))
         log.error("%s failed", call.name, exc_info=error)
-        error = InternalError(f"a fault of the server; its log has request {request_id.get()}")
-    call.done(error.code, begin)
+        error = InternalError(f"a fault of the server; its log has request {own}")
+    call.done(error.code, begin, trace, reason=error.reason)
     details = to_status(error).SerializeToString()
-    await context.abort(error.code, error.message, ((DETAILS_KEY, details),))
+    trailers = ((DETAILS_KEY, details), (REQUEST_ID_KEY, own))
+    await context.abort(error.code, error.message, trailers)
 
 
 def _unary(
@@ -75,24 +88,25 @@ def _unary(
     async def handle(request: Any, context: Context) -> Any:
         call.started.inc()
         begin = time.perf_counter()
+        trace = call.tracer.begin(call.name, context)
         if streams_in:
             request = _counted(request, call)
         else:
             call.received.inc()
         if not call.hot:
-            request_id.set(take_request_id(context.invocation_metadata()))
+            identify(context)
         try:
             if request is MALFORMED:
                 raise _malformed()
             response = await method(request, context)
         except asyncio.CancelledError:
-            call.done(grpc.StatusCode.CANCELLED, begin)
+            call.done(grpc.StatusCode.CANCELLED, begin, trace)
             raise
         except Exception as error:
-            await fail(context, error, call, begin)
+            await fail(context, error, call, begin, trace)
         else:
             call.sent.inc()
-            call.done(grpc.StatusCode.OK, begin)
+            call.done(grpc.StatusCode.OK, begin, trace)
             return response
 
     return handle
@@ -104,7 +118,8 @@ def _streaming(
     async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
         call.started.inc()
         begin = time.perf_counter()
-        request_id.set(take_request_id(context.invocation_metadata()))
+        trace = call.tracer.begin(call.name, context)
+        identify(context)
         if streams_in:
             request = _counted(request, call)
         else:
@@ -116,12 +131,12 @@ def _streaming(
                 call.sent.inc()
                 yield response
         except (asyncio.CancelledError, GeneratorExit):
-            call.done(grpc.StatusCode.CANCELLED, begin)
+            call.done(grpc.StatusCode.CANCELLED, begin, trace)
             raise
         except Exception as error:
-            await fail(context, error, call, begin)
+            await fail(context, error, call, begin, trace)
         else:
-            call.done(grpc.StatusCode.OK, begin)
+            call.done(grpc.StatusCode.OK, begin, trace)
 
     return handle
 
@@ -151,12 +166,16 @@ def _parser(message: type[Message]) -> Callable[[bytes], Any]:
 
 
 def add_service(
-    server: grpc.aio.Server, service: ServiceDescriptor, servicer: object, metrics: Metrics
+    server: grpc.aio.Server,
+    service: ServiceDescriptor,
+    servicer: object,
+    metrics: Metrics,
+    tracer: Tracer = NO_TRACER,
 ) -> None:
     """Register `servicer`, which has an async method for each RPC of the service."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in service.methods:
-        call = Call(service.full_name, method, metrics)
+        call = Call(service.full_name, method, metrics, tracer)
         wrap = _streaming if method.server_streaming else _unary
         make = {
             (False, False): grpc.unary_unary_rpc_method_handler,

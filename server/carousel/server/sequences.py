@@ -36,7 +36,7 @@ class Sequences:
     def __init__(self, hall: Hall) -> None:
         self._hall = hall
         self._thread = ThreadPoolExecutor(1, "carousel-sequences")
-        self._queue = CallQueue(MAX_WAITING)
+        self._queue = CallQueue(MAX_WAITING, hall.tracer)
 
     async def predict(self, request: pb.PredictRequest, tenant: str) -> pb.PredictResponse:
         version = self._hall.registry.resolve(request.model)

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -89,6 +90,13 @@ def _model(value: str) -> str:
 def _database_url(value: SecretStr) -> SecretStr:
     if not re.match(r"postgres(ql)?(\+psycopg)?://", value.get_secret_value()):
         raise ValueError("database_url must begin with postgresql://; unset: SQLite is used")
+    return value
+
+
+def _endpoint(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"otlp_endpoint must be as in http://localhost:4317, got {value!r}")
     return value
 
 
@@ -278,6 +286,21 @@ class Settings(BaseSettings):
     )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="Lines of JSON or of text; auto: text on a terminal, otherwise JSON."
+    )
+    otlp_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+        None,
+        description="OTLP collector (gRPC) that traces go to, such as http://localhost:4317; "
+        "unset: OTEL_EXPORTER_OTLP_ENDPOINT, and without that there are none.",
+    )
+    trace_ratio: float | None = Field(
+        None,
+        description="Share of requests that are traced, 0 to 1, where the caller did not decide; "
+        "unset: OTEL_TRACES_SAMPLER, or else all.",
+        ge=0,
+        le=1,
+    )
+    channelz: bool = Field(
+        False, description="Answer grpc.channelz, which shows connections and their callers."
     )
 
     @model_validator(mode="after")

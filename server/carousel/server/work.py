@@ -12,6 +12,7 @@ from carousel.errors import CarouselError
 from carousel.server.door import NOBODY, Lane
 from carousel.server.memo import Memo
 from carousel.server.notices import Told
+from carousel.server.tracing.trace import UNTRACED, Trace
 
 Ints = npt.NDArray[np.int64]
 Handles = npt.NDArray[np.uint64]
@@ -28,7 +29,8 @@ class Answer:
     `items` are places in the work; `outputs` holds their rows one after the other,
     `lengths` rows each (None: one each). Items of `errors` have no rows. `slots` are the items'
     sessions and `durable` their durable indexes, where they are known. `notices` are what the
-    model's health policy has to say, with the items that it is about.
+    model's health policy has to say, with the items that it is about. `held_since` is when the
+    answer was held back until its steps are in the store, on the clock of time.monotonic.
     """
 
     work: Work
@@ -40,12 +42,16 @@ class Answer:
     slots: Ints | None = None
     durable: Ints | None = None
     notices: Told = ()
+    held_since: float = 0.0
 
     def failed(self, error: CarouselError) -> Answer:
         """The same items, with an error in place of their outputs."""
         errors = tuple((item, error) for item in self.items.tolist())
         nothing = self.items[:0]
-        return Answer(self.work, nothing, None, self.outputs[:0], errors, notices=self.notices)
+        told, since = self.notices, self.held_since
+        return Answer(
+            self.work, nothing, None, self.outputs[:0], errors, notices=told, held_since=since
+        )
 
     def split(self, chosen: Ints) -> tuple[Answer, Answer | None]:
         """The items at these places, and an answer with the rest, if any."""
@@ -73,7 +79,8 @@ class Work:
     on the clock of time.monotonic. `lane` says whose work it is and how urgent. `deliver` is called
     in the event loop with every Answer. `memo` is what the session, the only one, remembers of its
     generation once a step is committed. `origin` are labels by which whoever sees a slow step finds
-    the request, None where it has no id.
+    the request, None where it has no id. `trace` is that of its request, and `waiting_since` when
+    it began to wait for its next turn.
     """
 
     __slots__ = (
@@ -92,6 +99,8 @@ class Work:
         "origin",
         "refusals",
         "step_indexes",
+        "trace",
+        "waiting_since",
     )
 
     def __init__(
@@ -125,6 +134,8 @@ class Work:
         self.durables = durables
         self.memo = memo
         self.origin = origin
+        self.trace: Trace = UNTRACED
+        self.waiting_since = arrived
         self.cancelled = False
 
     def __len__(self) -> int:

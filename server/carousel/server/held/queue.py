@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from carousel.errors import CarouselError
 from carousel.server.notices import Notices
+from carousel.server.tracing.trace import UNTRACED, Trace
 from carousel.server.work import Floats, Inputs, Ints
 
 
@@ -22,7 +23,7 @@ class HeldWork:
     [steps] int64, all items one after the other, as are the `outputs` [steps, O]; with `last_only`
     these are [N, O], of the last step of each item. Items of `errors` are not run. The engine's
     thread alone touches a work from its push until `finished` is set. `deadline` is on the clock of
-    time.monotonic. `origin` is as in Work.
+    time.monotonic. `origin`, `trace` and `waiting_since` are as in Work.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class HeldWork:
         self.deadline = deadline
         self.arrived = arrived
         self.origin = origin
+        self.trace: Trace = UNTRACED
+        self.waiting_since = arrived
         self.cancelled = False
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

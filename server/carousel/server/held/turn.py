@@ -24,6 +24,7 @@ from carousel.server.held.queue import Group, HeldWork
 from carousel.server.loaded import LoadedVersion
 from carousel.server.ride import finite_rows
 from carousel.server.state_health import Touch
+from carousel.server.tracing.trace import Tracer
 from carousel.server.work import Floats, Inputs, Ints
 
 log = logging.getLogger("carousel.held")
@@ -45,7 +46,7 @@ def dismiss(version: LoadedVersion) -> None:
     _tell(groups)
 
 
-def turn(version: LoadedVersion) -> bool:
+def turn(version: LoadedVersion, tracer: Tracer) -> bool:
     """One turn for those who wait; False when nobody does."""
     if not len(version.held):
         return False
@@ -54,7 +55,7 @@ def turn(version: LoadedVersion) -> bool:
     begin = time.monotonic()
     try:
         riders = [group for group in groups if _may_ride(version, group, begin)]
-        going_on = _ride(version, riders, begin, sliced=sliced) if riders else []
+        going_on = _ride(version, riders, begin, tracer, sliced=sliced) if riders else []
     except Exception:  # a bug must not leave anybody without an answer
         log.exception("a turn of held states of %s failed", version.name)
         _fail(groups, InternalError("the turn failed; nothing came of it"))
@@ -80,7 +81,7 @@ def _may_ride(version: LoadedVersion, group: Group, now: float) -> bool:
 
 
 def _ride(
-    version: LoadedVersion, riders: Sequence[Group], begin: float, *, sliced: bool
+    version: LoadedVersion, riders: Sequence[Group], begin: float, tracer: Tracer, *, sliced: bool
 ) -> list[Group]:
     """Run the network once for all riders; gives those whose chunk goes on."""
     state = torch.from_numpy(np.concatenate([group.work.rows[group.items] for group in riders]))
@@ -99,6 +100,14 @@ def _ride(
         _tell_health(version, riders, [touch for touch in touches if good[touch.slot]])
     going_on = _commit(riders, outputs.numpy(), new.cpu().numpy(), good, lengths)
     _measure(version, riders, good, lengths, begin, seconds)
+    tracer.turn(
+        version.name,
+        [group.work for group in riders],
+        np.cumsum([0, *(len(group.items) for group in riders)]),
+        begin=begin,
+        computed=computing + seconds,
+        end=time.monotonic(),
+    )
     return going_on
 
 

@@ -1,0 +1,1 @@
+"""Traces of requests on their way through the server, in OpenTelemetry's words where asked for."""
