@@ -207,6 +207,8 @@ def test_gauges_go_with_the_version(serve: Callable[..., RunningServer], store: 
     server = serve(store=store, shipped=False, load=["lstm"])
     value = server.server.metrics.registry.get_sample_value
     labels = {"model": "lstm", "layer": "1", "gate": "forget"}
+    assert value("carousel_state_norm_count", {"model": "lstm", "layer": "1"}) == 0
+    assert value("carousel_surprise_nats_count", {"model": "lstm"}) == 0
     with grpc.insecure_channel(server.target) as channel:
         wire = Wire(channel)
         session = wire.create("models/lstm")

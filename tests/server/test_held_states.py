@@ -121,7 +121,8 @@ def test_a_result_that_is_not_finite_fails_alone_and_gives_no_state(
 
 def steps_of(version: LoadedVersion) -> float:
     version.metrics.turns.count()
-    return version.metrics.steps._value.get()
+    steps: float = version.metrics.steps._value.get()
+    return steps
 
 
 def test_states_of_many_callers_share_a_turn(

@@ -170,6 +170,8 @@ class Registry:
     def _count(self, version: LoadedVersion, seconds: float) -> None:
         version.metrics.model_load.observe(seconds)
         config = version.config
+        if version.stepwise and self._settings.gate_sample_seconds:
+            self._metrics.gates.expect(version.model, config, generative=version.generative)
         version.metrics.describe(
             config.cell,
             str(config.layers),

@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from carousel.server.gates.activity import Numbers
+from carousel.model import ModelConfig
+from carousel.server.gates.activity import KEEPS, Numbers
 from carousel.server.gates.window import Window
-from carousel.server.histogram import Child, Histogram
+from carousel.server.histogram import Histogram
 
 NORMS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 HORIZONS = (*(1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0), 1e3, 1e4, 1e5)
@@ -54,6 +55,15 @@ class GateMetrics(Collector):
         )
         registry.register(self)
 
+    def expect(self, model: str, config: ModelConfig, *, generative: bool) -> None:
+        """Begin, at zero, what will be counted of a version."""
+        for layer in map(str, range(config.layers)):
+            self.state_norm.labels(model, layer)
+            if config.cell in KEEPS:
+                self.memory_horizon.labels(model, layer)
+        if generative:
+            self.surprise.labels(model)
+
     def collect(self) -> Iterator[GaugeMetricFamily]:
         mean = GaugeMetricFamily(
             "carousel_gate_activation_mean",
@@ -77,12 +87,6 @@ class GateMetrics(Collector):
         for labels, index in _drifts(windows).items():
             drift.add_metric(labels, index)
         yield from (mean, saturation, drift)
-
-
-def observe(child: Child, values: Numbers) -> None:
-    """Count each value once."""
-    if len(values):
-        child.observe_many(values, np.ones(len(values), np.int64))
 
 
 def _sums(windows: list[Window]) -> dict[tuple[str, str, str], Numbers]:

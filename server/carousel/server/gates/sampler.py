@@ -14,7 +14,7 @@ import torch
 
 from carousel.server.gatekeeper import reply_of
 from carousel.server.gates.activity import KEEPS, Activity, horizons, run_again, surprises
-from carousel.server.gates.metrics import GateMetrics, observe
+from carousel.server.gates.metrics import GateMetrics
 from carousel.server.gates.window import Window
 from carousel.server.loaded import LoadedVersion
 from carousel.server.ride import Brought, Ride
@@ -120,10 +120,10 @@ def _count_states(version: LoadedVersion, activity: Activity, metrics: GateMetri
     kept = activity.values.get(KEEPS.get(cell, ""))
     for layer in range(version.config.layers):
         labels = (version.model, str(layer))
-        observe(metrics.state_norm.labels(*labels), norms[:, layer].numpy())
+        metrics.state_norm.labels(*labels).observe_many(norms[:, layer].numpy())
         if kept is not None:
             spans = horizons(kept[torch.from_numpy(activity.firsts), layer])
-            observe(metrics.memory_horizon.labels(*labels), spans.flatten().numpy())
+            metrics.memory_horizon.labels(*labels).observe_many(spans.flatten().numpy())
 
 
 def _count_surprises(sample: Sample, activity: Activity, metrics: GateMetrics) -> None:
@@ -135,4 +135,4 @@ def _count_surprises(sample: Sample, activity: Activity, metrics: GateMetrics) -
         place = int(activity.firsts[rider])
         logits[place], known[place] = torch.from_numpy(output), True
     nats = surprises(logits[torch.from_numpy(known)], activity.inputs[known])
-    observe(metrics.surprise.labels(sample.version.model), nats)
+    metrics.surprise.labels(sample.version.model).observe_many(nats)
