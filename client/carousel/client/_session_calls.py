@@ -174,7 +174,7 @@ def rewind_to(
 ) -> Call[Made]:
     """As the caller wants it; by an index rather than by `steps`, so that it can be repeated."""
     if steps is not None and steps <= cursor.index:
-        steps, step_index = None, cursor.index - steps
+        step_index, steps = cursor.index - steps, None
     return rewind(cursor.name, cursor.handle, steps=steps, step_index=step_index, bookmark=bookmark)
 
 
