@@ -108,7 +108,8 @@ def _facts(one: Inspected) -> RenderableType:
 def _layers(one: Inspected) -> RenderableType:
     columns = ("hidden norm", "cell norm", "saturated", "remembers")
     rows = [(str(number), *_cells(layer)) for number, layer in enumerate(one.layers)]
-    return tables.table("layer", *columns, rows=rows, numbers=columns)
+    numbers = [column for column in columns if column != "saturated"]  # that is a bar
+    return tables.table("layer", *columns, rows=rows, numbers=numbers)
 
 
 def _cells(layer: LayerInspection) -> tuple[str, ...]:
