@@ -147,11 +147,12 @@ class WriteBehind:
 
     def is_ending(self, session_id: str) -> bool:
         """Whether the store is still to hear that this session ended; from any thread."""
+        return session_id in self._endings or self._underway_ending(session_id) is not None
+
+    def _underway_ending(self, session_id: str) -> Ending | None:
         underway = self._underway
-        return session_id in self._endings or (
-            underway is not None
-            and any(one.ended.session_id == session_id for one in underway.endings)
-        )
+        endings = () if underway is None else underway.endings
+        return next((one for one in endings if one.ended.session_id == session_id), None)
 
     def _is_stored(self, slot: int) -> bool:
         """Whether the store has, or will have, anything of it."""
@@ -197,7 +198,7 @@ class WriteBehind:
 
     def secure_end(self, session_id: str, done: Done) -> None:
         """Call `done` when the store knows of the session's end."""
-        ending = self._endings.get(session_id)
+        ending = self._endings.get(session_id) or self._underway_ending(session_id)
         if ending is None:
             done(None)
         else:

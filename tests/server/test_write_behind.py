@@ -1,0 +1,59 @@
+"""Write-behind: whoever waits for the store is told when the store has it, and not before."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+
+from prometheus_client import CollectorRegistry
+
+from carousel.errors import CarouselError
+from carousel.server.store_metrics import StoreMetrics
+from carousel.server.stores import Batch
+from carousel.server.stores.sqlite import SqliteStore
+from carousel.server.table import ASYNC, NO_ROW, Ended, SessionTable
+from carousel.server.write_behind import WriteBehind
+
+
+def test_an_end_is_waited_for_while_it_is_on_its_way(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "sessions.db")
+    table = SessionTable()
+    slot = table.insert("one", version=0, row=NO_ROW, ttl=60, lifetime=60, now=0, durability=ASYNC)
+    handle = int(table.handle[slot])
+    store.write(Batch(["one"], [0], [handle], [1], [60.0], [b"a record"]))
+    table.stored_handle[slot], table.revision[slot] = handle, 1
+    posted = SimpleQueue[Callable[[], None]]()
+    on_its_way, may_write = threading.Event(), threading.Event()
+
+    def before() -> None:
+        on_its_way.set()
+        assert may_write.wait(20)
+
+    behind = WriteBehind(
+        table,
+        [],
+        store,
+        post=posted.put,
+        deliver=lambda answer: None,
+        lose=lambda slot: None,
+        metrics=StoreMetrics(CollectorRegistry()),
+        before=before,
+        interval=0.0,
+    )
+    behind.start()
+    told: list[CarouselError | None] = []
+    behind.ended(slot, Ended("one", "models/m/versions/1", 1, "CLOSED", 0, 0.0, 1.0, ASYNC))
+    behind.flush()
+    assert on_its_way.wait(20)
+    behind.secure_end("one", told.append)
+    assert told == []
+    assert behind.is_ending("one")
+    may_write.set()
+    posted.get(timeout=20)()
+    assert told == [None]
+    behind.stop()
+    with_it = SqliteStore(tmp_path / "sessions.db")
+    assert with_it.read(["one"])["one"].handle == 0
+    with_it.close()
