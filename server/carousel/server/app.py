@@ -38,6 +38,7 @@ from carousel.server.held.keys import KeysError
 from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
 from carousel.server.names import ModelRef, model_name
+from carousel.server.page import Looks, StatusPage
 from carousel.server.registry import Registry
 from carousel.server.rpc import add_service
 from carousel.server.services.admin_service import AdminService
@@ -311,7 +312,7 @@ class Server:
                 self._http = exposition.HttpServer(
                     settings.host,
                     settings.http_port,
-                    exposition.routes(self._read_metrics, lambda: self._ready),
+                    exposition.routes(self._read_metrics, lambda: self._ready) | self._page(),
                 )
             except OSError as error:
                 await self._grpc.stop(0)
@@ -326,6 +327,13 @@ class Server:
         """What /metrics shows: the very message that GetStatistics gives."""
         return exposition.families(exposition.statistics(self.metrics.registry))
 
+    def _page(self) -> dict[str, exposition.Route]:
+        """The status page, where it is shown."""
+        if not self.settings.shows_page:
+            return {}
+        loop = asyncio.get_running_loop()
+        return StatusPage(self._looks, loop, host=self.settings.host).routes
+
     def _add_services(self) -> None:
         hall, settings = self.hall, self.settings
         self.training_service = TrainingService(self.office)
@@ -333,11 +341,15 @@ class Server:
             self._inference = InferenceService(hall)
         except KeysError as error:
             raise StartError(str(error)) from error
+        admin = AdminService(hall, instance_id=self.instance_id, drain=self.drain)
+        models = ModelService(hall.store, hall.registry, settings)
+        sessions = SessionService(hall)
+        self._looks = Looks(hall, self.office, admin, models, sessions, self.training_service)
         servicers = {
-            "admin": AdminService(hall, instance_id=self.instance_id, drain=self.drain),
+            "admin": admin,
             "inference": self._inference,
-            "model": ModelService(hall.store, hall.registry, settings),
-            "session": SessionService(hall),
+            "model": models,
+            "session": sessions,
             "training": self.training_service,
         }
         for name, servicer in servicers.items():
