@@ -88,17 +88,17 @@ class Looks:
 
     async def sessions(self, query: Mapping[str, str]) -> Json:
         """One page of sessions; `begins` are the first letters of their ids."""
-        begins = query.get("begins", "").lower()
+        begins, model = query.get("begins", "").lower(), query.get("model", "")
         token = query.get("page_token", "")
         first: list[session_pb2.Session] = []
         if begins and not token:
             if not names.is_id(begins):
                 return {"sessions": [], "total_size": "0", "next_page_token": ""}
-            first = await self._of_id(begins)
+            first = await self._of_id(begins, model)
             token = names.page_token(begins)
         page = await self._sessions.ListSessions(
             session_service.ListSessionsRequest(
-                page_size=SESSIONS, page_token=token, model=query.get("model", "")
+                page_size=SESSIONS, page_token=token, model=model
             ),
             VISITOR,
         )
@@ -108,12 +108,15 @@ class Looks:
         del page.sessions[:]
         return plain(page) | {"sessions": [plain(one) for one in (*first, *found)]}
 
-    async def _of_id(self, session_id: str) -> list[session_pb2.Session]:
+    async def _of_id(self, session_id: str, model: str) -> list[session_pb2.Session]:
+        """The session that is called exactly so, if it is of the model."""
         request = session_service.GetSessionRequest(name=f"sessions/{session_id}")
         try:
-            return [await self._sessions.GetSession(request, VISITOR)]
+            found = await self._sessions.GetSession(request, VISITOR)
         except (SessionNotFound, SessionEnded):
             return []
+        wanted = not model or names.ModelRef.parse(model).covers(found.model_version)
+        return [found] if wanted else []
 
     async def session(self, session_id: str) -> Json:
         """The inside of a session; from now on it is watched for a minute."""

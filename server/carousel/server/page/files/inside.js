@@ -11,13 +11,13 @@ const SIGNS = { " ": " ", "\n": "↵", "\t": "→" };
 
 let shown = null; // what was inspected last
 let cursor = null; // a column, and null for the latest
-let focus = { layer: 0, gate: 0 };
+let focus = { layer: 0, name: "" }; // the gate that is told of; at first the first
 const peaks = new Map(); // by band: the largest value so far, so that colours do not flicker
 
 export function showInside(found) {
   if (shown?.session.name !== found.session.name) {
     cursor = null;
-    focus = { layer: 0, gate: 0 };
+    focus = { layer: 0, name: "" };
     peaks.clear();
     $("inside-map").replaceChildren();
   }
@@ -179,7 +179,7 @@ function press(event) {
 // To the next gate, or the one before, through all layers.
 function turn(by) {
   const all = shown.layers.flatMap((one, number) => one.gates.map((gate) => ({ layer: number, name: gate.name })));
-  const at = all.findIndex((one) => one.layer === focus.layer && one.name === focus.name);
+  const at = Math.max(0, all.findIndex((one) => one.layer === focus.layer && one.name === focus.name));
   focus = all[(at + by + all.length) % all.length] ?? focus;
 }
 

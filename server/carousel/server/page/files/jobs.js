@@ -33,7 +33,7 @@ function cells(one, chosen) {
   const live = state(one) === "running";
   return [
     { text: id, href: `#/jobs/${encodeURIComponent(id)}`, current: id === chosen },
-    { text: shortName(one.version || one.promotion.model) },
+    { text: shortName(one.version || one.promotion.model), class: "opt" },
     { node: bar(`updates of ${id}`, done, "") },
     { text: one.progress ? figure(Number(one.progress.loss)) : "–", class: "num" },
     { text: live ? short(Number(one.progress?.steps_per_second ?? NaN)) : "", class: "num opt" },
@@ -94,13 +94,17 @@ function thin(points) {
   return points.filter((_, i) => i % every === 0 || i === points.length - 1);
 }
 
+// Whether only logarithms show both ends.
+function isSteep(lines) {
+  const ys = lines.flatMap((one) => one.points.map((point) => point.y)).filter(Number.isFinite);
+  return Math.min(...ys) > 0 && Math.max(...ys) > 10 * Math.min(...ys);
+}
+
 function charts({ progress, evaluations, flows }) {
   const losses = [
     { name: "training", class: "c0", points: by(progress, (one) => one.loss) },
     { name: "validation", class: "c1", points: by(evaluations, (one) => one.loss), dots: true },
   ];
-  const ys = losses.flatMap((one) => one.points.map((point) => point.y)).filter(Number.isFinite);
-  const steep = Math.min(...ys) > 0 && Math.max(...ys) > 10 * Math.min(...ys);
   const norms = [{ name: "", class: "c2", points: by(progress, (one) => one.gradient_norm) }];
   const layers = flows.at(-1)?.layers ?? [];
   const horizons = layers.map((_, i) => ({
@@ -113,8 +117,8 @@ function charts({ progress, evaluations, flows }) {
       .map((norm, lag) => ({ x: lag, y: Math.max(Number(norm), LEAST_NORM) })),
   }));
   return [
-    chart("Loss", losses.filter((one) => one.points.length), { log: steep }),
-    chart("Gradient norm before clipping", norms, { log: true }),
+    chart("Loss", losses.filter((one) => one.points.length), { log: isSteep(losses) }),
+    chart("Gradient norm before clipping", norms, { log: isSteep(norms), zero: !isSteep(norms) }),
     chart("Gradient by steps back", flow, { log: true, across: "steps back" }),
     chart("Horizon, steps until 1 % is left", horizons, { zero: true }),
   ];

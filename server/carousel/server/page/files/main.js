@@ -32,7 +32,7 @@ async function lookAtServer() {
   showGates(history);
   const { server } = history.last;
   const grave = found.some(([bad]) => bad);
-  say($("state"), server.draining ? "draining" : grave ? "in trouble" : found.length ? "look below" : "all is well");
+  say($("state"), server.draining ? "draining" : grave ? "in trouble" : found.length ? "needs attention" : "all is well");
   dress($("state"), `pill ${grave ? "bad" : found.length ? "warn" : "good"}`);
   const up = span(Math.max(0, now() - seconds(server.start_time)));
   const exact = server.bit_exact ? ", bit-exact" : "";

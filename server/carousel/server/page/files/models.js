@@ -37,7 +37,7 @@ function cells(history, look, { model, version }) {
   const info = series(look, "model_info", labels)[0];
   return [
     { text: [shortName(version.name), ...aliases.map(([alias]) => `@${alias}`)].join("  ") },
-    { text: network },
+    { text: network, class: "opt" },
     { text: info?.labels.kernel ?? "", class: "opt dim" },
     { text: version.weights_bytes > 0 ? size(Number(version.weights_bytes)) : "", class: "num opt" },
     { text: count(sum(look, "sessions", labels)), class: "num" },
@@ -46,11 +46,18 @@ function cells(history, look, { model, version }) {
   ];
 }
 
+const GATES = ["input", "forget", "output", "reset", "update"];
+
+const inOrder = ({ labels: one }, { labels: other }) =>
+  one.model.localeCompare(other.model) ||
+  one.layer - other.layer ||
+  GATES.indexOf(one.gate) - GATES.indexOf(other.gate);
+
 const bars = new Map();
 
 export function showGates(history) {
   const look = history.last;
-  const gates = series(look, "gate_activation_mean");
+  const gates = series(look, "gate_activation_mean").sort(inOrder);
   $("gates-table").hidden = !gates.length;
   $("gates-empty").hidden = gates.length > 0;
   const key = (one) => Object.values(one.labels).join("/");

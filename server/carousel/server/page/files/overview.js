@@ -41,7 +41,7 @@ const TILES = [
   {
     title: "Sessions",
     value: (h) => [count(sum(h.last, "sessions")), "live"],
-    note: (h) => `${count(sum(h.last, "sessions_parked"))} parked, room for ${short(Number(h.last.server.max_sessions))}`,
+    note: (h) => `${count(sum(h.last, "sessions_parked"))} parked, of ${short(Number(h.last.server.max_sessions))}`,
     lines: (h) => [h.series(0, present("sessions"))],
   },
   {

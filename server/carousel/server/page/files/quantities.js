@@ -16,6 +16,7 @@ export function figure(value) {
 // `12.3k`, for a little space.
 export function short(value) {
   if (!Number.isFinite(value)) return "–";
+  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(0).replace("-", "−");
   for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e4, "k"]]) {
     if (Math.abs(value) >= size) return `${figure(value / (unit === "k" ? 1e3 : size))}${unit}`;
   }

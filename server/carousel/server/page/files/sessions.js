@@ -45,7 +45,7 @@ function cells(one, now, moving, chosen) {
   const tier = TIERS[word(one.tier, "SESSION_TIER_")];
   return [
     { text: id, href: `#/sessions/${encodeURIComponent(id)}`, current: id === chosen },
-    { text: shortName(one.model_version), title: one.model_version },
+    { text: shortName(one.model_version), title: one.model_version, class: "opt" },
     { text: count(Number(one.step_index)), class: "num" },
     { text: short(moving), class: "num opt" },
     { text: span(Math.max(0, now - seconds(one.create_time))), class: "num opt" },
