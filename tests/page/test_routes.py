@@ -15,7 +15,9 @@ from tests.conftest import RunningServer
 from tests.processes import until
 
 
-def get(site: RunningServer, path: str, method: str = "GET", **headers: str) -> tuple[int, Any, str]:
+def get(
+    site: RunningServer, path: str, method: str = "GET", **headers: str
+) -> tuple[int, Any, str]:
     """Status, headers and body."""
     connection = http.client.HTTPConnection("localhost", site.server.http_port or 0, timeout=20)
     connection.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
