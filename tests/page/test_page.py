@@ -16,20 +16,20 @@ from carousel import tensors
 from carousel.cli import metric_views
 from carousel.client import Client, GradientFlow, Session
 from carousel.v1 import session_service_pb2, session_service_pb2_grpc
-from tests.conftest import RunningServer
+from tests.conftest import RunningServer, running
 from tests.page.browser import Browser
 from tests.page.conftest import EVIL, LONG
 from tests.processes import until
 
 STEPS, UNITS = 128, 24  # what the page asks for
 
-# All numbers of a band, one [red, green, blue] for each pixel.
 PIXELS = """
 (canvas) => {
   const { width, height } = canvas;
   const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
-  const at = (x, y) => [...data.slice(4 * (y * width + x), 4 * (y * width + x) + 4)];
-  return Array.from({ length: height }, (_, y) => Array.from({ length: width }, (_, x) => at(x, y)));
+  const row = (y) => Array.from({ length: width }, (_, x) => 4 * (y * width + x));
+  const rows = Array.from({ length: height }, (_, y) => row(y));
+  return rows.map((places) => places.map((place) => [...data.slice(place, place + 4)]));
 }
 """
 
@@ -94,24 +94,28 @@ def test_a_heat_map_shows_the_values_of_inspect_session(
             )
         )
     assert inspected.steps == len(EVIL)
-    legends = {
-        kind: np.array(browser.evaluate(f"({PIXELS})(document.querySelectorAll('.legend canvas')[{i}])"))
-        for i, kind in enumerate(("gate", "signed"))
-    }  # fmt: skip
+    gate, signed = (
+        pixels(browser, f"document.querySelectorAll('.legend canvas')[{i}]")[0] for i in (0, 1)
+    )
     for number, layer in enumerate(inspected.layers):
-        for gate in layer.gates:
-            values = tensors.decode(gate.units, field="units").T  # [groups, T]
-            canvas = f".map canvas[data-layer='{number}'][data-gate='{gate.name}']"
-            seen = browser.evaluate(f"({PIXELS})(document.querySelector({canvas!r}))")
-            data = browser.evaluate(f"({{...document.querySelector({canvas!r}).dataset}})")
+        for one in layer.gates:
+            values = tensors.decode(one.units, field="units").T  # [groups, T]
+            selector = f".map canvas[data-layer='{number}'][data-gate='{one.name}']"
+            canvas = f"document.querySelector({selector!r})"
+            data = browser.evaluate(f"({{...{canvas}.dataset}})")
             low, high = float(data["low"]), float(data["high"])
-            kind = "gate" if low == 0 else "signed"
-            shown = read_off(np.array(seen), legends[kind][0], low, high)
+            legend = gate if low == 0 else signed
+            shown = read_off(pixels(browser, canvas), legend, low, high)
             np.testing.assert_allclose(
-                shown[:, -inspected.steps :], values, atol=(high - low) / 60, err_msg=gate.name
+                shown[:, -inspected.steps :], values, atol=(high - low) / 60, err_msg=one.name
             )
             assert np.isnan(shown[:, : -inspected.steps]).all()
-            assert float(data["last"]) == pytest.approx(gate.means[-1], rel=1e-5)
+            assert float(data["last"]) == pytest.approx(one.means[-1], rel=1e-5)
+
+
+def pixels(browser: Browser, canvas: str) -> Any:
+    """Of a canvas: red, green, blue and opacity [rows, columns, 4]."""
+    return np.array(browser.evaluate(f"({PIXELS})({canvas})"))
 
 
 def read_off(seen: Any, legend: Any, low: float, high: float) -> Any:
@@ -267,8 +271,6 @@ def test_no_request_leaves_the_origin(
 def test_the_page_says_when_the_server_is_gone_and_goes_on_when_it_is_back(
     chromium: Browser, tmp_path: Path, model_store: Path
 ) -> None:
-    from tests.conftest import running
-
     browser = chromium
     with running(store=model_store, shipped=False) as first:
         port = first.server.http_port

@@ -18,7 +18,7 @@ from carousel.cli.top_now import Now, now
 if TYPE_CHECKING:
     from carousel.client import Client
 
-INTERVAL = 2.0
+INTERVAL = "2s"
 SHORTEST = 0.1
 
 

@@ -9,12 +9,11 @@ from typing import Any, cast
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from carousel import exposition
 from carousel.errors import SessionEnded, SessionNotFound
 from carousel.model import TokenizerError
 from carousel.server import names
 from carousel.server.hall import Hall
-from carousel.server.page.numbers import numbers
+from carousel.server.page.numbers import numbers, read
 from carousel.server.rpc import Context
 from carousel.server.services.admin_service import AdminService
 from carousel.server.services.model_service import ModelService
@@ -64,7 +63,7 @@ class Looks:
     async def status(self) -> Json:
         """The server and its metrics at this moment."""
         info = await self._admin.GetServerInfo(admin_service_pb2.GetServerInfoRequest(), VISITOR)
-        statistics = await asyncio.to_thread(exposition.statistics, self._hall.metrics.registry)
+        statistics = await asyncio.to_thread(read, self._hall.metrics.registry)
         return {
             "time": statistics.create_time.ToNanoseconds() / 1e9,
             "server": plain(info),
@@ -97,9 +96,7 @@ class Looks:
             first = await self._of_id(begins, model)
             token = names.page_token(begins)
         page = await self._sessions.ListSessions(
-            session_service.ListSessionsRequest(
-                page_size=SESSIONS, page_token=token, model=model
-            ),
+            session_service.ListSessionsRequest(page_size=SESSIONS, page_token=token, model=model),
             VISITOR,
         )
         found = [one for one in page.sessions if one.name.startswith(f"sessions/{begins}")]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
+
+from carousel import exposition
 from carousel.v1 import admin_service_pb2 as pb
 
 SHOWN = frozenset(
@@ -44,6 +48,21 @@ SHOWN = frozenset(
 Series = list[dict[str, Any]]
 
 
+class _Shown(Collector):
+    """Without what is not shown: most samples are gRPC's."""
+
+    def __init__(self, all_families: Collector) -> None:
+        self._all = all_families
+
+    def collect(self) -> Iterator[Metric]:
+        return (family for family in self._all.collect() if family.name in SHOWN)
+
+
+def read(registry: Collector) -> pb.Statistics:
+    """What GetStatistics says of the families that are shown."""
+    return exposition.statistics(_Shown(registry))
+
+
 def numbers(statistics: pb.Statistics) -> dict[str, Series]:
     """By family: labels with a value; of a histogram with count, sum and [bound, count] pairs."""
     return {
@@ -51,7 +70,6 @@ def numbers(statistics: pb.Statistics) -> dict[str, Series]:
         if family.type == pb.METRIC_TYPE_HISTOGRAM
         else [{"labels": dict(one.labels), "value": one.value} for one in family.samples]
         for family in statistics.families
-        if family.name in SHOWN
     }
 
 

@@ -83,7 +83,7 @@ function choose() {
 }
 
 choose();
-repeat(1, quietly(lookAtServer));
+repeat(2, quietly(lookAtServer));
 const sessions = repeat(2, quietly(() => learnSessions(now(), chosen.sessions)));
 const inside = repeat(1, quietly(lookInside));
 repeat(10, quietly(async () => learnModels(await ask("models.json"))));
