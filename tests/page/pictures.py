@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
@@ -100,6 +101,9 @@ def page(browser: Browser, url: str, name: str, **more: object) -> None:
     browser.wait("document.querySelectorAll('.chart svg path').length > 5", seconds=60)
     time.sleep(WATCHED)
     browser.picture(IMAGES / name, full=more.get("width") != 360)
+    with Image.open(IMAGES / name) as picture:  # a third of the bytes
+        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small.save(IMAGES / name, optimize=True)
 
 
 def top(target: str) -> None:

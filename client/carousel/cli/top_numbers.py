@@ -97,15 +97,15 @@ def _cells(now: Now, past: Past, wide: int) -> Iterator[Text]:
     )
     yield _cell(
         "latency",
-        time(rates and rates.step_p50_seconds),
-        f"p99 {time(rates and rates.step_p99_seconds)}",
+        time(rates.step_p50_seconds if rates else None),
+        f"p99 {time(rates.step_p99_seconds if rates else None)}",
         (look.rates.step_p99_seconds if look.rates else None for look in past.looks),
         wide,
     )
     yield _cell(
         "batch",
-        short(rates and rates.batch_size),
-        f"turn {time(rates and rates.turn_seconds)}",
+        short(rates.batch_size if rates else None),
+        f"turn {time(rates.turn_seconds if rates else None)}",
         (look.rates.batch_size if look.rates else None for look in past.looks),
         wide,
     )

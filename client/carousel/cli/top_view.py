@@ -73,10 +73,10 @@ def _models(models: Sequence[ModelNow]) -> RenderableType:
     rows = [
         (
             one.name,
-            short(one.rates and one.rates.steps_per_second),
-            short(one.rates and one.rates.batch_size),
-            time(one.rates and one.rates.step_p50_seconds),
-            time(one.rates and one.rates.step_p99_seconds),
+            short(one.rates.steps_per_second if one.rates else None),
+            short(one.rates.batch_size if one.rates else None),
+            time(one.rates.step_p50_seconds if one.rates else None),
+            time(one.rates.step_p99_seconds if one.rates else None),
             count(one.sessions),
         )
         for one in models

@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from importlib import resources
 from typing import Any
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import grpc
 
 from carousel.errors import CarouselError, DeadlineExceeded
-from carousel.exposition import Answer, Request, Route
+from carousel.exposition import Answer, Headers, Request, Route
 from carousel.server.page.looks import Json, Looks
 from carousel.server.settings import is_loopback
 
@@ -52,7 +52,7 @@ CODES = {
 }
 
 
-def may_look(headers: Mapping[str, str]) -> bool:
+def may_look(headers: Headers) -> bool:
     """Whether whoever sends these headers may see the page: all may, for no caller is known."""
     return True
 
@@ -92,7 +92,7 @@ class StatusPage:
 
         return answer
 
-    def _refusal(self, headers: Mapping[str, str]) -> tuple[int, str, str] | None:
+    def _refusal(self, headers: Headers) -> tuple[int, str, str] | None:
         if self._local and not _names_loopback(headers.get("Host") or ""):
             # A name of somebody else's that leads here: DNS rebinding.
             return 421, "WRONG_HOST", "this server is asked by localhost or a loopback address"
