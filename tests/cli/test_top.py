@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.conftest import RunningServer
-from tests.page.terminal import Terminal
 from tests.processes import ServerProcess, until
+from tests.terminal import Terminal
 
 from carousel.cli.top_look import Growth, look
 from carousel.cli.top_now import now

@@ -25,8 +25,8 @@ from rich.text import Text
 from carousel.client import Client
 from tests.conftest import RunningServer, running
 from tests.page.browser import Browser
-from tests.page.terminal import Terminal
 from tests.processes import until
+from tests.terminal import Terminal
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 PROMPTS = {

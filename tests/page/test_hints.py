@@ -103,7 +103,7 @@ FAULTS: dict[str, Callable[[Client, ExitStack], None]] = {
 
 
 def test_every_planted_fault_is_said_within_30_seconds(
-    browser: Browser, faulty: RunningServer
+    faulty: RunningServer, browser: Browser
 ) -> None:
     browser.open(f"http://localhost:{faulty.server.http_port}/")
     browser.wait("document.querySelector('#state').innerText === 'all is well'")

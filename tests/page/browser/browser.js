@@ -18,7 +18,9 @@ const DEEDS = {
     await context?.close();
     [asked, troubles] = [[], []];
     context = await browser.newContext({
-      viewport: { width, height }, colorScheme: scheme, deviceScaleFactor: density,
+      viewport: { width, height },
+      colorScheme: scheme,
+      deviceScaleFactor: density,
       reducedMotion: "reduce",
     });
     page = await context.newPage();
@@ -47,7 +49,9 @@ const DEEDS = {
   },
   // What axe finds, from serious on. Its script goes around the page's CSP, as an extension would.
   async axe() {
-    await context.newCDPSession(page).then((session) => session.send("Runtime.evaluate", { expression: axe }));
+    await context
+      .newCDPSession(page)
+      .then((session) => session.send("Runtime.evaluate", { expression: axe }));
     const found = await page.evaluate("axe.run()");
     return found.violations
       .filter((one) => ["serious", "critical"].includes(one.impact))

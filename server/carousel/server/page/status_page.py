@@ -86,19 +86,20 @@ class StatusPage:
 
     def _guarded(self, route: Route) -> Route:
         def answer(request: Request) -> Answer:
-            refused = self._refusal(request.headers)
+            refused = self._refusal(request)
             found = route(request) if refused is None else _trouble(*refused)
             return Answer(found.body, found.kind, found.code, HEADERS)
 
         return answer
 
-    def _refusal(self, headers: Headers) -> tuple[int, str, str] | None:
+    def _refusal(self, request: Request) -> tuple[int, str, str] | None:
+        headers = request.headers
         if self._local and not _names_loopback(headers.get("Host") or ""):
             # A name of somebody else's that leads here: DNS rebinding.
             return 421, "WRONG_HOST", "this server is asked by localhost or a loopback address"
         elsewhere = headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
-        if elsewhere and headers.get("Sec-Fetch-Mode") != "navigate":
-            return 403, "WRONG_SITE", "pages of other sites may not ask"
+        if elsewhere and request.path != "/":
+            return 403, "WRONG_SITE", "pages of other sites may link to this page, and not ask"
         if not may_look(headers):
             return 401, "UNAUTHENTICATED", "who asks may not see this page"
         return None

@@ -6,7 +6,14 @@ import { el, svg } from "./dom.js";
 const finite = (points) => points.filter((one) => Number.isFinite(one.x) && Number.isFinite(one.y));
 
 function path(points, place) {
-  return points.map((one, i) => `${i ? "L" : "M"}${place(one).map((v) => v.toFixed(1)).join(" ")}`).join("");
+  return points
+    .map(
+      (one, i) =>
+        `${i ? "L" : "M"}${place(one)
+          .map((v) => v.toFixed(1))
+          .join(" ")}`,
+    )
+    .join("");
 }
 
 // A line without axes that fills its box, from zero up; the first series has an area below.
@@ -41,7 +48,8 @@ export function ticks(low, high, wanted) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].find((one) => one * power >= rough) * power;
   const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i += 1) found.push(i * step);
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i += 1)
+    found.push(i * step);
   return found;
 }
 
@@ -95,7 +103,8 @@ function draw(box, lines, all, { log, zero, across }) {
   ];
   const curves = lines.flatMap((line) => {
     const points = finite(line.points).filter((one) => !log || one.y > 0);
-    const drawn = points.length > 1 ? [svg("path", { class: line.class, d: path(points, place) })] : [];
+    const drawn =
+      points.length > 1 ? [svg("path", { class: line.class, d: path(points, place) })] : [];
     const marked = line.dots || points.length === 1 ? points : [];
     const dots = marked.map((one) => {
       const [cx, cy] = place(one);

@@ -17,7 +17,9 @@ export function scale(kind, low, high) {
     const share = Math.min(1, Math.max(0, (value - low) / (high - low)));
     const at = share * (stops.length - 1);
     const left = Math.min(Math.floor(at), stops.length - 2);
-    return stops[left].map((from, i) => Math.round(from + (stops[left + 1][i] - from) * (at - left)));
+    return stops[left].map((from, i) =>
+      Math.round(from + (stops[left + 1][i] - from) * (at - left)),
+    );
   };
 }
 

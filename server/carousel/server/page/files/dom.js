@@ -28,15 +28,15 @@ export function dress(node, name) {
 // changed in place, so that the focus and a selection stay, too.
 export function rows(body, items, key, cells, chosen = () => false) {
   const former = new Map([...body.rows].map((row) => [row.dataset.key, row]));
+  const wanted = new Set(items.map(key));
+  for (const [name, row] of former) if (!wanted.has(name)) row.remove();
   items.forEach((item, place) => {
     const name = key(item);
     const row = former.get(name) ?? el("tr", { "data-key": name });
-    former.delete(name);
     cells(item).forEach((cell, column) => write(row, column, cell));
     row.classList.toggle("chosen", chosen(item));
     if (body.rows[place] !== row) body.insertBefore(row, body.rows[place] ?? null);
   });
-  for (const row of former.values()) row.remove();
 }
 
 function write(row, column, cell) {

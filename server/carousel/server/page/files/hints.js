@@ -21,14 +21,24 @@ const grew = (history, name, labels) =>
 // All hints as [grave, name, what is to be said].
 export function hints(history) {
   const look = history.last;
-  return [...ofServer(history, look), ...ofNumbers(history, look), ...ofSpeed(history, look), ...ofJobs(look)];
+  return [
+    ...ofServer(history, look),
+    ...ofNumbers(history, look),
+    ...ofSpeed(history, look),
+    ...ofJobs(look),
+  ];
 }
 
 function* ofServer(history, look) {
   const { server } = look;
-  if (server.draining) yield [false, "Draining", "The server takes nothing new and is about to stop."];
+  if (server.draining)
+    yield [false, "Draining", "The server takes nothing new and is about to stop."];
   if (server.store && !server.store.healthy) {
-    yield [true, "Store", `${server.store.message}; ${count(Number(server.store.lag_steps))} steps wait to be stored.`];
+    yield [
+      true,
+      "Store",
+      `${server.store.message}; ${count(Number(server.store.lag_steps))} steps wait to be stored.`,
+    ];
   }
   const [live, room] = [sum(look, "sessions"), Number(server.max_sessions)];
   if (live > FULL * room) {
@@ -36,7 +46,12 @@ function* ofServer(history, look) {
   }
   for (const reason of LOST) {
     const lost = grew(history, "sessions_ended", { reason });
-    if (lost > 0) yield [reason === "error", "Sessions lost", `${count(lost)} ended as ${reason} a moment ago.`];
+    if (lost > 0)
+      yield [
+        reason === "error",
+        "Sessions lost",
+        `${count(lost)} ended as ${reason} a moment ago.`,
+      ];
   }
   const broken = grew(history, "restore_failures");
   if (broken > 0) yield [true, "Restores", `${count(broken)} sessions could not be brought back.`];
@@ -46,16 +61,37 @@ function* ofNumbers(history, look) {
   const quarantined = sum(look, "sessions_quarantined");
   const rows = grew(history, "nonfinite_rows");
   if (rows > 0) {
-    yield [true, "Quarantine", `${count(rows)} rows became NaN or infinite a moment ago; their sessions are in quarantine.`];
+    yield [
+      true,
+      "Quarantine",
+      `${count(rows)} rows became NaN or infinite a moment ago; their sessions are in quarantine.`,
+    ];
   } else if (quarantined > 0) {
     yield [false, "Quarantine", `${count(quarantined)} sessions were quarantined since the start.`];
   }
   const bound = look.server.device.startsWith("cuda") ? 1e-3 : 1e-5;
   for (const one of series(look, "batch_audit_max_abs_difference")) {
-    if (one.value > bound) yield [true, "Batch audit", `Company changes rows of ${one.labels.model} by ${one.value.toExponential(1)}.`];
+    if (one.value > bound)
+      yield [
+        true,
+        "Batch audit",
+        `Company changes rows of ${one.labels.model} by ${one.value.toExponential(1)}.`,
+      ];
   }
-  yield* ofGates(look, "gate_saturation_ratio", SATURATED, "Saturated", (worst) => `are ${percent(worst)} fully open or shut.`);
-  yield* ofGates(look, "gate_drift_psi", DRIFTED, "Drift", (worst) => `work elsewhere than in training (stability index ${worst.toFixed(2)}).`);
+  yield* ofGates(
+    look,
+    "gate_saturation_ratio",
+    SATURATED,
+    "Saturated",
+    (worst) => `are ${percent(worst)} fully open or shut.`,
+  );
+  yield* ofGates(
+    look,
+    "gate_drift_psi",
+    DRIFTED,
+    "Drift",
+    (worst) => `work elsewhere than in training (stability index ${worst.toFixed(2)}).`,
+  );
 }
 
 // One hint for each model, of its worst gate.
@@ -66,7 +102,11 @@ function* ofGates(look, name, bound, title, said) {
     if (one.value > bound && (!known || one.value > known.value)) worst.set(one.labels.model, one);
   }
   for (const [model, { labels, value }] of worst) {
-    yield [false, title, `The ${labels.gate} gates in layer ${labels.layer} of ${model} ${said(value)}`];
+    yield [
+      false,
+      title,
+      `The ${labels.gate} gates in layer ${labels.layer} of ${model} ${said(value)}`,
+    ];
   }
 }
 
@@ -75,22 +115,44 @@ function* ofSpeed(history, look) {
     const { model, version } = labels;
     const slow = (name) => history.now(SECONDS, quantile(0.99, name, { model, version }));
     const [step, turn] = [slow("step_duration_seconds"), slow("turn_duration_seconds")];
-    if (turn > SLOW_TURN) yield [false, "Slow turns", `One turn in a hundred of ${model}/${version} takes ${span(turn)} or more.`];
-    else if (step > SLOW_STEP) yield [false, "Slow steps", `One step in a hundred of ${model}/${version} takes ${span(step)} or more.`];
+    if (turn > SLOW_TURN)
+      yield [
+        false,
+        "Slow turns",
+        `One turn in a hundred of ${model}/${version} takes ${span(turn)} or more.`,
+      ];
+    else if (step > SLOW_STEP)
+      yield [
+        false,
+        "Slow steps",
+        `One step in a hundred of ${model}/${version} takes ${span(step)} or more.`,
+      ];
   }
   const [waiting, running] = [sum(look, "requests_waiting"), sum(look, "requests_running")];
   const before = history.before(history.looks.length - 1, SECONDS);
-  if (waiting > running && sum(before, "requests_waiting") > sum(before, "requests_running") && waiting > 1) {
+  if (
+    waiting > running &&
+    sum(before, "requests_waiting") > sum(before, "requests_running") &&
+    waiting > 1
+  ) {
     yield [false, "Queue", `${count(waiting)} items wait, more than ride in a turn.`];
   }
 }
 
 function* ofJobs(look) {
-  const quiet = { training_last_event_timestamp_seconds: [QUIET_JOB, "has told nothing"], training_last_checkpoint_timestamp_seconds: [WITHOUT_CHECKPOINT, "has written no checkpoint"] };
+  const quiet = {
+    training_last_event_timestamp_seconds: [QUIET_JOB, "has told nothing"],
+    training_last_checkpoint_timestamp_seconds: [WITHOUT_CHECKPOINT, "has written no checkpoint"],
+  };
   for (const [name, [bound, said]] of Object.entries(quiet)) {
     for (const one of series(look, name)) {
       const age = look.time - one.value;
-      if (age > bound) yield [false, "Training", `${shortName(one.labels.training_job)} ${said} for ${span(age)}.`];
+      if (age > bound)
+        yield [
+          false,
+          "Training",
+          `${shortName(one.labels.training_job)} ${said} for ${span(age)}.`,
+        ];
     }
   }
 }

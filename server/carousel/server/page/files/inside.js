@@ -25,10 +25,18 @@ export function showInside(found) {
   const session = found.session;
   say($("inside-title"), shortName(session.name));
   const state = word(session.state, "SESSION_STATE_");
-  say($("inside-facts"), `${shortName(session.model_version)}, ${state}, ${count(Number(session.step_index))} steps`);
+  say(
+    $("inside-facts"),
+    `${shortName(session.model_version)}, ${state}, ${count(Number(session.step_index))} steps`,
+  );
   const note = $("inside-note");
   note.hidden = found.steps > 0;
-  say(note, found.watch_expire_time ? "It is watched now; its next steps will show." : "Its state is not in memory.");
+  say(
+    note,
+    found.watch_expire_time
+      ? "It is watched now; its next steps will show."
+      : "Its state is not in memory.",
+  );
   const map = $("inside-map");
   map.hidden = false;
   if (!map.children.length) map.append(...frame(found));
@@ -48,16 +56,33 @@ export function showNothingInside(why = "Choose a session to see what its gates 
 // The parts that stay while the session steps.
 function frame(found) {
   const line = el("div", { class: "cursor", hidden: "" });
-  const map = el("div", {
-    class: "map", tabindex: 0, role: "group",
-    "aria-label": "Gates by step. Left and right move through the steps, up and down through the gates.",
-  }, line);
+  const map = el(
+    "div",
+    {
+      class: "map",
+      tabindex: 0,
+      role: "group",
+      "aria-label":
+        "Gates by step. Left and right move through the steps, up and down through the gates.",
+    },
+    line,
+  );
   map.append(el("div", { class: "bands" }));
   map.addEventListener("pointermove", (event) => point(map, event));
   map.addEventListener("pointerleave", () => move(null));
   map.addEventListener("keydown", press);
-  const legend = el("p", { class: "legend" }, ramp("gate", "a gate, shut to open"), ramp("signed", "below to above zero"));
-  return [el("p", { class: "read mono" }), map, el("p", { class: "readout", "aria-live": "polite" }), legend];
+  const legend = el(
+    "p",
+    { class: "legend" },
+    ramp("gate", "a gate, shut to open"),
+    ramp("signed", "below to above zero"),
+  );
+  return [
+    el("p", { class: "read mono" }),
+    map,
+    el("p", { class: "readout", "aria-live": "polite" }),
+    legend,
+  ];
 }
 
 function ramp(kind, text) {
@@ -79,7 +104,8 @@ function layer(one, number) {
   const facts = [`|h| ${figure(one.hidden_norm)}`];
   if (one.cell_norm !== undefined) facts.push(`|c| ${figure(one.cell_norm)}`);
   facts.push(`${percent(one.saturated_ratio)} of the units saturated`);
-  if (one.memory_horizon_steps !== undefined) facts.push(`remembers ${figure(one.memory_horizon_steps)} steps`);
+  if (one.memory_horizon_steps !== undefined)
+    facts.push(`remembers ${figure(one.memory_horizon_steps)} steps`);
   const head = el("h3", {}, `Layer ${number}`, ...facts.map((text) => el("span", {}, text)));
   const bands = one.gates.map((gate) => band(number, gate));
   return el("div", { class: "layer" }, head, ...bands);
@@ -94,7 +120,11 @@ function band(number, gate) {
   if (!open) peaks.set(key, peak);
   const [low, high] = open ? [0, 1] : [-peak, peak];
   const last = gate.means.at(-1) ?? NaN;
-  const canvas = picture(COLUMNS, groups, `${gate.name} of layer ${number}, mean now ${figure(last)}`);
+  const canvas = picture(
+    COLUMNS,
+    groups,
+    `${gate.name} of layer ${number}, mean now ${figure(last)}`,
+  );
   Object.assign(canvas.dataset, { layer: number, gate: gate.name, low, high, last });
   const steps = gate.means.length;
   const colour = scale(open ? "gate" : "signed", low, high);
@@ -102,7 +132,13 @@ function band(number, gate) {
     const step = x - (COLUMNS - steps);
     return step < 0 ? null : colour(values[step * groups + y]);
   });
-  return el("div", { class: "band" }, el("span", {}, gate.name), canvas, el("span", {}, number2(last)));
+  return el(
+    "div",
+    { class: "band" },
+    el("span", {}, gate.name),
+    canvas,
+    el("span", {}, number2(last)),
+  );
 }
 
 const number2 = (value) => (Number.isFinite(value) ? value.toFixed(2).replace("-", "−") : "–");
@@ -122,7 +158,8 @@ function strip(found) {
   const canvas = picture(COLUMNS, height, `surprise, now ${figure(nats.at(-1))} nats`);
   canvas.dataset.gate = "surprise";
   paint(canvas, COLUMNS, height, (x, y) =>
-    (height - y) / height <= (nats[x - offset] ?? 0) / MOST_NATS ? red : null);
+    (height - y) / height <= (nats[x - offset] ?? 0) / MOST_NATS ? red : null,
+  );
   const row = [el("span", {}, "surprise"), canvas, el("span", {}, number2(nats.at(-1)))];
   return [el("div", { class: "band strip" }, ...row)];
 }
@@ -143,13 +180,16 @@ function paint(canvas, width, height, colour) {
 function read(place, found) {
   place.hidden = !found.texts.length;
   const nats = found.surprises_nats.map(Number);
-  place.replaceChildren(...found.texts.map((text, i) => {
-    const sign = [...text].map((letter) => SIGNS[letter] ?? letter).join("");
-    const made = el("span", {}, sign);
-    const weight = Math.min(1, (nats[i] || 0) / MOST_NATS);
-    if (weight > 0.05) made.style.backgroundColor = `rgb(var(--surprise) / ${(weight * 0.6).toFixed(2)})`;
-    return made;
-  }));
+  place.replaceChildren(
+    ...found.texts.map((text, i) => {
+      const sign = [...text].map((letter) => SIGNS[letter] ?? letter).join("");
+      const made = el("span", {}, sign);
+      const weight = Math.min(1, (nats[i] || 0) / MOST_NATS);
+      if (weight > 0.05)
+        made.style.backgroundColor = `rgb(var(--surprise) / ${(weight * 0.6).toFixed(2)})`;
+      return made;
+    }),
+  );
 }
 
 function point(map, event) {
@@ -158,7 +198,8 @@ function point(map, event) {
   const box = canvas.getBoundingClientRect();
   const column = Math.floor(((event.clientX - box.left) / box.width) * COLUMNS);
   const target = event.target.closest(".band")?.querySelector("canvas");
-  if (target?.dataset.layer) focus = { layer: Number(target.dataset.layer), name: target.dataset.gate };
+  if (target?.dataset.layer)
+    focus = { layer: Number(target.dataset.layer), name: target.dataset.gate };
   move(column >= 0 && column < COLUMNS ? column : null);
 }
 
@@ -178,8 +219,13 @@ function press(event) {
 
 // To the next gate, or the one before, through all layers.
 function turn(by) {
-  const all = shown.layers.flatMap((one, number) => one.gates.map((gate) => ({ layer: number, name: gate.name })));
-  const at = Math.max(0, all.findIndex((one) => one.layer === focus.layer && one.name === focus.name));
+  const all = shown.layers.flatMap((one, number) =>
+    one.gates.map((gate) => ({ layer: number, name: gate.name })),
+  );
+  const at = Math.max(
+    0,
+    all.findIndex((one) => one.layer === focus.layer && one.name === focus.name),
+  );
   focus = all[(at + by + all.length) % all.length] ?? focus;
 }
 
@@ -197,7 +243,8 @@ function tell() {
   const gate = layer.gates.find((one) => one.name === focus.name) ?? layer.gates[0];
   const said = [`Step ${count(Number(shown.first_step) + place)}`];
   const text = shown.texts[place] ?? shown.tokens[place];
-  if (text !== undefined) said.push(`read “${[...String(text)].map((one) => SIGNS[one] ?? one).join("")}”`);
+  if (text !== undefined)
+    said.push(`read “${[...String(text)].map((one) => SIGNS[one] ?? one).join("")}”`);
   const nats = Number(shown.surprises_nats[place]);
   if (Number.isFinite(nats)) said.push(`surprise ${figure(nats)} nats`);
   said.push(`layer ${focus.layer} ${gate.name} ${number2(gate.means[place])}`);
@@ -210,7 +257,9 @@ function tell() {
 function mark(map, place) {
   const line = map.querySelector(".cursor");
   line.hidden = cursor === null;
-  [...map.querySelectorAll(".read span")].forEach((one, i) => one.classList.toggle("at", cursor !== null && i === place));
+  [...map.querySelectorAll(".read span")].forEach((one, i) =>
+    one.classList.toggle("at", cursor !== null && i === place),
+  );
   const canvas = map.querySelector("canvas");
   if (cursor === null || !canvas) return;
   const [box, outer] = [canvas.getBoundingClientRect(), line.parentNode.getBoundingClientRect()];

@@ -6,7 +6,13 @@ import { $, dress, el, rows, say } from "./dom.js";
 import { bar } from "./models.js";
 import { count, figure, short, shortName, span, word } from "./quantities.js";
 
-const TONES = { succeeded: "good", running: "good", preparing: "warn", cancelling: "warn", failed: "bad" };
+const TONES = {
+  succeeded: "good",
+  running: "good",
+  preparing: "warn",
+  cancelling: "warn",
+  failed: "bad",
+};
 const POINTS = 400;
 const LEAST_NORM = 1e-12;
 
@@ -18,7 +24,13 @@ const state = (one) => word(one.state, "JOB_STATE_");
 export async function learnJobs(chosen) {
   const { jobs } = await ask("jobs.json");
   newest = jobs.length ? shortName(jobs[0].name) : "";
-  rows($("jobs-rows"), jobs, (one) => one.name, (one) => cells(one, chosen), (one) => shortName(one.name) === chosen);
+  rows(
+    $("jobs-rows"),
+    jobs,
+    (one) => one.name,
+    (one) => cells(one, chosen),
+    (one) => shortName(one.name) === chosen,
+  );
   $("jobs-empty").hidden = jobs.length > 0;
   const running = jobs.filter((one) => ["running", "preparing"].includes(state(one))).length;
   const queued = jobs.filter((one) => state(one) === "queued").length;
@@ -71,7 +83,10 @@ function take(history, event) {
 function showJob(one, history, news) {
   say($("job-title"), shortName(one.name));
   const facts = [state(one)];
-  if (one.progress) facts.push(`${count(Number(one.progress.step))} of ${count(Number(one.progress.max_steps))} updates`);
+  if (one.progress)
+    facts.push(
+      `${count(Number(one.progress.step))} of ${count(Number(one.progress.max_steps))} updates`,
+    );
   const left = parseFloat(one.progress?.remaining_time);
   if (state(one) === "running" && left > 0) facts.push(`${span(left)} left`);
   say($("job-facts"), facts.join(", "));
@@ -85,7 +100,8 @@ function showJob(one, history, news) {
   place.replaceChildren(el("div", { class: "charts" }, ...charts(history)), ...words(one, history));
 }
 
-const by = (list, value) => thin(list.map((one) => ({ x: Number(one.step), y: Number(value(one)) })));
+const by = (list, value) =>
+  thin(list.map((one) => ({ x: Number(one.step), y: Number(value(one)) })));
 
 // Not more points than there is room for: of each stretch the first.
 function thin(points) {
@@ -108,16 +124,25 @@ function charts({ progress, evaluations, flows }) {
   const norms = [{ name: "", class: "c2", points: by(progress, (one) => one.gradient_norm) }];
   const layers = flows.at(-1)?.layers ?? [];
   const horizons = layers.map((_, i) => ({
-    name: `layer ${i}`, class: `c${i % 4}`, dots: true,
+    name: `layer ${i}`,
+    class: `c${i % 4}`,
+    dots: true,
     points: by(flows, (one) => one.layers[i]?.horizon ?? NaN),
   }));
   const flow = layers.map((layer, i) => ({
-    name: `layer ${i}`, class: `c${i % 4}`,
-    points: (layer.cell_norms.length ? layer.cell_norms : layer.hidden_norms)
-      .map((norm, lag) => ({ x: lag, y: Math.max(Number(norm), LEAST_NORM) })),
+    name: `layer ${i}`,
+    class: `c${i % 4}`,
+    points: (layer.cell_norms.length ? layer.cell_norms : layer.hidden_norms).map((norm, lag) => ({
+      x: lag,
+      y: Math.max(Number(norm), LEAST_NORM),
+    })),
   }));
   return [
-    chart("Loss", losses.filter((one) => one.points.length), { log: isSteep(losses) }),
+    chart(
+      "Loss",
+      losses.filter((one) => one.points.length),
+      { log: isSteep(losses) },
+    ),
     chart("Gradient norm before clipping", norms, { log: isSteep(norms), zero: !isSteep(norms) }),
     chart("Gradient by steps back", flow, { log: true, across: "steps back" }),
     chart("Horizon, steps until 1 % is left", horizons, { zero: true }),
@@ -130,7 +155,13 @@ function* words(one, { flows, evaluations, warnings, progress }) {
   const said = [];
   if (latest?.verdict) said.push([latest.verdict, latest.vanishing || latest.exploding]);
   const metrics = Object.entries((one.evaluation ?? evaluations.at(-1))?.metrics ?? {});
-  if (metrics.length) said.push([metrics.map(([name, value]) => `${name.replaceAll("_", " ")} ${figure(Number(value))}`).join(", "), false]);
+  if (metrics.length)
+    said.push([
+      metrics
+        .map(([name, value]) => `${name.replaceAll("_", " ")} ${figure(Number(value))}`)
+        .join(", "),
+      false,
+    ]);
   if (skipped) said.push([`${count(skipped)} updates were skipped: not finite.`, true]);
   for (const warning of warnings.slice(-2)) said.push([warning, true]);
   if (one.state_message) said.push([one.state_message, true]);

@@ -32,11 +32,23 @@ async function lookAtServer() {
   showGates(history);
   const { server } = history.last;
   const grave = found.some(([bad]) => bad);
-  say($("state"), server.draining ? "draining" : grave ? "in trouble" : found.length ? "needs attention" : "all is well");
+  say(
+    $("state"),
+    server.draining
+      ? "draining"
+      : grave
+        ? "in trouble"
+        : found.length
+          ? "needs attention"
+          : "all is well",
+  );
   dress($("state"), `pill ${grave ? "bad" : found.length ? "warn" : "good"}`);
   const up = span(Math.max(0, now() - seconds(server.start_time)));
   const exact = server.bit_exact ? ", bit-exact" : "";
-  say($("facts"), `version ${server.version} on ${server.device}${exact}, up ${up}, instance ${server.instance_id}`);
+  say(
+    $("facts"),
+    `version ${server.version} on ${server.device}${exact}, up ${up}, instance ${server.instance_id}`,
+  );
 }
 
 function showLost(error) {
@@ -51,7 +63,12 @@ const quietly = (look) => async () => {
   try {
     await look();
   } catch (error) {
-    if (!(error instanceof Refusal) && !(error instanceof TypeError) && error.name !== "TimeoutError") throw error;
+    if (
+      !(error instanceof Refusal) &&
+      !(error instanceof TypeError) &&
+      error.name !== "TimeoutError"
+    )
+      throw error;
   }
 };
 
@@ -84,9 +101,15 @@ function choose() {
 
 choose();
 repeat(2, quietly(lookAtServer));
-const sessions = repeat(2, quietly(() => learnSessions(now(), chosen.sessions)));
+const sessions = repeat(
+  2,
+  quietly(() => learnSessions(now(), chosen.sessions)),
+);
 const inside = repeat(1, quietly(lookInside));
-repeat(10, quietly(async () => learnModels(await ask("models.json"))));
+repeat(
+  10,
+  quietly(async () => learnModels(await ask("models.json"))),
+);
 const jobs = repeat(3, quietly(lookAtJobs));
 listenToSearch(sessions);
 addEventListener("hashchange", () => {

@@ -16,7 +16,10 @@ export function learnModels(answer) {
   const there = [...choice.options].slice(1).map((one) => one.value);
   if (wanted.join() !== there.join()) {
     const chosen = choice.value;
-    choice.replaceChildren(choice.options[0], ...wanted.map((name) => el("option", { value: name }, shortName(name))));
+    choice.replaceChildren(
+      choice.options[0],
+      ...wanted.map((name) => el("option", { value: name }, shortName(name))),
+    );
     choice.value = chosen;
   }
 }
@@ -24,14 +27,21 @@ export function learnModels(answer) {
 export function showModels(history) {
   const look = history.last;
   $("models-empty").hidden = known.length > 0;
-  rows($("models-rows"), known, (one) => one.version.name, (one) => cells(history, look, one));
+  rows(
+    $("models-rows"),
+    known,
+    (one) => one.version.name,
+    (one) => cells(history, look, one),
+  );
 }
 
 function cells(history, look, { model, version }) {
   const [, name, , number] = version.name.split("/");
   const labels = { model: name, version: number };
   const { config } = version;
-  const network = config ? `${CELLS[config.cell] ?? config.cell} ${config.layers} × ${config.hidden_size}` : "";
+  const network = config
+    ? `${CELLS[config.cell] ?? config.cell} ${config.layers} × ${config.hidden_size}`
+    : "";
   const aliases = Object.entries(model.aliases).filter(([, at]) => String(at) === number);
   const state = word(version.state, "VERSION_STATE_");
   const info = series(look, "model_info", labels)[0];
@@ -39,7 +49,10 @@ function cells(history, look, { model, version }) {
     { text: [shortName(version.name), ...aliases.map(([alias]) => `@${alias}`)].join("  ") },
     { text: network, class: "opt" },
     { text: info?.labels.kernel ?? "", class: "opt dim" },
-    { text: version.weights_bytes > 0 ? size(Number(version.weights_bytes)) : "", class: "num opt" },
+    {
+      text: version.weights_bytes > 0 ? size(Number(version.weights_bytes)) : "",
+      class: "num opt",
+    },
     { text: count(sum(look, "sessions", labels)), class: "num" },
     { text: short(history.now(3, rate("steps", labels))), class: "num" },
     { text: state, class: `state ${TONES[state] ?? ""}`, title: version.state_message },
@@ -70,14 +83,20 @@ export function showGates(history) {
       { text: one.labels.gate },
       { node: bar(`${key(one)} open`, one.value, "") },
       { node: bar(`${key(one)} saturated`, saturated, saturated > 0.9 ? "warn" : "") },
-      { text: drift ? drift.value.toFixed(2) : "–", class: `num ${drift?.value > 0.25 ? "state warn" : ""}` },
+      {
+        text: drift ? drift.value.toFixed(2) : "–",
+        class: `num ${drift?.value > 0.25 ? "state warn" : ""}`,
+      },
     ];
   });
 }
 
 export function bar(name, share, tone) {
   if (!bars.has(name)) {
-    bars.set(name, el("span", { class: "bar" }, el("progress", { max: 1, "aria-label": name }), el("span")));
+    bars.set(
+      name,
+      el("span", { class: "bar" }, el("progress", { max: 1, "aria-label": name }), el("span")),
+    );
   }
   const made = bars.get(name);
   made.firstChild.value = Number.isFinite(share) ? share : 0;

@@ -41,13 +41,15 @@ const TILES = [
   {
     title: "Sessions",
     value: (h) => [count(sum(h.last, "sessions")), "live"],
-    note: (h) => `${count(sum(h.last, "sessions_parked"))} parked, of ${short(Number(h.last.server.max_sessions))}`,
+    note: (h) =>
+      `${count(sum(h.last, "sessions_parked"))} parked, of ${short(Number(h.last.server.max_sessions))}`,
     lines: (h) => [h.series(0, present("sessions"))],
   },
   {
     title: "Refused or failed",
     value: (h) => [short(h.now(RATE_SECONDS, failed)), "/s"],
-    note: (h) => `${count(sum(h.last, "steps_failed") + sum(h.last, "admission_rejected"))} since the start`,
+    note: (h) =>
+      `${count(sum(h.last, "steps_failed") + sum(h.last, "admission_rejected"))} since the start`,
     lines: (h) => [h.series(RATE_SECONDS, failed)],
   },
   {
@@ -58,7 +60,9 @@ const TILES = [
     },
     note: (h) => {
       const { store } = h.last.server;
-      return store ? `${store.kind}, ${store.healthy ? "healthy" : "fails"}` : "sessions live in memory";
+      return store
+        ? `${store.kind}, ${store.healthy ? "healthy" : "fails"}`
+        : "sessions live in memory";
     },
     lines: (h) => [h.series(0, (from, to) => Number(to.server.store?.lag_steps ?? 0))],
   },
@@ -73,16 +77,24 @@ const TILES = [
       return used.map((one) => `${one.labels.device} ${size(one.value)}`).join(", ");
     },
     lines: (h) => [
-      h.series(0, (from, to) => Math.max(0, ...series(to, "device_utilization_ratio").map((one) => one.value))),
+      h.series(0, (from, to) =>
+        Math.max(0, ...series(to, "device_utilization_ratio").map((one) => one.value)),
+      ),
     ],
   },
 ];
 
 const made = TILES.map((tile) => {
-  const parts = { number: document.createTextNode("–"), unit: el("small"), note: el("p", { class: "note" }) };
+  const parts = {
+    number: document.createTextNode("–"),
+    unit: el("small"),
+    note: el("p", { class: "note" }),
+  };
   parts.spark = svg("svg", { "aria-hidden": "true" });
   const value = el("p", { class: "value" }, parts.number, parts.unit);
-  $("tiles").append(el("article", { class: "tile" }, el("h3", {}, tile.title), value, parts.note, parts.spark));
+  $("tiles").append(
+    el("article", { class: "tile" }, el("h3", {}, tile.title), value, parts.note, parts.spark),
+  );
   return parts;
 });
 

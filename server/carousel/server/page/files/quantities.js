@@ -17,7 +17,11 @@ export function figure(value) {
 export function short(value) {
   if (!Number.isFinite(value)) return "–";
   if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(0).replace("-", "−");
-  for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e4, "k"]]) {
+  for (const [size, unit] of [
+    [1e9, "G"],
+    [1e6, "M"],
+    [1e4, "k"],
+  ]) {
     if (Math.abs(value) >= size) return `${figure(value / (unit === "k" ? 1e3 : size))}${unit}`;
   }
   return figure(Math.abs(value) < 10 ? value : Math.round(value));
@@ -32,7 +36,11 @@ export function spanParts(seconds) {
   if (!Number.isFinite(seconds)) return ["–", ""];
   if (seconds < 0.001) return [figure(seconds * 1e6), "µs"];
   if (seconds < 1) return [figure(seconds * 1e3), "ms"];
-  for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
+  for (const [size, unit] of [
+    [86400, "d"],
+    [3600, "h"],
+    [60, "min"],
+  ]) {
     if (seconds >= 2 * size) return [(seconds / size).toFixed(1).replace(/\.0$/, ""), unit];
   }
   return [figure(seconds < 10 ? seconds : Math.round(seconds)), "s"];

@@ -42,7 +42,8 @@ export class History {
   }
 }
 
-const fits = (labels, wanted) => Object.entries(wanted).every(([name, value]) => labels[name] === value);
+const fits = (labels, wanted) =>
+  Object.entries(wanted).every(([name, value]) => labels[name] === value);
 
 export function series(look, name, wanted = {}) {
   return (look.numbers[`carousel_${name}`] ?? []).filter((one) => fits(one.labels, wanted));
@@ -62,7 +63,10 @@ export function rate(name, wanted = {}) {
 // How a histogram grew: its count, its sum, and its buckets as [upper bound, cumulative count].
 export function growth(from, to, name, wanted = {}) {
   const total = { count: 0, sum: 0, bounds: new Map() };
-  for (const [look, sign] of [[from, -1], [to, 1]]) {
+  for (const [look, sign] of [
+    [from, -1],
+    [to, 1],
+  ]) {
     for (const one of series(look, name, wanted)) {
       total.count += sign * one.count;
       total.sum += sign * one.sum;

@@ -15,7 +15,9 @@ export async function learnSessions(now, chosen) {
   const answer = await ask("sessions.json", wanted);
   if (JSON.stringify(wanted) !== asked) return; // something else is wanted by now
   const speeds = new Map(answer.sessions.map((one) => [one.name, speed(one)]));
-  steps = new Map(answer.sessions.map((one) => [one.name, [performance.now() / 1000, Number(one.step_index)]]));
+  steps = new Map(
+    answer.sessions.map((one) => [one.name, [performance.now() / 1000, Number(one.step_index)]]),
+  );
   rows(
     $("sessions-rows"),
     answer.sessions,
@@ -49,7 +51,10 @@ function cells(one, now, moving, chosen) {
     { text: count(Number(one.step_index)), class: "num" },
     { text: short(moving), class: "num opt" },
     { text: span(Math.max(0, now - seconds(one.create_time))), class: "num opt" },
-    { text: one.expire_time ? span(Math.max(0, seconds(one.expire_time) - now)) : "never", class: "num" },
+    {
+      text: one.expire_time ? span(Math.max(0, seconds(one.expire_time) - now)) : "never",
+      class: "num",
+    },
     { text: tier && state === "active" ? tier : state, class: `state ${tier ? "" : TONES[state]}` },
   ];
 }
@@ -64,5 +69,7 @@ export function listenToSearch(changed) {
   $("search-id").addEventListener("input", (event) => begin({ begins: event.target.value.trim() }));
   $("search-model").addEventListener("change", (event) => begin({ model: event.target.value }));
   $("sessions-first").addEventListener("click", () => begin({}));
-  $("sessions-next").addEventListener("click", (event) => begin({ page_token: event.target.dataset.token }));
+  $("sessions-next").addEventListener("click", (event) =>
+    begin({ page_token: event.target.dataset.token }),
+  );
 }
