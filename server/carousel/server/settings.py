@@ -5,7 +5,6 @@ A flag wins over the environment (`CAROUSEL_PORT`), that over the TOML file, tha
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import tomllib
@@ -26,6 +25,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from carousel.errors import InvalidField
+from carousel.server.loopback import is_loopback
 from carousel.server.names import ModelRef
 from carousel.server.settings_error import SettingsError, explain, unknown
 
@@ -98,15 +98,6 @@ def _endpoint(value: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"otlp_endpoint must be as in http://localhost:4317, got {value!r}")
     return value
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False  # any other name may mean anything
 
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]

@@ -17,8 +17,8 @@ import grpc
 
 from carousel.errors import CarouselError, DeadlineExceeded
 from carousel.exposition import Answer, Headers, Request, Route
+from carousel.server.loopback import is_loopback
 from carousel.server.page.looks import Json, Looks
-from carousel.server.settings import is_loopback
 
 log = logging.getLogger("carousel.page")
 
