@@ -29,6 +29,7 @@ class Browser:
     """One page at a time. Scripts are expressions of JavaScript, and give what JSON can hold."""
 
     def __init__(self) -> None:
+        self._url = ""
         if not (FOLDER / "node_modules" / "playwright-core").is_dir():
             subprocess.run(["npm", "ci", "--silent"], cwd=FOLDER, check=True, timeout=180)
         self._process = subprocess.Popen(
@@ -43,6 +44,11 @@ class Browser:
     def open(self, url: str, **more: Any) -> None:
         """A new page; `width`, `height`, `scheme` (light or dark), `density`."""
         self._do("open", url=url, **more)
+        self._url = url
+
+    def is_at(self, url: str) -> bool:
+        """Whether this page is open."""
+        return self._url == url
 
     def evaluate(self, script: str) -> Any:
         return self._do("evaluate", script=script)
