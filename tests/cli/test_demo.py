@@ -31,6 +31,8 @@ def test_the_demo_tells_the_whole_story(carousel: Command) -> None:
         r"carousel_forks_total +king-james +0 +3",
         r"carousel_steps_total +sunspots +0 +60",
         r"drained and left with exit code 0",
+        r"can be seen on http://localhost:\d+/",
+        r"status page on http://localhost:9464/\n.*\n.*dashboards on http://localhost:3000/",
     ):
         assert re.search(sign, done.out), sign
 

@@ -31,6 +31,7 @@ def test_every_default_that_help_names_is_the_default() -> None:
         for name, flag in inspect.signature(serve_options.options).parameters.items()
     }
     in_words = {
+        "page": "on loopback",
         "store": "~/.local/share/carousel/models",
         "import_root": "none",
         "load": "all",

@@ -20,6 +20,7 @@ from carousel.cli import (
     server,
     sessions,
     step,
+    top,
     trace,
     train,
 )
@@ -62,6 +63,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(sessions.app, name="sessions")
 server.register(app)
+top.register(app)
 exporter.register(app)
 app.add_typer(bench.app, name="bench")
 experiments.register(app)

@@ -35,6 +35,11 @@ FORKS = 3
 FORK_TOKENS = 160
 ENDING = 40
 TRAIN_SECONDS = 60.0
+NEXT = {
+    "carousel serve": "a server of your own, with its status page on http://localhost:9464/",
+    "carousel top": "the same in the terminal",
+    "docker compose up": "Prometheus and alerts too, and dashboards on http://localhost:3000/",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -58,6 +63,9 @@ def demo(
     except CannotStart as error:
         exits.leave(exits.CANNOT_START, str(error))
     stage.say(f"That was all, in {time.monotonic() - begin:.0f} seconds.")
+    stage.title("Go on by yourself")
+    for command, what in NEXT.items():
+        stage.say(f"{command:<17}  {what}")
 
 
 def _play(stage: Stage, train: float) -> None:
@@ -69,6 +77,7 @@ def _play(stage: Stage, train: float) -> None:
             f"carousel serve listens on {server.target} as process {server.pid}, "
             f"ready after {server.seconds:.1f} s"
         )
+        stage.say(f"what it does can be seen on {server.page} while the demo runs")
         with connection.connect(target=server.target) as client:
             stage.title(f"2. A model learns, for {span(train)}: an LSTM that never saw a word")
             demo_training.play(stage, client, train)

@@ -80,7 +80,8 @@ class ServerProcess:
         free = ["--port", "0", "--http-port", "0", "--store", str(store)]
         with self._log.open("w") as log:
             self._process = _start(["serve", "--json", *free], stderr=log)
-        self.target = self._wait_until_ready(self._process)
+        told = self._wait_until_ready(self._process)
+        self.target, self.page = str(told["target"]), f"{told['http']}/"
         self.pid = self._process.pid
         self.seconds = time.monotonic() - begin
 
@@ -90,7 +91,7 @@ class ServerProcess:
         code = 0 if self._process is None else _end(self._process)
         return code, time.monotonic() - begin
 
-    def _wait_until_ready(self, process: subprocess.Popen[str]) -> str:
+    def _wait_until_ready(self, process: subprocess.Popen[str]) -> dict[str, Any]:
         """Where it listens: the line that it prints when it is ready."""
         assert process.stdout is not None
         too_late = threading.Timer(START_SECONDS, process.kill)
@@ -100,7 +101,7 @@ class ServerProcess:
         finally:
             too_late.cancel()
         if line:
-            return str(json.loads(line)["target"])
+            return dict(json.loads(line))
         process.wait(END_SECONDS)
         said = self._log.read_text().strip()
         raise CannotStart(f"the server of the demo did not start:\n{said}")

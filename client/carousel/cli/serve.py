@@ -129,5 +129,6 @@ def _announce(server: "Server", *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"target": target, "http": http, "pid": os.getpid()}), flush=True)
     elif sys.stdout.isatty():
-        beside = f", metrics and health on {http}" if http else ""
+        page = "its page, " if server.settings.shows_page else ""
+        beside = f"; {page}metrics and health on {http}" if http else ""
         print(f"Carousel listens on {target}{beside}. Ctrl-C drains it.", flush=True)

@@ -51,6 +51,13 @@ def options(
         str | None,
         _listen("9464", "Port of /metrics and health; 0: a free one; off: none."),
     ] = None,
+    page: Annotated[
+        bool | None,
+        _listen(
+            "on loopback",
+            "Show the status page on the port of /metrics; unset: where host is loopback.",
+        ),
+    ] = None,
     insecure: Annotated[
         bool | None,
         _listen("no", "Listen on any address, though nothing is encrypted and anyone may call."),

@@ -6,6 +6,16 @@ OpenMetrics, by prometheus_client's encoders. So all three say the same.
 """
 
 from carousel.exposition._families import families, merge, statistics
-from carousel.exposition._http import Answer, HttpServer, Route, routes
+from carousel.exposition._http import Answer, Headers, HttpServer, Request, Route, routes
 
-__all__ = ["Answer", "HttpServer", "Route", "families", "merge", "routes", "statistics"]
+__all__ = [
+    "Answer",
+    "Headers",
+    "HttpServer",
+    "Request",
+    "Route",
+    "families",
+    "merge",
+    "routes",
+    "statistics",
+]

@@ -1,14 +1,17 @@
-"""The HTTP port: /metrics for Prometheus, /healthz and /readyz for orchestrators."""
+"""The HTTP port: /metrics for Prometheus, /healthz and /readyz for orchestrators, and what else
+whoever opens it has to show."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
+from typing import Any
+from urllib.parse import parse_qsl, unquote
 
 from prometheus_client import Metric
 from prometheus_client.exposition import choose_encoder
@@ -21,16 +24,28 @@ TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a request gets: the status, and a body of this kind."""
+    """What a request gets: the status, a body of this kind, and more headers."""
 
     body: bytes
     kind: str = "text/plain; charset=utf-8"
     code: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Headers = Message  # which finds them in any case
-Route = Callable[[Headers], Answer]
-"""Answers the requests for one path, by their headers; in a thread of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked: the path without its query, decoded, and the query by names."""
+
+    path: str
+    query: Mapping[str, str]
+    headers: Headers
+
+
+Route = Callable[[Request], Answer]
+"""Answers the requests for one path; in a thread of its own."""
 
 
 class _Read(Collector):
@@ -52,16 +67,16 @@ def routes(
     `ready` says whether work is taken.
     """
 
-    def metrics(headers: Headers) -> Answer:
-        encode, kind = choose_encoder(headers.get("Accept") or "")
-        return Answer(encode(_Read(read(_patience(headers)))), kind)
+    def metrics(request: Request) -> Answer:
+        encode, kind = choose_encoder(request.headers.get("Accept") or "")
+        return Answer(encode(_Read(read(_patience(request.headers)))), kind)
 
-    def is_ready(headers: Headers) -> Answer:
+    def is_ready(request: Request) -> Answer:
         return Answer(b"ready\n") if ready() else Answer(b"no\n", code=503)
 
     return {
         "/metrics": metrics,
-        "/healthz": lambda headers: Answer(b"alive\n"),
+        "/healthz": lambda request: Answer(b"alive\n"),
         "/readyz": is_ready,
     }
 
@@ -76,7 +91,10 @@ def _patience(headers: Headers) -> float | None:
 
 
 class HttpServer:
-    """Answers GET in threads of its own. `port` is the one that it listens on."""
+    """Answers GET in threads of its own. `port` is the one that it listens on.
+
+    A route whose path ends in `/*` stands for all names in that folder that have no route.
+    """
 
     def __init__(self, host: str, port: int, routes: Mapping[str, Route]) -> None:
         """Raises OSError where it can't listen."""
@@ -91,6 +109,8 @@ class HttpServer:
                 self.send_response(answer.code)
                 self.send_header("Content-Type", answer.kind)
                 self.send_header("Content-Length", str(len(answer.body)))
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(answer.body)
 
@@ -100,6 +120,9 @@ class HttpServer:
         class Server(ThreadingHTTPServer):
             address_family = AF_INET6 if ":" in host else AF_INET
             daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                log.debug("a connection broke off", exc_info=True)
 
         self._server = Server((host, port), Handler)
         self.port = int(self._server.server_address[1])
@@ -115,12 +138,13 @@ class HttpServer:
         self._thread.join()
 
 
-def _answer(routes: Mapping[str, Route], path: str, headers: Headers) -> Answer:
-    route = routes.get(path.partition("?")[0])
+def _answer(routes: Mapping[str, Route], target: str, headers: Headers) -> Answer:
+    path, _, query = target.partition("?")
+    route = routes.get(path) or routes.get(f"{path.rpartition('/')[0]}/*")
     if route is None:
         return Answer(f"{', '.join(routes)}\n".encode(), code=404)
     try:
-        return route(headers)
+        return route(Request(unquote(path), dict(parse_qsl(query)), headers))
     except Exception:  # whoever asks must be told, and the log must say why
-        log.exception("%s failed", path.partition("?")[0])
+        log.exception("%s failed", path)
         return Answer(b"a fault of the server; its log says more\n", code=500)

@@ -18,13 +18,11 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import Metric
 
-from carousel import exposition
 from carousel.errors import CarouselError
 from carousel.model import KERNELS
 from carousel.model.zoo import shipped
-from carousel.server import logs
+from carousel.server import http, logs
 from carousel.server.at_rest import AtRest
 from carousel.server.audit.retention import Retention
 from carousel.server.audit.writer import Writer
@@ -38,6 +36,7 @@ from carousel.server.held.keys import KeysError
 from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
 from carousel.server.names import ModelRef, model_name
+from carousel.server.page import Looks
 from carousel.server.registry import Registry
 from carousel.server.rpc import add_service
 from carousel.server.services.admin_service import AdminService
@@ -306,25 +305,17 @@ class Server:
                 "--port 0 takes a free one"
             )
         await self._grpc.start()
-        if settings.http_port is not None:
-            try:
-                self._http = exposition.HttpServer(
-                    settings.host,
-                    settings.http_port,
-                    exposition.routes(self._read_metrics, lambda: self._ready),
-                )
-            except OSError as error:
-                await self._grpc.stop(0)
-                raise StartError(
-                    f"can't listen on {settings.host}:{settings.http_port} for HTTP: "
-                    f"{error.strerror}; --http-port 0 takes a free one"
-                ) from error
-            self.http_port = self._http.port
-            self._http.start()
-
-    def _read_metrics(self, patience: float | None) -> list[Metric]:
-        """What /metrics shows: the very message that GetStatistics gives."""
-        return exposition.families(exposition.statistics(self.metrics.registry))
+        try:
+            self._http = http.listen(
+                settings, self.metrics.registry, self._looks, lambda: self._ready
+            )
+        except OSError as error:
+            await self._grpc.stop(0)
+            raise StartError(
+                f"can't listen on {settings.host}:{settings.http_port} for HTTP: "
+                f"{error.strerror}; --http-port 0 takes a free one"
+            ) from error
+        self.http_port = None if self._http is None else self._http.port
 
     def _add_services(self) -> None:
         hall, settings = self.hall, self.settings
@@ -333,11 +324,15 @@ class Server:
             self._inference = InferenceService(hall)
         except KeysError as error:
             raise StartError(str(error)) from error
+        admin = AdminService(hall, instance_id=self.instance_id, drain=self.drain)
+        models = ModelService(hall.store, hall.registry, settings)
+        sessions = SessionService(hall)
+        self._looks = Looks(hall, self.office, admin, models, sessions, self.training_service)
         servicers = {
-            "admin": AdminService(hall, instance_id=self.instance_id, drain=self.drain),
+            "admin": admin,
             "inference": self._inference,
-            "model": ModelService(hall.store, hall.registry, settings),
-            "session": SessionService(hall),
+            "model": models,
+            "session": sessions,
             "training": self.training_service,
         }
         for name, servicer in servicers.items():

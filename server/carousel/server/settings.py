@@ -5,7 +5,6 @@ A flag wins over the environment (`CAROUSEL_PORT`), that over the TOML file, tha
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import tomllib
@@ -26,6 +25,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from carousel.errors import InvalidField
+from carousel.server.loopback import is_loopback
 from carousel.server.names import ModelRef
 from carousel.server.settings_error import SettingsError, explain, unknown
 
@@ -100,15 +100,6 @@ def _endpoint(value: str) -> str:
     return value
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False  # any other name may mean anything
-
-
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 Models = Annotated[
     tuple[Annotated[str, AfterValidator(_model)], ...], NoDecode, BeforeValidator(_split)
@@ -129,6 +120,10 @@ class Settings(BaseSettings):
     )
     http_port: Annotated[int | None, BeforeValidator(_off)] = Field(
         9464, description="Port of /metrics and health; 0: a free one; off: none.", ge=0, le=65_535
+    )
+    page: bool | None = Field(
+        None,
+        description="Show the status page on the port of /metrics; unset: where host is loopback.",
     )
     insecure: bool = Field(
         False, description="Listen on any address, though nothing is encrypted and anyone may call."
@@ -309,12 +304,17 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"default_ttl must be at most max_ttl, {self.max_ttl:g}, got {self.default_ttl:g}"
             )
-        if not (self.insecure or _is_loopback(self.host)):
+        if not (self.insecure or is_loopback(self.host)):
             raise ValueError(
                 "host must be localhost or a loopback address unless insecure is true (the "
                 f"connection is not encrypted, and anyone may use it), got {self.host!r}"
             )
         return self
+
+    @property
+    def shows_page(self) -> bool:
+        """Anyone who reaches the port may look, so beyond this machine it must be asked for."""
+        return is_loopback(self.host) if self.page is None else self.page
 
     @property
     def tenant_limit(self) -> int:

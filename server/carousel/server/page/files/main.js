@@ -1,0 +1,125 @@
+// The page as a whole: what is asked how often, and what the address after # chooses.
+
+import { Refusal, ask, repeat } from "./ask.js";
+import { $, dress, say } from "./dom.js";
+import { showHints } from "./hints.js";
+import { showInside, showNothingInside } from "./inside.js";
+import { learnJob, learnJobs, newestJob } from "./jobs.js";
+import { learnModels, showGates, showModels } from "./models.js";
+import { showTiles } from "./overview.js";
+import { seconds, span } from "./quantities.js";
+import { History } from "./rates.js";
+import { learnSessions, listenToSearch } from "./sessions.js";
+
+const history = new History();
+const chosen = { sessions: "", jobs: "" };
+let away = 0; // seconds since 1970 at which the server was lost
+
+const now = () => history.last?.time ?? Date.now() / 1000;
+
+async function lookAtServer() {
+  try {
+    history.add(await ask("status.json"));
+    away = 0;
+  } catch (error) {
+    away ||= Date.now() / 1000;
+    return showLost(error);
+  }
+  document.body.classList.remove("stale");
+  showTiles(history);
+  const found = showHints(history);
+  showModels(history);
+  showGates(history);
+  const { server } = history.last;
+  const grave = found.some(([bad]) => bad);
+  say(
+    $("state"),
+    server.draining
+      ? "draining"
+      : grave
+        ? "in trouble"
+        : found.length
+          ? "needs attention"
+          : "all is well",
+  );
+  dress($("state"), `pill ${grave ? "bad" : found.length ? "warn" : "good"}`);
+  const up = span(Math.max(0, now() - seconds(server.start_time)));
+  const exact = server.bit_exact ? ", bit-exact" : "";
+  say(
+    $("facts"),
+    `version ${server.version} on ${server.device}${exact}, up ${up}, instance ${server.instance_id}`,
+  );
+}
+
+function showLost(error) {
+  document.body.classList.add("stale");
+  const why = error instanceof Refusal ? error.message : "the server does not answer";
+  say($("state"), `${why}, for ${span(Math.round(Date.now() / 1000 - away))}`);
+  dress($("state"), "pill bad");
+}
+
+// What is not the server's state may fail alone: the state above says when nobody is there.
+const quietly = (look) => async () => {
+  try {
+    await look();
+  } catch (error) {
+    if (
+      !(error instanceof Refusal) &&
+      !(error instanceof TypeError) &&
+      error.name !== "TimeoutError"
+    )
+      throw error;
+  }
+};
+
+async function lookInside() {
+  const wanted = chosen.sessions;
+  if (!wanted) return showNothingInside();
+  try {
+    const found = await ask(`sessions/${encodeURIComponent(wanted)}.json`);
+    if (wanted === chosen.sessions) showInside(found);
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    if (wanted === chosen.sessions) showNothingInside(error.message);
+  }
+}
+
+async function lookAtJobs() {
+  await learnJobs(chosen.jobs || newestJob());
+  await learnJob(chosen.jobs || newestJob());
+}
+
+function choose() {
+  const [, kind, id] = /^#\/(sessions|jobs)\/(.+)$/.exec(location.hash) ?? [];
+  if (!kind) return;
+  try {
+    chosen[kind] = decodeURIComponent(id);
+  } catch {
+    return; // no address of ours
+  }
+}
+
+choose();
+repeat(2, quietly(lookAtServer));
+const sessions = repeat(
+  2,
+  quietly(() => learnSessions(now(), chosen.sessions)),
+);
+const inside = repeat(1, quietly(lookInside));
+repeat(
+  10,
+  quietly(async () => learnModels(await ask("models.json"))),
+);
+const jobs = repeat(3, quietly(lookAtJobs));
+listenToSearch(sessions);
+addEventListener("hashchange", () => {
+  choose();
+  sessions();
+  inside();
+  jobs();
+});
+// Maps have the colours of the scheme.
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  showNothingInside("");
+  inside();
+});

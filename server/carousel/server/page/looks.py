@@ -1,0 +1,162 @@
+"""What the page asks of the services: the RPCs' own handlers, and their messages as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, cast
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from carousel.errors import SessionEnded, SessionNotFound
+from carousel.model import TokenizerError
+from carousel.server import names
+from carousel.server.hall import Hall
+from carousel.server.page.numbers import numbers, read
+from carousel.server.rpc import Context
+from carousel.server.services.admin_service import AdminService
+from carousel.server.services.model_service import ModelService
+from carousel.server.services.session_service import SessionService
+from carousel.server.services.training_service import TrainingService
+from carousel.server.training.messages import encode_event, encode_job
+from carousel.server.training.office import Office
+from carousel.v1 import admin_service_pb2, model_service_pb2, session_pb2, training_service_pb2
+from carousel.v1 import session_service_pb2 as session_service
+
+Json = dict[str, Any]
+
+MODELS, SESSIONS, JOBS = 50, 15, 50
+EVENTS = 1000
+STEPS, UNITS = 128, 24
+
+
+class _Visitor:
+    """The caller that handlers see when the page asks: nobody in particular."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+
+VISITOR = cast(Context, _Visitor())
+
+
+class Looks:
+    """Each look is a value for JSON; field names are those of the protos."""
+
+    def __init__(
+        self,
+        hall: Hall,
+        office: Office,
+        admin: AdminService,
+        models: ModelService,
+        sessions: SessionService,
+        training: TrainingService,
+    ) -> None:
+        self._hall = hall
+        self._office = office
+        self._admin = admin
+        self._models = models
+        self._sessions = sessions
+        self._training = training
+
+    async def status(self) -> Json:
+        """The server and its metrics at this moment."""
+        info = await self._admin.GetServerInfo(admin_service_pb2.GetServerInfoRequest(), VISITOR)
+        statistics = await asyncio.to_thread(read, self._hall.metrics.registry)
+        return {
+            "time": statistics.create_time.ToNanoseconds() / 1e9,
+            "server": plain(info),
+            "numbers": numbers(statistics),
+        }
+
+    async def models(self) -> Json:
+        """The first models, with all their versions."""
+        page = await self._models.ListModels(
+            model_service_pb2.ListModelsRequest(page_size=MODELS), VISITOR
+        )
+        found = []
+        for model in page.models:
+            listed = await self._models.ListModelVersions(
+                model_service_pb2.ListModelVersionsRequest(parent=model.name), VISITOR
+            )
+            for version in listed.versions:
+                version.config.json = ""  # a tokenizer's table can have megabytes
+            found.append(plain(model) | {"versions": [plain(one) for one in listed.versions]})
+        return {"models": found, "more": bool(page.next_page_token)}
+
+    async def sessions(self, query: Mapping[str, str]) -> Json:
+        """One page of sessions; `begins` are the first letters of their ids."""
+        begins, model = query.get("begins", "").lower(), query.get("model", "")
+        token = query.get("page_token", "")
+        first: list[session_pb2.Session] = []
+        if begins and not token:
+            if not names.is_id(begins):
+                return {"sessions": [], "total_size": "0", "next_page_token": ""}
+            first = await self._of_id(begins, model)
+            token = names.page_token(begins)
+        page = await self._sessions.ListSessions(
+            session_service.ListSessionsRequest(page_size=SESSIONS, page_token=token, model=model),
+            VISITOR,
+        )
+        found = [one for one in page.sessions if one.name.startswith(f"sessions/{begins}")]
+        if len(found) < len(page.sessions):  # the others come behind all that begin so
+            page.next_page_token = ""
+        del page.sessions[:]
+        return plain(page) | {"sessions": [plain(one) for one in (*first, *found)]}
+
+    async def _of_id(self, session_id: str, model: str) -> list[session_pb2.Session]:
+        """The session that is called exactly so, if it is of the model."""
+        request = session_service.GetSessionRequest(name=f"sessions/{session_id}")
+        try:
+            found = await self._sessions.GetSession(request, VISITOR)
+        except (SessionNotFound, SessionEnded):
+            return []
+        wanted = not model or names.ModelRef.parse(model).covers(found.model_version)
+        return [found] if wanted else []
+
+    async def session(self, session_id: str) -> Json:
+        """The inside of a session; from now on it is watched for a minute."""
+        found = await self._sessions.InspectSession(
+            session_service.InspectSessionRequest(
+                name=f"sessions/{session_id}", steps=STEPS, units=UNITS
+            ),
+            VISITOR,
+        )
+        texts = self._texts(found.session.model_version, found.tokens)
+        return plain(found) | {"texts": texts}
+
+    def _texts(self, version: str, tokens: Any) -> list[str]:
+        """What each token adds to the text; empty for a model without a tokenizer."""
+        model, number = names.model_version(version)
+        loaded = {(one.model, one.version): one for one in self._hall.registry.versions}
+        one = loaded.get((model, number))
+        if one is None or one.config.tokenizer is None:
+            return []
+        decoder = one.config.tokenizer.decoder()
+        try:
+            return [decoder.feed(token) for token in tokens]
+        except TokenizerError:
+            return []
+
+    async def jobs(self) -> Json:
+        """The newest jobs."""
+        request = training_service_pb2.ListJobsRequest(page_size=JOBS)
+        return plain(await self._training.ListJobs(request, VISITOR))
+
+    async def job(self, job_id: str, query: Mapping[str, str]) -> Json:
+        """A job, and what was told of it after the event with the number `after`."""
+        name, after = names.job_id(f"jobs/{job_id}"), query.get("after", "0")
+        sequence = int(after) if names.is_number(after) else 0
+        job, events = await asyncio.to_thread(self._office.jobs.events, name, sequence, EVENTS)
+        return {
+            "job": plain(encode_job(job)),
+            "events": [plain(encode_event(job, event)) for event in events],
+        }
+
+
+def plain(message: Message) -> Json:
+    """A message as protobuf writes it in JSON: 64-bit integers are text, NaN is "NaN"."""
+    return MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )

@@ -1,0 +1,91 @@
+"""The metrics that the page shows, in a form that a browser reads quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
+
+from carousel import exposition
+from carousel.v1 import admin_service_pb2 as pb
+
+SHOWN = frozenset(
+    f"carousel_{name}"
+    for name in (
+        "admission_rejected",
+        "batch_audit_max_abs_difference",
+        "device_memory_used_bytes",
+        "device_utilization_ratio",
+        "gate_activation_mean",
+        "gate_drift_psi",
+        "gate_saturation_ratio",
+        "generated_tokens",
+        "model_info",
+        "nonfinite_rows",
+        "requests_running",
+        "requests_waiting",
+        "restore_failures",
+        "session_capacity",
+        "session_state_bytes",
+        "sessions",
+        "sessions_created",
+        "sessions_ended",
+        "sessions_parked",
+        "sessions_quarantined",
+        "step_duration_seconds",
+        "steps",
+        "steps_failed",
+        "store_failures",
+        "training_last_checkpoint_timestamp_seconds",
+        "training_last_event_timestamp_seconds",
+        "turn_batch_size",
+        "turn_duration_seconds",
+    )
+)
+
+Series = list[dict[str, Any]]
+
+
+class _Shown(Collector):
+    """Without what is not shown: most samples are gRPC's."""
+
+    def __init__(self, all_families: Collector) -> None:
+        self._all = all_families
+
+    def collect(self) -> Iterator[Metric]:
+        return (family for family in self._all.collect() if family.name in SHOWN)
+
+
+def read(registry: Collector) -> pb.Statistics:
+    """What GetStatistics says of the families that are shown."""
+    return exposition.statistics(_Shown(registry))
+
+
+def numbers(statistics: pb.Statistics) -> dict[str, Series]:
+    """By family: labels with a value; of a histogram with count, sum and [bound, count] pairs."""
+    return {
+        family.name: _histogram(family)
+        if family.type == pb.METRIC_TYPE_HISTOGRAM
+        else [{"labels": dict(one.labels), "value": one.value} for one in family.samples]
+        for family in statistics.families
+    }
+
+
+def _histogram(family: pb.MetricFamily) -> Series:
+    found: dict[tuple[tuple[str, str], ...], dict[str, Any]] = {}
+    for sample in family.samples:
+        labels = dict(sample.labels)
+        bound = labels.pop("le", "")
+        one = found.setdefault(_key(labels.items()), {"labels": labels, "buckets": []})
+        part = sample.name.removeprefix(f"{family.name}_")
+        if part == "bucket":
+            one["buckets"].append([bound, sample.value])  # JSON has no +Inf
+        else:
+            one[part] = sample.value
+    return list(found.values())
+
+
+def _key(labels: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(labels))

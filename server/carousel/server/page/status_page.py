@@ -1,0 +1,170 @@
+"""The page's routes: its files, its JSON, and who may see them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from importlib import resources
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+
+from carousel.errors import CarouselError, DeadlineExceeded
+from carousel.exposition import Answer, Headers, Request, Route
+from carousel.server.loopback import is_loopback
+from carousel.server.page.looks import Json, Looks
+
+log = logging.getLogger("carousel.page")
+
+PATIENCE_SECONDS = 10.0
+FRESH_SECONDS = 0.5  # however many look, metrics are read no more often
+KINDS = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+CODES = {
+    grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION: HTTPStatus.CONFLICT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
+}
+
+
+def may_look(headers: Headers) -> bool:
+    """Whether whoever sends these headers may see the page: all may, for no caller is known."""
+    return True
+
+
+class StatusPage:
+    """The routes. They run in threads of the HTTP server, and ask in the server's event loop."""
+
+    def __init__(self, looks: Looks, loop: asyncio.AbstractEventLoop, *, host: str) -> None:
+        self._looks = looks
+        self._loop = loop
+        self._local = is_loopback(host)
+        self._files = _read_files()
+        self._status = Fresh(lambda: self._ask(looks.status()))
+
+    @property
+    def routes(self) -> dict[str, Route]:
+        looks, ask = self._looks, self._ask
+        asked: dict[str, Callable[[Request], Json]] = {
+            "/page/status.json": lambda request: self._status.value(),
+            "/page/models.json": lambda request: ask(looks.models()),
+            "/page/sessions.json": lambda request: ask(looks.sessions(request.query)),
+            "/page/sessions/*": lambda request: ask(looks.session(_id(request.path))),
+            "/page/jobs.json": lambda request: ask(looks.jobs()),
+            "/page/jobs/*": lambda request: ask(looks.job(_id(request.path), request.query)),
+        }
+        return {
+            "/": self._guarded(lambda request: self._file("index.html")),
+            "/page/*": self._guarded(lambda request: self._file(request.path.rpartition("/")[2])),
+            **{path: self._guarded(_as_json(look)) for path, look in asked.items()},
+        }
+
+    def _guarded(self, route: Route) -> Route:
+        def answer(request: Request) -> Answer:
+            refused = self._refusal(request)
+            found = route(request) if refused is None else _trouble(*refused)
+            return Answer(found.body, found.kind, found.code, HEADERS)
+
+        return answer
+
+    def _refusal(self, request: Request) -> tuple[int, str, str] | None:
+        headers = request.headers
+        if self._local and not _names_loopback(headers.get("Host") or ""):
+            # A name of somebody else's that leads here: DNS rebinding.
+            return 421, "WRONG_HOST", "this server is asked by localhost or a loopback address"
+        elsewhere = headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
+        if elsewhere and request.path != "/":
+            return 403, "WRONG_SITE", "pages of other sites may link to this page, and not ask"
+        if not may_look(headers):
+            return 401, "UNAUTHENTICATED", "who asks may not see this page"
+        return None
+
+    def _file(self, name: str) -> Answer:
+        found = self._files.get(name)
+        return found or _trouble(404, "NOT_FOUND", "there is no such file")
+
+    def _ask(self, look: Coroutine[Any, Any, Json]) -> Json:
+        """Raises CarouselError."""
+        future = asyncio.run_coroutine_threadsafe(look, self._loop)
+        try:
+            return future.result(PATIENCE_SECONDS)
+        except TimeoutError:
+            future.cancel()
+            raise DeadlineExceeded("the server did not answer in time") from None
+
+
+class Fresh:
+    """A value that is made again when it is older than a moment; by one thread at a time."""
+
+    def __init__(self, make: Callable[[], Json]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: tuple[float, Json] | None = None
+
+    def value(self) -> Json:
+        with self._lock:
+            if self._made is None or time.monotonic() - self._made[0] > FRESH_SECONDS:
+                self._made = time.monotonic(), self._make()
+            return self._made[1]
+
+
+def _as_json(look: Callable[[Request], Json]) -> Route:
+    def answer(request: Request) -> Answer:
+        try:
+            return Answer(json.dumps(look(request)).encode(), "application/json")
+        except CarouselError as error:
+            return _trouble(CODES.get(error.code, 500), error.reason, error.message)
+
+    return answer
+
+
+def _trouble(code: int, reason: str, message: str) -> Answer:
+    body = {"error": {"reason": reason, "message": message}}
+    return Answer(json.dumps(body).encode(), "application/json", int(code))
+
+
+def _id(path: str) -> str:
+    """`abc` of `/page/sessions/abc.json`; what handlers refuse where it is no id."""
+    return path.rpartition("/")[2].removesuffix(".json")
+
+
+def _names_loopback(host: str) -> bool:
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
+
+
+def _read_files() -> dict[str, Answer]:
+    """The files of the page, by name."""
+    folder = resources.files("carousel.server.page") / "files"
+    return {
+        file.name: Answer(file.read_bytes(), kind)
+        for file in folder.iterdir()
+        if (kind := KINDS.get(file.name.rpartition(".")[2]))
+    }
