@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from carousel.server.training.process import signal_all
 from tests.deploy.load import Load
 from tests.deploy.models import make_models
 from tests.deploy.prometheus import Prometheus
 from tests.processes import ServerProcess, until
 
-CAPACITY = 64
+CAPACITY = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,9 @@ class Stand:
     prometheus: Prometheus
 
     @property
-    def jobs_folder(self) -> Path:
-        return self.folder / "data" / "jobs"
+    def jobs(self) -> list[Path]:
+        """The folders of training jobs."""
+        return jobs(self.folder)
 
     def wait(self, expr: str, seconds: float = 30) -> None:
         """Until Prometheus has a number for it."""
@@ -40,8 +43,9 @@ class Stand:
 def stand(folder: Path, **flags: object) -> Iterator[Stand]:
     """All of it under load. Turns are made to have long slices, and the arena is small."""
     make_models(folder / "models")
-    given = {"http_port": 0, "max_sessions": CAPACITY, "device_rows": 8, "batch_audit_every": 10}
+    given = {"http_port": 0, "max_sessions": CAPACITY, "device_rows": 16, "batch_audit_every": 10}
     with ExitStack() as stack:
+        stack.callback(_end_jobs, folder)  # they outlive their server
         enter = stack.enter_context
         server = enter(
             ServerProcess(folder, store=folder / "models", chunk_slice=8192, **{**given, **flags})
@@ -51,6 +55,15 @@ def stand(folder: Path, **flags: object) -> Iterator[Stand]:
         prometheus = enter(Prometheus(folder, targets))
         enter(Load(server.target))
         yield Stand(folder, server, prometheus)
+
+
+def jobs(folder: Path) -> list[Path]:
+    return list((folder / "data" / "jobs").glob("*"))
+
+
+def _end_jobs(folder: Path) -> None:
+    for job in jobs(folder):
+        signal_all(job, signal.SIGKILL)
 
 
 @contextmanager

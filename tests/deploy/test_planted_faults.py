@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def _step(client: Client, model: str, mean: float) -> None:
 def full(client: Client, held: ExitStack) -> None:
     """Nearly as many sessions as there may be."""
     live = len(list(client.list_sessions()))
-    for _ in range(int(CAPACITY * 0.95) - live):
+    for _ in range(int(CAPACITY * 0.93) - live):
         held.enter_context(client.session("writer"))
 
 
@@ -98,12 +99,23 @@ FAULTS = (
     ),
 )
 STUCK = {"alertname": "CarouselTrainingStuck", "training_job": "endless"}
-# What follows from the planted faults: a session in quarantine, steps that wait for slow turns.
-CONSEQUENCES = {"CarouselSessionsLost", "CarouselStepSlow"}
+CONSEQUENCES = {"CarouselSessionsLost"}  # of a session in quarantine
+BUSY = {"CarouselStepSlow", "CarouselTurnSlow"}  # of a machine that others use too
 
 
 def matches(wanted: dict[str, str], alerts: list[dict[str, str]]) -> bool:
     return any(wanted.items() <= alert.items() for alert in alerts)
+
+
+@contextmanager
+def stopped(jobs: list[Path]) -> Iterator[None]:
+    """The processes of training jobs, stopped for a while."""
+    assert sum(signal_all(job, signal.SIGSTOP) for job in jobs) > 0
+    try:
+        yield
+    finally:
+        for job in jobs:
+            signal_all(job, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -118,12 +130,11 @@ def test_every_planted_fault_is_an_alert_and_in_a_dashboard_within_30_seconds(
     prometheus = running_stand.prometheus
     running_stand.wait('carousel_training_last_event_timestamp_seconds{training_job="endless"}')
     running_stand.wait("carousel_gate_drift_psi")
-    assert prometheus.firing() == []
-    begin = time.monotonic()
-    jobs = [path for path in running_stand.jobs_folder.iterdir()]
-    assert sum(signal_all(job, signal.SIGSTOP) for job in jobs) > 0
     wanted = [STUCK, *(fault.alert for fault in FAULTS)]
+    assert {alert["alertname"] for alert in prometheus.firing()} <= BUSY
+    begin = time.monotonic()
     with ExitStack() as held:
+        held.enter_context(stopped(running_stand.jobs))
 
         def visible() -> bool:
             for fault in FAULTS:
@@ -131,14 +142,9 @@ def test_every_planted_fault_is_an_alert_and_in_a_dashboard_within_30_seconds(
             firing = prometheus.firing()
             return all(matches(alert, firing) for alert in wanted)
 
-        try:
-            until(visible, SECONDS)
-        finally:
-            for job in jobs:
-                signal_all(job, signal.SIGCONT)
-        seconds = time.monotonic() - begin
-        assert seconds < SECONDS
-        shown = {fault.panel: latest(prometheus, fault.board, fault.panel) for fault in FAULTS}
-    assert all(max(shown[fault.panel]) > fault.above for fault in FAULTS), shown
-    names = {alert["alertname"] for alert in prometheus.firing()}
-    assert names <= CONSEQUENCES | {alert["alertname"] for alert in wanted}
+        until(visible, SECONDS)
+        assert time.monotonic() - begin < SECONDS
+        for fault in FAULTS:
+            assert max(latest(prometheus, fault.board, fault.panel)) > fault.above, fault.panel
+        names = {alert["alertname"] for alert in prometheus.firing()}
+        assert names <= {alert["alertname"] for alert in wanted} | CONSEQUENCES | BUSY
