@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -17,6 +18,7 @@ DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())[
     "services"
 ]
+SERVER_OF = {"cpu": "server", "gpu": "server-gpu"}
 BYTES = re.compile(r"[0-9]+[mg]")
 
 
@@ -29,19 +31,32 @@ def compose() -> list[str] | None:
 
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
-def test_the_stack_is_valid_with_one_server_in_each_profile(profile: str) -> None:
+def test_the_stack_is_valid_in_each_profile(profile: str) -> None:
     command = compose()
     if command is None:
         pytest.skip("there is no docker compose: apt-get install docker-compose")
     ran = subprocess.run(
-        [*command, "--profile", profile, "config"],
+        [*command, "config"],
         cwd=ROOT,
+        env={**os.environ, "COMPOSE_PROFILES": profile},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert ran.returncode == 0, ran.stderr
-    assert len(yaml.safe_load(ran.stdout)["services"]) >= 4
+    assert {SERVER_OF[profile], "exporter", "prometheus", "grafana"} <= set(
+        yaml.safe_load(ran.stdout)["services"]
+    )
+
+
+def test_one_server_runs_in_each_profile_and_is_found_under_the_same_name() -> None:
+    for profile, name in SERVER_OF.items():
+        assert [n for n in SERVICES if SERVICES[n].get("profiles") == [profile]] == [name]
+        networks = SERVICES[name].get("networks", {"default": {}})
+        assert "server" in {name, *networks["default"].get("aliases", ())}
+    others = SERVICES.keys() - SERVER_OF.values()
+    assert not any("profiles" in SERVICES[name] for name in others)
+    assert (ROOT / ".env").read_text().endswith("COMPOSE_PROFILES=cpu\n")
 
 
 @pytest.mark.parametrize("name", SERVICES)
