@@ -43,7 +43,7 @@ class Load:
                 random = np.random.default_rng(0)
                 while not self._stop.is_set():
                     inputs = random.standard_normal((CROWD, FEATURES)).astype(np.float32)
-                    client.step_many(list(zip(crowd, inputs, strict=True)))
+                    client.step_many(crowd, inputs)
                     self._once(client, random)
                     self._stop.wait(PAUSE_SECONDS)
         except BaseException as error:

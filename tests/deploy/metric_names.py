@@ -10,9 +10,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 OURS = re.compile(r"[a-z_]*:?(?:carousel_|grpc_server_|carousel:)[a-z0-9_:]+")
 ENDINGS = {
-    "counter": ("_total",),
+    "counter": ("",),
     "gauge": ("",),
-    "info": ("_info",),
     "histogram": ("_bucket", "_sum", "_count"),
 }
 

@@ -53,7 +53,7 @@ def _step(client: Client, model: str, mean: float) -> None:
     inputs = np.random.default_rng(1).standard_normal((64, FEATURES)).astype(np.float32) + mean
     sessions = [client.session(model) for _ in range(4)]
     for x in inputs:
-        client.step_many([(session, x) for session in sessions])
+        client.step_many(sessions, np.tile(x, (len(sessions), 1)))
     for session in sessions:
         session.close()
 
