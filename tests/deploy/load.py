@@ -70,7 +70,7 @@ class Load:
         with client.session("steady", rewind_depth=4, prefix=inputs) as session:
             for x in inputs[:4]:
                 session.step(x)
-            session.rewind(2)
+            session.rewind(steps=2)
             (twin,) = session.fork(1)
             twin.close()
         with client.session("writer") as session:

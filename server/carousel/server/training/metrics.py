@@ -74,7 +74,6 @@ class JobMetrics:
             metrics.clipped_ratio,
             metrics.horizon,
             metrics.checkpoint,
-            metrics.event,
         )
         self._job = job.id
         self._recipe = job.recipe
@@ -128,7 +127,7 @@ class JobMetrics:
         self._event.remove(self._job)
 
     def remove(self) -> None:
-        for gauge in self._gauges:
+        for gauge in (*self._gauges, self._event):
             gauge.remove(self._job)
 
 
