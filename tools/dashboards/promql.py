@@ -35,6 +35,13 @@ def quantiles(
     )
 
 
+def slowest(histogram: str) -> Query:
+    """Its p99 by model, as it is recorded: among all turns, those of one slow model are few."""
+    return Query(
+        f"max by (model) (target_model:{histogram}:p99_rate30s{{{MODEL}}})", "{{model}} p99"
+    )
+
+
 def heat(histogram: str, *, labels: str = MODEL) -> str:
     """What came into each bucket, for a heat map."""
     return f"sum by (le) (increase({histogram}_bucket{{{labels}}}[$__rate_interval]))"
