@@ -17,9 +17,13 @@ TEXT = "the quick brown fox jumps over the lazy dog. " * 2000
 
 
 class Load:
-    """Runs in a thread; what goes wrong there is raised at the end."""
+    """Runs in a thread; what goes wrong there is raised at the end.
+
+    `shift` is added to the inputs of the crowd.
+    """
 
     def __init__(self, target: str) -> None:
+        self.shift = 0.0
         self._target = target
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -43,7 +47,7 @@ class Load:
                 random = np.random.default_rng(0)
                 while not self._stop.is_set():
                     inputs = random.standard_normal((CROWD, FEATURES)).astype(np.float32)
-                    client.step_many(crowd, inputs)
+                    client.step_many(crowd, inputs + np.float32(self.shift))
                     self._once(client, random)
                     self._stop.wait(PAUSE_SECONDS)
         except BaseException as error:

@@ -28,6 +28,7 @@ class Stand:
     folder: Path
     server: ServerProcess
     prometheus: Prometheus
+    load: Load
 
     @property
     def jobs(self) -> list[Path]:
@@ -53,8 +54,7 @@ def stand(folder: Path, **flags: object) -> Iterator[Stand]:
         exporter = enter(_exporter(server.target))
         targets = {"carousel": urlsplit(server.http).netloc, "carousel-exporter": exporter}
         prometheus = enter(Prometheus(folder, targets))
-        enter(Load(server.target))
-        yield Stand(folder, server, prometheus)
+        yield Stand(folder, server, prometheus, enter(Load(server.target)))
 
 
 def jobs(folder: Path) -> list[Path]:

@@ -39,21 +39,17 @@ def not_finite(ground: Ground) -> None:
 
 def saturated(ground: Ground) -> None:
     """Steps of a model whose gates are all open."""
-    _step(ground.client, "stuck", 0.0)
+    inputs = np.zeros((16, FEATURES), np.float32)
+    with ground.client.session("stuck") as session:
+        for x in inputs:
+            session.step(x)
 
 
 def drifted(ground: Ground) -> None:
     """Inputs far from those of the baseline."""
-    _step(ground.client, "steady", 6.0)
-
-
-def _step(client: Client, model: str, mean: float) -> None:
-    inputs = np.random.default_rng(1).standard_normal((64, FEATURES)).astype(np.float32) + mean
-    sessions = [client.session(model) for _ in range(4)]
-    for x in inputs:
-        client.step_many(sessions, np.tile(x, (len(sessions), 1)))
-    for session in sessions:
-        session.close()
+    load = ground.stand.load
+    load.shift = 6.0
+    ground.held.callback(setattr, load, "shift", 0.0)
 
 
 def stuck(ground: Ground) -> None:
