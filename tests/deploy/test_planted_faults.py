@@ -69,7 +69,7 @@ def full(ground: Ground) -> None:
 def slow(ground: Ground) -> None:
     """A chunk of so many steps that its turn takes long."""
     with ground.client.session("long") as session:
-        session.chunk(np.zeros((4096, FEATURES), np.float32), outputs="last")
+        session.chunk(np.zeros((1024, FEATURES), np.float32), outputs="last")
 
 
 @dataclass(frozen=True, slots=True)
