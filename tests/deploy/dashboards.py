@@ -24,6 +24,7 @@ class Shown:
     title: str
     kind: str
     unit: str
+    least: float | None
     place: dict[str, int]  # x, y, w, h of the grid
     queries: tuple[tuple[str, str], ...]  # expression and legend
 
@@ -49,14 +50,22 @@ def panels(file: Path) -> Iterator[Shown]:
     """All panels but the headings."""
     for panel in load(file)["panels"]:
         if panel["type"] != "row":
+            defaults = panel["fieldConfig"]["defaults"]
             yield Shown(
                 file.stem,
                 panel["title"],
                 panel["type"],
-                panel["fieldConfig"]["defaults"]["unit"],
+                defaults["unit"],
+                defaults.get("min"),
                 panel["gridPos"],
                 tuple((fill(t["expr"]), t["legendFormat"]) for t in panel["targets"]),
             )
+
+
+def headings(file: Path) -> dict[str, int]:
+    """Titles of rows, and where they stand from the top down."""
+    rows = (panel for panel in load(file)["panels"] if panel["type"] == "row")
+    return {row["title"]: row["gridPos"]["y"] for row in rows}
 
 
 def fill(expr: str) -> str:

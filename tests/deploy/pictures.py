@@ -44,11 +44,13 @@ Series = list[tuple[str, Labels, Points]]
 def draw(file: Path, prometheus: Prometheus, folder: Path) -> None:
     """One dashboard as a picture."""
     panels = list(dashboards.panels(file))
-    rows = max(panel.place["y"] + panel.place["h"] for panel in panels)
+    rows = max(panel.place["y"] + panel.place["h"] for panel in panels) + 1  # and the title
     with mpl.rc_context(PALETTE):
         figure = Figure(figsize=(WIDTH, rows * CELL))
         title = dashboards.load(file)["title"]
-        figure.text(0.01, 1 - 0.5 / rows, title, fontsize=12, va="center")
+        figure.suptitle(title, x=0.01, y=0.997, ha="left", va="top", fontsize=12)
+        for heading, y in dashboards.headings(file).items():
+            figure.text(0.01, 1 - (y + 1.6) / rows, heading, fontsize=10, va="center")
         for panel in panels:
             _draw_panel(figure, rows, panel, panel.series(prometheus))
         figure.savefig(folder / f"{file.stem}.png", dpi=80)
@@ -56,7 +58,7 @@ def draw(file: Path, prometheus: Prometheus, folder: Path) -> None:
 
 def _draw_panel(figure: Figure, rows: int, panel: Shown, series: Series) -> None:
     place = panel.place
-    low = 1 - (place["y"] + place["h"]) / rows
+    low = 1 - (place["y"] + place["h"] + 1) / rows
     box = (place["x"] / 24 + 0.03, low + 0.8 / rows)
     size = (place["w"] / 24 - 0.04, (place["h"] - 1.8) / rows)
     axes = figure.add_axes((*box, *size))
@@ -97,6 +99,8 @@ def _draw_lines(axes: Axes, panel: Shown, series: Series) -> None:
         when, values = zip(*points, strict=True)
         axes.plot(when, values, linewidth=1, label=named(legend, labels))
     axes.grid(linewidth=0.5)
+    if panel.least is not None:
+        axes.set_ylim(bottom=panel.least)
     axes.yaxis.set_major_formatter(lambda value, _: said(value, panel.unit))
     axes.xaxis.set_major_formatter(_clock)
     axes.legend(fontsize=5.5, loc="upper left", frameon=False, ncols=2)
