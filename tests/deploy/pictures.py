@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ from tests.deploy.stand import stand
 RUN_SECONDS = 90.0
 CELL = 0.55  # inches of a row of the grid
 WIDTH = 15.0
-PALETTE = {
+PALETTE: dict[Any, Any] = {
     "figure.facecolor": "#111217",
     "axes.facecolor": "#181b1f",
     "axes.edgecolor": "#34373d",
@@ -130,7 +131,7 @@ def named(legend: str, labels: Labels) -> str:
     return re.sub(r"{{(\w+)}}", lambda match: labels.get(match[1], ""), legend)
 
 
-def _clock(when: float, _: int | None) -> str:
+def _clock(when: float, _: float) -> str:
     return time.strftime("%H:%M:%S", time.gmtime(when))
 
 

@@ -72,12 +72,13 @@ class Progress:
 class Pulse:
     """Says when it is time for a sign of life."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: float = EVERY) -> None:
+        self._every = every
         self._last = time.monotonic()
 
     def due(self) -> bool:
         now = time.monotonic()
-        if now - self._last < EVERY:
+        if now - self._last < self._every:
             return False
         self._last = now
         return True
