@@ -7,7 +7,7 @@ SERVE ?=
 TEST ?=
 SOAK ?=
 
-.PHONY: help serve demo test check proto bench bench-quick soak clean
+.PHONY: help serve demo test check dashboards proto bench bench-quick soak clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,10 @@ check: $(VENV)/.ready ## Everything that must hold besides the tests.
 	buf lint
 	buf breaking --against proto/released.binpb
 	tools/check_generated
+	tools/check_rules
+
+dashboards: $(VENV)/.ready ## Write the dashboards of Grafana, after every change to tools/dashboards.
+	python -m tools.dashboards
 
 proto: $(VENV)/.ready ## Generate the Python code of the protos.
 	tools/generate proto

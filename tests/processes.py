@@ -23,6 +23,7 @@ class ServerProcess:
         self.flags = {"store": store, "data": folder / "data", "http_port": "off", **flags}
         self.flags.setdefault("training_niceness", 0)
         self._port = 0
+        self.http = ""  # the address of its HTTP port
         self.process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -58,7 +59,9 @@ class ServerProcess:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, (self.folder / "server.log").read_text()
-        self._port = int(json.loads(line)["target"].rsplit(":", 1)[1])
+        told = json.loads(line)
+        self._port = int(told["target"].rsplit(":", 1)[1])
+        self.http = told["http"] or ""
 
     def start(self) -> None:
         self.launch()

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from tests.model.training.conftest import MakeSeries
-from tests.model.training.small import learn, quick, weights_of
+from tests.model.training.small import Journal, learn, quick, weights_of
 
 from carousel.model.data import ClassifyTask, Corpus, TagTask
 from carousel.model.training import Trainer, make_network
 from carousel.model.training.averaging import Average
+from carousel.model.training.feed import feed
 from carousel.model.training.optimizer import BETAS, Optimizer, Schedule
+from carousel.model.training.progress import Pulse
 from carousel.model.training.weight_dropping import dropping
 from carousel.model.training.workers import Workers
 
@@ -245,3 +247,15 @@ def test_a_gpu_learns_what_a_cpu_does_and_goes_on(
     for name, value in cpu.network.state_dict().items():
         ours = gpu.network.state_dict()[name].cpu()
         torch.testing.assert_close(ours, value, rtol=0.02, atol=0.01)
+
+
+def test_a_sign_of_life_may_come_after_every_update_and_every_batch_of_an_evaluation(
+    text_corpus: Corpus, tmp_path: Path
+) -> None:
+    recipe, journal = quick(text_corpus, max_steps=8, evaluate_every=4), Journal()
+    trainer = Trainer(recipe, text_corpus, tmp_path, emit=journal.emit)
+    trainer.pulse = Pulse(every=0.0)
+    trainer.run()
+    batches = len(list(feed(recipe, text_corpus, "validation", Workers())))
+    signs = [sign["step"] for sign in journal.of("alive")]
+    assert [signs.count(step) for step in range(1, 9)] == [1, 1, 1, 1 + batches] * 2

@@ -5,6 +5,7 @@ for labels the most frequent one of the training part; both on the very same poi
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +33,21 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates networks on splits of one corpus; what does not depend on the network is kept."""
+    """Evaluates networks on splits of one corpus; what does not depend on the network is kept.
 
-    def __init__(self, recipe: Recipe, corpus: Corpus, workers: Workers | None = None) -> None:
+    `beat` is called after every batch.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        corpus: Corpus,
+        workers: Workers | None = None,
+        *,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
         self._recipe, self._corpus = recipe, corpus
-        self._workers = workers or Workers()
+        self._workers, self._beat = workers or Workers(), beat
         self._objective = Objective(corpus, self._workers.device)
         self._known: dict[str, Any] = {}
 
@@ -59,6 +70,7 @@ class Evaluator:
             total, count = self._objective(outputs, batch)
             sums += torch.stack([total.double(), count.double()])
             self._see(seen, outputs, batch)
+            self._beat()
         network.train(training)
         loss, count = self._workers.sum(sums).tolist()
         loss /= max(1.0, count)

@@ -114,7 +114,7 @@ def _hold_against(
         return None, True
     # The other workers are gone by now.
     alone = Workers(device=trainer.workers.device)
-    evaluate = Evaluator(trainer.recipe, trainer.corpus, alone)
+    evaluate = Evaluator(trainer.recipe, trainer.corpus, alone, beat=trainer.beat)
     loss = evaluate(other.to(alone.device), "test").loss
     margin = given.get("margin")
     return loss, margin is None or test.loss < loss * (1 - margin)

@@ -6,7 +6,7 @@ from carousel.model.data import Batch
 from carousel.model.training.health import Sums
 from carousel.model.training.recipe import Recipe
 
-EVERY = 2.0  # seconds between two progress events
+EVERY = 2.0  # seconds between two progress events, and between two signs of life
 
 
 class Progress:
@@ -67,3 +67,18 @@ class Progress:
         means = self.sums.means()
         self.sums, self._read, self._last, self._reported = Sums(), 0, now, True
         return means | {"steps_per_second": speed, "remaining_seconds": remaining}
+
+
+class Pulse:
+    """Says when it is time for a sign of life."""
+
+    def __init__(self, every: float = EVERY) -> None:
+        self._every = every
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self._every:
+            return False
+        self._last = now
+        return True

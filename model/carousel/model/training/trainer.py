@@ -24,7 +24,7 @@ from carousel.model.training.health import GIVE_UP_AFTER, ROLL_BACK_AFTER, BackO
 from carousel.model.training.objective import Objective
 from carousel.model.training.optimizer import Optimizer, Schedule
 from carousel.model.training.precision import check_precision
-from carousel.model.training.progress import Progress
+from carousel.model.training.progress import Progress, Pulse
 from carousel.model.training.recipe import Recipe
 from carousel.model.training.snapshot import Snapshot
 from carousel.model.training.weight_dropping import dropping
@@ -63,12 +63,12 @@ class Trainer:
         self.schedule = Schedule(recipe)
         self.average = Average(self.network, recipe)
         self.objective = Objective(corpus, device)
-        self.evaluate = Evaluator(recipe, corpus, self.workers)
+        self.evaluate = Evaluator(recipe, corpus, self.workers, beat=self.beat)
         self.batches = feed(recipe, corpus, "train", self.workers)
         self.checkpoints = Checkpoints(self.folder, recipe.keep_checkpoints)
         self.tally = Tally(recipe.clip_norm, device)
         self.back_off = BackOff()
-        self.progress = Progress(recipe)
+        self.progress, self.pulse = Progress(recipe), Pulse()
         self.rows: Tensor | None = None
         self.step = 0
         self.best: float | None = None
@@ -91,6 +91,7 @@ class Trainer:
             self.progress.count(batch)
             batch = to_device(batch, self.workers.device)
             self._update(batch)
+            self.beat()
             if not self._look():
                 continue
             if self.step % recipe.gradients_every == 0:
@@ -246,6 +247,11 @@ class Trainer:
     def warn(self, message: str) -> None:
         """Tell people something that they should know."""
         self.emit("warning", self.step, message=message)
+
+    def beat(self) -> None:
+        """Now and then say that the process lives, whatever else there is to say."""
+        if self.pulse.due():
+            self.emit("alive", self.step)
 
     def _newest(self) -> int | None:
         """The step of the newest checkpoint that is whole; all workers get the same."""

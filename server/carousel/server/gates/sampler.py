@@ -28,6 +28,7 @@ MOST_RIDERS = 32
 MOST_STEPS = 4  # of a slice
 MOST_NUMBERS = 2**18  # that the engine copies at most, of states and outputs
 REST = 99  # times as long as it worked: the thread takes at most a hundredth of a core
+RECENT = 60.0  # seconds; versions that were sampled since share the thread evenly
 
 
 @dataclass(slots=True, frozen=True)
@@ -43,13 +44,15 @@ class GateSampler:
     """Takes riders of a turn of each version once in `seconds`, and counts what their gates do.
 
     The engine's thread copies what they brought; a thread of the sampler's own runs the reference
-    cells, one sample at a time, and rests after that.
+    cells, one sample at a time, and rests after that. The version rests for the others too: one
+    that seldom turns would else hardly ever turn at the moment when the thread is free.
     """
 
     def __init__(self, *, seconds: float, metrics: GateMetrics) -> None:
         self._seconds = seconds
         self._metrics = metrics
         self._due: dict[int, float] = {}  # by version, on the clock of time.monotonic
+        self._taken: dict[int, float] = {}  # when each was sampled
         self._rested = 0.0  # when the thread will have
         self._thread = ThreadPoolExecutor(1, "carousel-gates")
         self._running: Future[None] | None = None
@@ -65,6 +68,7 @@ class GateSampler:
         if sample is None:
             return
         self._due[version.ordinal] = now + self._seconds
+        self._taken[version.ordinal] = now
         windows = self._metrics.windows
         if version.ordinal not in windows:
             windows[version.ordinal] = Window(version.model, version.baseline)
@@ -73,6 +77,7 @@ class GateSampler:
     def forget(self, version: LoadedVersion) -> None:
         """A version goes out of service."""
         self._due.pop(version.ordinal, None)
+        self._taken.pop(version.ordinal, None)
         self._metrics.windows.pop(version.ordinal, None)
 
     def close(self) -> None:
@@ -85,7 +90,11 @@ class GateSampler:
             count(sample, window, self._metrics)
         except Exception:
             log.exception("the gates of %s could not be sampled", sample.version.name)
-        self._rested = time.monotonic() + REST * (time.thread_time() - begin)
+        now, rest = time.monotonic(), REST * (time.thread_time() - begin)
+        sharers = sum(now - taken < RECENT for taken in list(self._taken.values()))
+        ordinal = sample.version.ordinal
+        self._rested = now + rest
+        self._due[ordinal] = max(self._due.get(ordinal, 0.0), now + sharers * rest)
 
 
 def take(table: SessionTable, version: LoadedVersion, plan: Plan, ride: Ride) -> Sample | None:

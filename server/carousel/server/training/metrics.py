@@ -45,6 +45,11 @@ class TrainingMetrics:
         self.checkpoint = gauge(
             "last_checkpoint_timestamp_seconds", "When a checkpoint was written.", "training_job"
         )
+        self.event = gauge(
+            "last_event_timestamp_seconds",
+            "When the process of a job last told anything.",
+            "training_job",
+        )
         for state in STATES:
             self.jobs.labels(state)
         for state in ENDED:
@@ -76,6 +81,9 @@ class JobMetrics:
             gauge.labels(job.id) for gauge in self._gauges
         )
         self._checkpoint.set(time.time())  # the age of a job without one counts from its start
+        self._event = metrics.event  # there from the first event on: preparing tells of none
+        if job.said is not None:
+            self._event.labels(job.id).set(time.time())
         self._steps = metrics.steps.labels(model)
         self._tokens = metrics.tokens.labels(model)
         self._step_seconds = metrics.step_seconds.labels(model)
@@ -83,6 +91,7 @@ class JobMetrics:
         self._before: Object | None = None
 
     def take_in(self, event: Object) -> None:
+        self._event.labels(self._job).set(event["time"])
         match event["type"]:
             case "started":
                 self._before = event | {"nonfinite_steps": 0}
@@ -113,8 +122,12 @@ class JobMetrics:
             return float(steps * self._recipe["batch_size"] * self._recipe["window"])
         return max(seconds, 0.0) * _number(event["steps_per_second"])
 
+    def starts(self) -> None:
+        """Its process starts: it is silent until everything is loaded."""
+        self._event.remove(self._job)
+
     def remove(self) -> None:
-        for gauge in self._gauges:
+        for gauge in (*self._gauges, self._event):
             gauge.remove(self._job)
 
 

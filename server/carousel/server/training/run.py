@@ -186,6 +186,7 @@ class Run:
             job.pid, job.pid_start, job.said = process.pid, process.start, None
             return process
 
+        self._metrics.starts()
         return await self._write(begin)
 
     async def _follow(self, process: Process) -> None:

@@ -1,0 +1,101 @@
+"""The dashboards: as their source has them, of metrics that there are, with data in every panel."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+from tools.dashboards.__main__ import BOARDS, text
+
+from tests.deploy import dashboards
+from tests.deploy.metric_names import unknown
+from tests.deploy.stand import Stand
+from tests.processes import until
+
+ROOT = Path(__file__).parents[2]
+PROVISIONING = ROOT / "deploy/grafana/provisioning"
+
+# Panels that stay empty in a healthy run on a CPU, and why.
+MAY_BE_EMPTY = {
+    "Alerts that fire": "nothing is wrong",
+    "GPU": "there is none",
+    "GPU memory": "there is none",
+}
+
+
+def test_dashboards_are_as_their_source_makes_them() -> None:
+    """`python -m tools.dashboards` writes them."""
+    assert {file.stem: file.read_text() for file in dashboards.files()} == {
+        board.id: text(board) for board in BOARDS
+    }
+
+
+def test_dashboards_are_told_apart_and_panels_do_not_overlap() -> None:
+    boards = [dashboards.load(file) for file in dashboards.files()]
+    assert len({board["uid"] for board in boards}) == len(boards)
+    for board in boards:
+        taken: set[tuple[int, int]] = set()
+        for panel in board["panels"]:
+            place = panel["gridPos"]
+            cells = {
+                (x, y)
+                for x in range(place["x"], place["x"] + place["w"])
+                for y in range(place["y"], place["y"] + place["h"])
+            }
+            assert not cells & taken, panel["title"]
+            assert max(x for x, _ in cells) < 24
+            taken |= cells
+        assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+
+
+def test_panels_ask_for_metrics_that_there_are() -> None:
+    for file in dashboards.files():
+        for panel in dashboards.panels(file):
+            for expr, _ in panel.queries:
+                assert not unknown(expr), f"{file.stem}, {panel.title}"
+
+
+def test_provisioning_leads_to_the_dashboards_and_their_datasource() -> None:
+    (source,) = yaml.safe_load((PROVISIONING / "datasources/prometheus.yml").read_text())[
+        "datasources"
+    ]
+    for file in dashboards.files():
+        first = dashboards.load(file)["templating"]["list"][0]
+        assert (first["name"], first["current"]["value"]) == ("datasource", source["uid"])
+    (provider,) = yaml.safe_load((PROVISIONING / "dashboards/carousel.yml").read_text())[
+        "providers"
+    ]
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    mounts = [volume.split(":") for volume in compose["services"]["grafana"]["volumes"]]
+    assert ["./deploy/grafana/dashboards", provider["options"]["path"], "ro"] in mounts
+    assert ["./deploy/grafana/provisioning", "/etc/grafana/provisioning", "ro"] in mounts
+
+
+@pytest.mark.parametrize("file", dashboards.files(), ids=lambda file: file.stem)
+def test_no_panel_is_empty_and_legends_name_labels_of_their_series(
+    running_stand: Stand, file: Path
+) -> None:
+    empty = {
+        (panel.title, expr, legend)
+        for panel in dashboards.panels(file)
+        if panel.title not in MAY_BE_EMPTY
+        for expr, legend in panel.queries
+    }
+    misnamed = set()
+
+    def complete() -> bool:
+        for title, expr, legend in sorted(empty):
+            series = running_stand.prometheus.series(expr)
+            if any(set(re.findall(r"{{(\w+)}}", legend)) - set(labels) for labels, _ in series):
+                misnamed.add(title)
+            if series:
+                empty.remove((title, expr, legend))
+        return not empty
+
+    with suppress(AssertionError):  # what is empty is told below
+        until(complete)
+    assert not empty
+    assert not misnamed

@@ -1,0 +1,157 @@
+"""Faults planted into a real server: each is an alert, and in a dashboard, within 30 seconds."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from carousel.client import Client
+from carousel.errors import SessionQuarantined
+from carousel.server.training.process import signal_all
+from tests.deploy.dashboards import latest
+from tests.deploy.models import FEATURES
+from tests.deploy.stand import CAPACITY, Stand
+from tests.processes import until
+
+SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Where faults are planted; what `held` closes is good again."""
+
+    stand: Stand
+    client: Client
+    held: ExitStack
+
+
+def not_finite(ground: Ground) -> None:
+    """Rows of a model that overflow."""
+    with ground.client.session("explosive") as session, pytest.raises(SessionQuarantined):
+        session.chunk(np.full((8, FEATURES), 3e37, np.float32))
+
+
+def saturated(ground: Ground) -> None:
+    """Steps of a model whose gates are all open."""
+    inputs = np.zeros((16, FEATURES), np.float32)
+    with ground.client.session("stuck") as session:
+        for x in inputs:
+            session.step(x)
+
+
+def drifted(ground: Ground) -> None:
+    """Inputs far from those of the baseline."""
+    load = ground.stand.load
+    load.shift = 6.0
+    ground.held.callback(setattr, load, "shift", 0.0)
+
+
+def stuck(ground: Ground) -> None:
+    """Processes of training jobs that stand still."""
+    assert sum(signal_all(job, signal.SIGSTOP) for job in ground.stand.jobs) > 0
+    for job in ground.stand.jobs:
+        ground.held.callback(signal_all, job, signal.SIGCONT)
+
+
+def full(ground: Ground) -> None:
+    """Nearly as many sessions as there may be."""
+    live = len(list(ground.client.list_sessions()))
+    for _ in range(int(CAPACITY * 0.93) - live):
+        ground.held.enter_context(ground.client.session("writer"))
+
+
+def slow(ground: Ground) -> None:
+    """A chunk of so many steps that its turn takes long."""
+    with ground.client.session("long") as session:
+        session.chunk(np.zeros((1024, FEATURES), np.float32), outputs="last")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """How it is planted, the labels of its alert, and the panel that shows it by a number."""
+
+    plant: Callable[[Ground], None]
+    alert: str
+    labels: dict[str, str]
+    board: str
+    panel: str
+    above: float
+
+    def is_among(self, alerts: list[dict[str, str]]) -> bool:
+        wanted = {"alertname": self.alert, **self.labels}.items()
+        return any(wanted <= alert.items() for alert in alerts)
+
+
+FAULTS = (
+    Fault(
+        not_finite,
+        "CarouselNonFiniteRows",
+        {"model": "explosive"},
+        "gates",
+        "Rows that are not finite, a second",
+        0.0,
+    ),
+    Fault(
+        saturated,
+        "CarouselGatesSaturated",
+        {"model": "stuck", "layer": "0", "gate": "forget"},
+        "gates",
+        "Saturation",
+        0.9,
+    ),
+    Fault(drifted, "CarouselInputDrift", {"model": "steady"}, "gates", "Drift", 0.25),
+    Fault(
+        stuck,
+        "CarouselTrainingStuck",
+        {"training_job": "endless"},
+        "training",
+        "Last sign of life",
+        15.0,
+    ),
+    Fault(full, "CarouselSessionsNearCapacity", {}, "sessions", "Capacity in use", 0.9),
+    Fault(slow, "CarouselTurnSlow", {"model": "long"}, "overview", "Duration of a turn", 0.1),
+)
+BUSY = {"CarouselStepSlow", "CarouselTurnSlow"}  # of a machine that others use too
+
+
+def names(alerts: list[dict[str, str]]) -> set[str]:
+    return {alert["alertname"] for alert in alerts}
+
+
+@pytest.fixture
+def ground(running_stand: Stand) -> Iterator[Ground]:
+    target = running_stand.server.target
+    with Client(target, timeout=30) as client, ExitStack() as held:
+        yield Ground(running_stand, client, held)
+
+
+def test_every_planted_fault_is_an_alert_and_in_a_dashboard_within_30_seconds(
+    running_stand: Stand, ground: Ground
+) -> None:
+    prometheus = running_stand.prometheus
+    running_stand.wait('carousel_training_last_event_timestamp_seconds{training_job="endless"}')
+    running_stand.wait("carousel_gate_drift_psi")
+    assert names(prometheus.firing()) <= BUSY
+    begin = time.monotonic()
+
+    def visible() -> bool:
+        for fault in FAULTS:
+            fault.plant(ground)
+        firing = prometheus.firing()
+        return all(fault.is_among(firing) for fault in FAULTS)
+
+    until(visible, SECONDS)
+    assert time.monotonic() - begin < SECONDS
+    for fault in FAULTS:
+        assert max(latest(prometheus, fault.board, fault.panel)) > fault.above, fault.panel
+    assert names(prometheus.firing()) <= names_of(FAULTS) | BUSY
+
+
+def names_of(faults: tuple[Fault, ...]) -> set[str]:
+    return {fault.alert for fault in faults}
