@@ -63,7 +63,7 @@ class Panel:
 
     def _defaults(self) -> Json:
         orange, red = self.thresholds or (None, None)
-        steps = [{"color": "green", "value": None}]
+        steps: list[Json] = [{"color": "green", "value": None}]
         if orange is not None:
             steps += [{"color": "orange", "value": orange}, {"color": "red", "value": red}]
         defaults: Json = {
