@@ -35,7 +35,7 @@ class Stand:
         """The folders of training jobs."""
         return jobs(self.folder)
 
-    def wait(self, expr: str, seconds: float = 30) -> None:
+    def wait(self, expr: str, seconds: float = 60) -> None:
         """Until Prometheus has a number for it."""
         until(lambda: bool(self.prometheus.now(expr)), seconds)
 
@@ -45,6 +45,7 @@ def stand(folder: Path, **flags: object) -> Iterator[Stand]:
     """All of it under load. Turns are made to have long slices, and the arena is small."""
     make_models(folder / "models")
     given = {"http_port": 0, "max_sessions": CAPACITY, "device_rows": 16, "batch_audit_every": 10}
+    given["training_jobs_at_once"] = 2
     with ExitStack() as stack:
         stack.callback(_end_jobs, folder)  # they outlive their server
         enter = stack.enter_context

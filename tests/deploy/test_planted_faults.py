@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +71,7 @@ def slow(ground: Ground) -> None:
         session.chunk(np.zeros((1024, FEATURES), np.float32), outputs="last")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Fault:
     """How it is planted, the labels of its alert, and the panel that shows it by a number."""
 
@@ -138,20 +137,19 @@ def test_every_planted_fault_is_an_alert_and_in_a_dashboard_within_30_seconds(
     running_stand.wait('carousel_training_last_event_timestamp_seconds{training_job="endless"}')
     running_stand.wait("carousel_gate_drift_psi")
     assert names(prometheus.firing()) <= BUSY
-    begin = time.monotonic()
+    hidden = set(FAULTS)
 
     def visible() -> bool:
+        """Whether every fault has been an alert and above its number in its panel."""
         for fault in FAULTS:
             fault.plant(ground)
         firing = prometheus.firing()
-        return all(fault.is_among(firing) for fault in FAULTS)
+        for fault in [fault for fault in hidden if fault.is_among(firing)]:
+            if max(latest(prometheus, fault.board, fault.panel)) > fault.above:
+                hidden.remove(fault)
+        return not hidden
 
-    until(visible, SECONDS)
-    assert time.monotonic() - begin < SECONDS
-    for fault in FAULTS:
-        assert max(latest(prometheus, fault.board, fault.panel)) > fault.above, fault.panel
-    assert names(prometheus.firing()) <= names_of(FAULTS) | BUSY
-
-
-def names_of(faults: tuple[Fault, ...]) -> set[str]:
-    return {fault.alert for fault in faults}
+    with suppress(AssertionError):  # what is hidden is told below
+        until(visible, SECONDS)
+    assert not hidden
+    assert names(prometheus.firing()) <= {fault.alert for fault in FAULTS} | BUSY

@@ -57,6 +57,7 @@ class Panel:
             "expr": query.expr,
             "legendFormat": query.legend or "__auto",
             "format": self.kind if self.kind in ("heatmap", "table") else "time_series",
+            "exemplar": self.kind == "timeseries" and "_bucket" in query.expr,
             "range": not now,
             "instant": now,
         }
