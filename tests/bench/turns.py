@@ -25,11 +25,8 @@ class Turns:
 
     @classmethod
     def of(cls, port: int) -> Turns:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = admin_service_pb2_grpc.AdminServiceStub(channel)
-            statistics = stub.GetStatistics(pb.GetStatisticsRequest())
         turns = cls()
-        for family in statistics.families:
+        for family in _statistics(port).families:
             name = FAMILIES.get(family.name)
             for sample in family.samples:
                 if name and sample.name.endswith("_sum"):
@@ -50,3 +47,25 @@ class Turns:
             "batch_per_turn": self.riders / self.count,
             "turn_ms": self.seconds / self.count * 1e3,
         }
+
+
+def _statistics(port: int) -> pb.Statistics:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = admin_service_pb2_grpc.AdminServiceStub(channel)
+        return stub.GetStatistics(pb.GetStatisticsRequest())
+
+
+def buckets(port: int, name: str) -> dict[float, float]:
+    """Cumulative counts of a histogram without labels since the server's start, by upper bound."""
+    return {
+        float(sample.labels["le"]): sample.value
+        for family in _statistics(port).families
+        for sample in family.samples
+        if sample.name == f"{name}_bucket"
+    }
+
+
+def quantile(counts: dict[float, float], share: float) -> float:
+    """The upper bound of the bucket in which it lies."""
+    wanted = share * max(counts.values())
+    return min(bound for bound, count in counts.items() if count >= wanted)

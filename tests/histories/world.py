@@ -57,6 +57,7 @@ class World:
 
         def forget() -> None:
             behind._touched.clear()
+            hall.engine.table.touched[:] = False
             behind._endings.clear()
             behind._spills.clear()
             behind._since = NEVER

@@ -23,6 +23,7 @@ TIMED = (
     "carousel_turn_batch_size_count",
     "carousel_turn_duration_seconds_count",
     "carousel_store_write_seconds_count",
+    "carousel_store_copy_seconds_count",
 )
 
 

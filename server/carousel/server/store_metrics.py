@@ -17,6 +17,12 @@ class StoreMetrics:
             (),
             registry=registry,
         ).labels()
+        self.copy_seconds = Histogram(
+            "carousel_store_copy_seconds",
+            "Time between two turns in which sessions were copied for the store.",
+            (),
+            registry=registry,
+        ).labels()
         self.failures = Counter(
             "carousel_store_failures", "Attempts to write that failed.", registry=registry
         )

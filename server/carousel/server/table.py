@@ -99,9 +99,9 @@ class SessionTable:
 
     Of a session that is durable, `durable_index` says which steps are in the store,
     `flushed_index` which are there or on their way, `stored_handle` whose they are, and `revision`
-    counts the writes. `birth` tells a session from the next one in its slot. `former_handle` is
-    whose holder attached at `attach_index`: until the next step they may do so again, since the
-    answer may have been lost.
+    counts the writes; it is `touched` when it changed since it was copied for one. `birth` tells a
+    session from the next one in its slot. `former_handle` is whose holder attached at
+    `attach_index`: until the next step they may do so again, since the answer may have been lost.
     """
 
     def __init__(self) -> None:
@@ -119,6 +119,7 @@ class SessionTable:
         self.flushed_index: Ints = np.zeros(0, np.int64)
         self.stored_handle: Handles = np.zeros(0, np.uint64)
         self.revision: Ints = np.zeros(0, np.int64)
+        self.touched: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
         self.birth: Ints = np.zeros(0, np.int64)
         self.former_handle: Handles = np.zeros(0, np.uint64)
         self.attach_index: Ints = np.zeros(0, np.int64)
