@@ -50,6 +50,17 @@ def test_promtool_finds_nothing_wrong(words: str) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+def test_unit_tests_evaluate_what_is_recorded_before_what_asks_for_it() -> None:
+    """promtool takes groups that are not named in any order."""
+    names = [
+        group["name"]
+        for file in ("recording.yml", "alerts.yml")
+        for group in yaml.safe_load((FOLDER / "rules" / file).read_text())["groups"]
+    ]
+    for file in (FOLDER / "tests").glob("*.yml"):
+        assert yaml.safe_load(file.read_text())["group_eval_order"] == names
+
+
 @pytest.mark.parametrize("alert", ALERTS)
 def test_every_alert_is_tested_both_ways(alert: str) -> None:
     tests = [test for test in UNIT_TESTS if test["alertname"] == alert]
