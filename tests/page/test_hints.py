@@ -138,6 +138,7 @@ def one(name: str, value: float, **labels: str) -> dict[str, object]:
     return {f"carousel_{name}": [{"labels": labels, "value": value}]}
 
 
+FORGET = {"model": "a", "layer": "0", "gate": "forget"}
 BROKEN = {"kind": "valkey", "healthy": False, "message": "it is gone", "lag_steps": "7"}
 
 
@@ -158,11 +159,8 @@ BROKEN = {"kind": "valkey", "healthy": False, "message": "it is gone", "lag_step
         ({}, one("training_last_event_timestamp_seconds", 90, training_job="a"), []),
         ({}, one("training_last_event_timestamp_seconds", 80, training_job="a"), ["Training"]),
         ({}, one("training_last_checkpoint_timestamp_seconds", 80, training_job="a"), []),
-        (
-            {},
-            one("gate_saturation_ratio", 0.95, model="a", layer="0", gate="forget"),
-            ["Saturated"],
-        ),
+        ({}, one("gate_saturation_ratio", 0.89, **FORGET), []),
+        ({}, one("gate_saturation_ratio", 0.91, **FORGET), ["Saturated"]),
     ],
 )
 def test_a_hint_comes_with_its_cause_and_not_before(
