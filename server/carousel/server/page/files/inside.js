@@ -141,7 +141,8 @@ function band(number, gate) {
   );
 }
 
-const number2 = (value) => (Number.isFinite(value) ? value.toFixed(2).replace("-", "−") : "–");
+const number2 = (value) =>
+  Number.isFinite(value) ? value.toFixed(2).replace("-0.00", "0.00").replace("-", "−") : "–";
 
 function unpack(gate) {
   if (!gate.units) return { values: gate.means, groups: 1 };
