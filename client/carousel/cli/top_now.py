@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -132,7 +133,7 @@ def _model(name: str, seen: Look, growth: Growth | None) -> ModelNow:
 
 
 def _sessions(seen: Look, before: Look | None, growth: Growth | None) -> tuple[SessionNow, ...]:
-    """The busiest first, then those that were used last."""
+    """The busiest first, those of about the same speed by their ids; then the last used."""
     former = {one.name: one.step_index for one in before.sessions} if before else {}
 
     def speed(one: SessionInfo) -> float | None:
@@ -141,10 +142,15 @@ def _sessions(seen: Look, before: Look | None, growth: Growth | None) -> tuple[S
         return max(0, one.step_index - former[one.name]) / growth.seconds
 
     found = [SessionNow(session=one, steps_per_second=speed(one)) for one in seen.sessions]
-    found.sort(
-        key=lambda one: (one.steps_per_second or 0.0, one.session.last_use_time), reverse=True
-    )
+    found.sort(key=_place)
     return tuple(found)
+
+
+def _place(one: SessionNow) -> tuple[int, float, str]:
+    """By powers of two of the speed: places that changed with every look could not be read."""
+    power = math.frexp(one.steps_per_second)[1] if one.steps_per_second else -1
+    used = 0.0 if one.steps_per_second else one.session.last_use_time.timestamp()
+    return -power, -used, one.session.id
 
 
 def _gates(seen: Look) -> tuple[GateNow, ...]:

@@ -141,7 +141,8 @@ function band(number, gate) {
   );
 }
 
-const number2 = (value) => (Number.isFinite(value) ? value.toFixed(2).replace("-", "−") : "–");
+const number2 = (value) =>
+  Number.isFinite(value) ? value.toFixed(2).replace("-0.00", "0.00").replace("-", "−") : "–";
 
 function unpack(gate) {
   if (!gate.units) return { values: gate.means, groups: 1 };
@@ -176,14 +177,15 @@ function paint(canvas, width, height, colour) {
   context.putImageData(image, 0, 0);
 }
 
+const signs = (text) => [...text].map((letter) => SIGNS[letter] ?? letter).join("");
+
 // The text that was read, the unexpected in colour.
 function read(place, found) {
   place.hidden = !found.texts.length;
   const nats = found.surprises_nats.map(Number);
   place.replaceChildren(
     ...found.texts.map((text, i) => {
-      const sign = [...text].map((letter) => SIGNS[letter] ?? letter).join("");
-      const made = el("span", {}, sign);
+      const made = el("span", {}, signs(text));
       const weight = Math.min(1, (nats[i] || 0) / MOST_NATS);
       if (weight > 0.05)
         made.style.backgroundColor = `rgb(var(--surprise) / ${(weight * 0.6).toFixed(2)})`;
@@ -242,9 +244,9 @@ function tell() {
   const layer = shown.layers[focus.layer];
   const gate = layer.gates.find((one) => one.name === focus.name) ?? layer.gates[0];
   const said = [`Step ${count(Number(shown.first_step) + place)}`];
-  const text = shown.texts[place] ?? shown.tokens[place];
-  if (text !== undefined)
-    said.push(`read “${[...String(text)].map((one) => SIGNS[one] ?? one).join("")}”`);
+  const text = shown.texts[place];
+  if (text !== undefined) said.push(`read “${signs(text)}”`);
+  else if (place in shown.tokens) said.push(`read token ${shown.tokens[place]}`);
   const nats = Number(shown.surprises_nats[place]);
   if (Number.isFinite(nats)) said.push(`surprise ${figure(nats)} nats`);
   said.push(`layer ${focus.layer} ${gate.name} ${number2(gate.means[place])}`);

@@ -32,6 +32,7 @@ export async function learnJobs(chosen) {
     (one) => shortName(one.name) === chosen,
   );
   $("jobs-empty").hidden = jobs.length > 0;
+  $("jobs-list").hidden = !jobs.length;
   const running = jobs.filter((one) => ["running", "preparing"].includes(state(one))).length;
   const queued = jobs.filter((one) => state(one) === "queued").length;
   say($("jobs-total"), jobs.length ? `${running} running, ${queued} queued` : "");

@@ -50,9 +50,11 @@ function cells(one, now, moving, chosen) {
     { text: shortName(one.model_version), title: one.model_version, class: "opt" },
     { text: count(Number(one.step_index)), class: "num" },
     { text: short(moving), class: "num opt" },
-    { text: span(Math.max(0, now - seconds(one.create_time))), class: "num opt" },
+    { text: span(Math.round(Math.max(0, now - seconds(one.create_time)))), class: "num opt" },
     {
-      text: one.expire_time ? span(Math.max(0, seconds(one.expire_time) - now)) : "never",
+      text: one.expire_time
+        ? span(Math.round(Math.max(0, seconds(one.expire_time) - now)))
+        : "never",
       class: "num",
     },
     { text: tier && state === "active" ? tier : state, class: `state ${tier ? "" : TONES[state]}` },
