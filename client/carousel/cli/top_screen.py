@@ -19,7 +19,7 @@ from carousel.cli.top_view import Picture
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from carousel.cli.top import Watch
+    from carousel.cli.top_watch import Watch
 
 HINT = "q leaves"
 TICK = 0.1  # seconds until a key, a look or a new size of the terminal is seen
