@@ -106,7 +106,7 @@ class Turns:
             begin = time.thread_time()
             engine.turn(version, plan)
             seconds += time.thread_time() - begin
-            engine._answers.clear()
+            engine._outbox.answers.clear()
         engine._measure = self._measures[WITH]
         return seconds / count
 

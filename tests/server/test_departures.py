@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from carousel import tensors
 from carousel.server import gatekeeper, sessions
-from carousel.server.engine import hand_out
 from carousel.server.loaded import LoadedVersion
+from carousel.server.outbox import hand_out
 from carousel.server.work import Answer, Work
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import (

@@ -14,23 +14,25 @@ import numpy as np
 import torch
 
 from carousel.errors import CarouselError, InternalError
-from carousel.server import gatekeeper, health_events
+from carousel.server import gatekeeper
 from carousel.server.audit.recorder import Recorder
 from carousel.server.audit.writer import Writer
 from carousel.server.batch_audit import BatchAudit
+from carousel.server.committer import Committer
 from carousel.server.gates.sampler import GateSampler
 from carousel.server.gates.watch import Watches
 from carousel.server.groups import Done
 from carousel.server.held import turn as held
 from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import Metrics
+from carousel.server.outbox import Outbox
 from carousel.server.ride import Ride, finite_rows
-from carousel.server.scheduler import Chunk, Plan
+from carousel.server.scheduler import Plan
 from carousel.server.state_health import Touch
 from carousel.server.stores import StateStore
 from carousel.server.table import NO_ROW, QUARANTINED, SessionTable
 from carousel.server.tracing.trace import NO_TRACER, Tracer
-from carousel.server.work import Answer, Floats, Ints, Work
+from carousel.server.work import Ints, Work
 from carousel.server.write_behind import WriteBehind
 
 log = logging.getLogger("carousel.engine")
@@ -39,7 +41,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SWEEP_SECONDS = 0.5
-NOTHING = np.zeros(0, np.int64)
 
 
 class Residents(Protocol):
@@ -90,7 +91,6 @@ class Engine:
         self._arrivals: list[tuple[LoadedVersion, Work]] = []
         self._inbox: deque[tuple[LoadedVersion, Work]] = deque()
         self._calls: deque[Callable[[], None]] = deque()
-        self._answers: list[Answer] = []
         self.residence: Residents | None = None
         self._away: list[tuple[LoadedVersion, Work]] = []  # wait for parked sessions
         self._away_slots: set[int] = set()
@@ -98,18 +98,22 @@ class Engine:
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="carousel-engine", daemon=True)
+        self._outbox = Outbox(loop, self.table, lambda answer: self.behind.hold_back(answer))
         self.behind = WriteBehind(
             self.table,
             self.versions,
             store,
             post=self.post,
-            deliver=self._release,
+            deliver=self._outbox.release,
             lose=lose,
             metrics=metrics.store,
             before=lambda: self.recorder.secure(),
         )
         self.recorder = Recorder(
             self.table, audit, every=audit_state_every, post=self.post, clock=clock, metrics=metrics
+        )
+        self._committer = Committer(
+            self.table, self._outbox, clock=clock, behind=self.behind, recorder=self.recorder
         )
 
     def start(self) -> None:
@@ -133,11 +137,6 @@ class Engine:
         """Run a function in the engine's thread, between two turns; from any thread."""
         self._calls.append(function)
         self._wake.set()
-
-    def _release(self, answer: Answer) -> None:
-        """Let an answer go that was held back for the store."""
-        answer.work.trace.stored(answer.held_since, failed=bool(answer.errors))
-        self._answers.append(answer)
 
     def submit(self, version: LoadedVersion, work: Work) -> None:
         """Queue a work; its answers come through `work.deliver`. Only for the event loop's thread.
@@ -179,7 +178,7 @@ class Engine:
 
     def retire(self, version: LoadedVersion) -> None:
         """Answer what still waits for a version, whose sessions have ended, and let go of it."""
-        self._answers.extend(gatekeeper.dismiss_fenced(self.table, version))
+        self._outbox.add(gatekeeper.dismiss_fenced(self.table, version))
         held.dismiss(version)
         self.versions.remove(version)
         if self._gates is not None:
@@ -200,8 +199,8 @@ class Engine:
                 self._take_in()
                 self._dismiss_fenced()
                 for version in self.versions:
-                    self._answers += gatekeeper.shed_bulk(self.table, version)
-                self._deliver()  # who was refused at the door must not wait for anything
+                    self._outbox.add(gatekeeper.shed_bulk(self.table, version))
+                self._outbox.deliver()  # who was refused at the door must not wait for anything
                 turned = [self._safe_turn(version) for version in tuple(self.versions)]
                 turned += [held.turn(version, self._tracer) for version in tuple(self.versions)]
                 self.behind.flush()
@@ -214,7 +213,7 @@ class Engine:
                     self.watches.sweep()
             except Exception:  # without this thread nobody would ever get an answer again
                 log.exception("the engine stumbled")
-            self._deliver()
+            self._outbox.deliver()
 
     def _take_in(self) -> None:
         """Run the calls and queue the works that came since the last turn."""
@@ -233,12 +232,12 @@ class Engine:
                 if gatekeeper.admit_together(self.table, version, works):
                     continue
                 while works:
-                    self._answers += gatekeeper.admit(self.table, version, works[0])
+                    self._outbox.add(gatekeeper.admit(self.table, version, works[0]))
                     works.pop(0)
             except Exception:  # a bug must not leave anybody without an answer
                 log.exception("works for %s could not be queued", version.name)
                 error = InternalError("the steps could not be queued; nothing of them ran")
-                self._answers += [gatekeeper.fail_work(version, work, error) for work in works]
+                self._outbox.add(gatekeeper.fail_work(version, work, error) for work in works)
 
     def _is_here(self, version: LoadedVersion, work: Work) -> bool:
         """Whether all sessions of a work are in the arena; else it waits until they are.
@@ -287,7 +286,7 @@ class Engine:
         if self._fences != self.table.fences:
             self._fences = self.table.fences
             for version in self.versions:
-                self._answers.extend(gatekeeper.dismiss_fenced(self.table, version))
+                self._outbox.add(gatekeeper.dismiss_fenced(self.table, version))
 
     def _safe_turn(self, version: LoadedVersion) -> bool:
         plan = version.scheduler.next(self.table.serving)
@@ -300,9 +299,9 @@ class Engine:
             log.exception("a turn of %s failed", version.name)
             version.scheduler.drop(plan.chunks)
             error = InternalError("the turn failed; what it had not committed is as it was")
-            self._answers.extend(gatekeeper.refuse_all(self.table, version, plan, error))
+            self._outbox.add(gatekeeper.refuse_all(self.table, version, plan, error))
         version.riding = 0
-        self._deliver()
+        self._outbox.deliver()
         return True
 
     def turn(self, version: LoadedVersion, plan: Plan) -> None:
@@ -310,7 +309,7 @@ class Engine:
         begin = time.monotonic()
         places, refused = gatekeeper.check_riders(self.table, version, plan, begin)
         for answer in refused:
-            self._give(answer)
+            self._outbox.give(answer)
         if not len(places):
             return
         slots = plan.slots[places]
@@ -329,7 +328,7 @@ class Engine:
         if self._gates is not None:
             self._gates.look(self.table, version, plan, ride)
         self.watches.keep(version, plan, ride)
-        self._commit(version, plan, ride)
+        self._committer.commit(version, plan, ride)
         self._measure(version, plan, ride, begin, seconds)
         self._tracer.turn(
             version.name,
@@ -359,97 +358,7 @@ class Engine:
         version.metrics.quarantined.inc(len(places))
         self.behind.touched(plan.slots[places])
         log.warning("%d sessions of %s were quarantined", len(places), version.name)
-        self._answers.extend(gatekeeper.refuse_quarantined(self.table, version, plan, places))
-
-    def _commit(self, version: LoadedVersion, plan: Plan, ride: Ride) -> None:
-        """The only place where a step changes state."""
-        table, slots = self.table, ride.slots
-        self._keep_for_rewind(version, ride)
-        health_events.tell(table, version, plan, ride)
-        version.arena.write(ride.rows, ride.new)
-        values: Floats = ride.outputs.numpy()
-        table.last_use[slots] = self.clock()
-        if plan.lengths is None:
-            table.next_index[slots] += 1
-            table.reply_index[slots] = plan.indexes[ride.places]
-            table.serving[slots] += 1
-            version.replies[ride.rows] = values
-            if len(table.chunk_replies):
-                for slot in slots.tolist():
-                    table.chunk_replies.forget(slot)
-            self._answer_steps(plan, ride, values)
-        else:
-            chunks = [plan.chunks[place] for place in ride.places.tolist()]
-            lengths = plan.lengths[ride.places].tolist()
-            for chunk, length, outputs in zip(chunks, lengths, values, strict=True):
-                self._commit_slice(version, chunk, outputs, length)
-        if table.durables:
-            self.behind.touched(slots)
-        if table.audited:
-            self.recorder.turn(version, plan, ride)
-
-    def _commit_slice(
-        self, version: LoadedVersion, chunk: Chunk, outputs: Floats, length: int
-    ) -> None:
-        table = self.table
-        if chunk.outputs is None:
-            chunk.outputs = np.empty((chunk.length, outputs.shape[-1]), np.float32)
-        chunk.outputs[chunk.done : chunk.done + length] = outputs[:length]
-        chunk.done += length
-        table.next_index[chunk.slot] += length
-        table.reply_index[chunk.slot] = chunk.start
-        table.chunk_replies.put(chunk.slot, chunk.outputs[: chunk.done])
-        if chunk.work.memo is not None:
-            table.put_memo(chunk.slot, chunk.work.memo)
-        if chunk.done == chunk.length:
-            table.serving[chunk.slot] += 1
-            self._give(gatekeeper.chunk_answer(table, chunk))
-        else:
-            version.scheduler.chunks.append(chunk)
-
-    def _answer_steps(self, plan: Plan, ride: Ride, outputs: Floats) -> None:
-        """One answer for each work that rode."""
-        bounds = ride.bounds(plan)
-        items = plan.items[ride.places]
-        some = (bounds[1:] > bounds[:-1]).nonzero()[0]  # works of which anything rode
-        expire = self.table.expire_time(ride.slots)
-        earliest = np.minimum.reduceat(expire, bounds[some]).tolist()
-        edges = bounds.tolist()
-        for place, until in zip(some.tolist(), earliest, strict=True):
-            part = slice(edges[place], edges[place + 1])
-            work, slots = plan.works[place], ride.slots[part]
-            if work.memo is not None:
-                self.table.put_memo(int(slots[0]), work.memo)
-            self._give(Answer(work, items[part], None, outputs[part], (), until, slots))
-
-    def _give(self, answer: Answer) -> None:
-        """Let an answer go, or hold back what is not in the store yet and must be."""
-        slots = answer.slots
-        if slots is not None and len(self.table.notices):
-            answer.notices = self.table.notices.of(answer.items, slots)
-        if slots is not None and self.table.durables:
-            answer.durable = self.table.durable_index[slots]
-            held = self.behind.is_held(slots) if self.table.syncs else NOTHING
-            if len(held):
-                kept, rest = answer.split(held)
-                kept.held_since = time.monotonic()
-                self.behind.hold(kept, slots[held])
-                if rest is None:
-                    return
-                answer = rest
-        self._answers.append(answer)
-
-    def _keep_for_rewind(self, version: LoadedVersion, ride: Ride) -> None:
-        """Copy the states that these steps leave behind into the rings that want them."""
-        if not self.table.rings:
-            return
-        places = np.flatnonzero(self.table.rewind_depth[ride.slots] > 0)
-        if not len(places):
-            return
-        targets = np.empty(len(places), np.int64)
-        for number, slot in enumerate(ride.slots[places].tolist()):
-            targets[number] = self.table.rings[slot].keep(int(self.table.next_index[slot]))
-        version.arena.write(targets, ride.state[torch.from_numpy(places).to(ride.state.device)])
+        self._outbox.add(gatekeeper.refuse_quarantined(self.table, version, plan, places))
 
     def _measure(
         self, version: LoadedVersion, plan: Plan, ride: Ride, begin: float, seconds: float
@@ -466,18 +375,3 @@ class Engine:
         version.metrics.turns.tell(
             works, items, count, steps, begin=begin, computing=seconds, end=now
         )
-
-    def _deliver(self) -> None:
-        """Hand all answers to the event loop in one callback."""
-        if self._answers:
-            answers, self._answers = self._answers, []
-            self._loop.call_soon_threadsafe(hand_out, answers)
-
-
-def hand_out(answers: list[Answer]) -> None:
-    for answer in answers:
-        try:
-            answer.work.lane.leave(len(answer.items), len(answer.errors))
-            answer.work.deliver(answer)
-        except Exception:  # a bug in one message must not take the others' answers along
-            log.exception("an answer could not be handed out")

@@ -207,14 +207,16 @@ class WriteBehind:
             self._urgent = True
             self._waiting.wait({ending.birth: ending.revision + 1}, done)
 
-    def is_held(self, slots: Ints) -> Ints:
-        """Which of these sessions' latest outputs must not leave yet: places."""
-        return self._waiting.is_held(slots)
-
-    def hold(self, answer: Answer, slots: Ints) -> None:
-        """Keep outputs of SYNC sessions back until their steps are in the store."""
+    def hold_back(self, answer: Answer) -> Answer | None:
+        """What of an answer may leave now; outputs of SYNC sessions wait until they are stored."""
+        assert answer.slots is not None
+        if not self._table.syncs or not len(held := self._waiting.is_held(answer.slots)):
+            return answer
+        kept, rest = answer.split(held)
+        kept.held_since = time.monotonic()
         self._urgent = True
-        self._waiting.hold(answer, slots)
+        self._waiting.hold(kept, answer.slots[held])
+        return rest
 
     # The way to the store
 
