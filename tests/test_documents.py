@@ -32,7 +32,7 @@ def documented() -> dict[str, tuple[str, set[str]]]:
 
 def test_every_metric_is_documented_with_its_type() -> None:
     metrics = Metrics()
-    LiveGauges([], SessionTable(), capacity=0, registry=metrics.registry)
+    LiveGauges([], SessionTable(), capacity=0, turn_age=lambda: 0.0, registry=metrics.registry)
     DeviceGauges("cpu", registry=metrics.registry)
     with closing(Exporter(Targets(["localhost:1"]))) as exporter:
         families = [*metrics.registry.collect(), *exporter.read()]

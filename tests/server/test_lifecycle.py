@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,16 +13,19 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
 from carousel import tensors
+from carousel.server import engine as engine_module
 from carousel.server.app import StartError
 from carousel.v1 import admin_service_pb2, admin_service_pb2_grpc
 from carousel.v1 import inference_service_pb2 as pb
 from tests.conftest import RunningServer
+from tests.processes import until
 from tests.server.contract import Wire, error_of
 
 
@@ -92,6 +96,42 @@ def test_metrics_count_what_happened(serve: Callable[..., RunningServer]) -> Non
     assert samples["carousel_steps_total", "tiny"] == 20
     assert scrape(server, "healthz") == "alive\n"
     assert scrape(server, "readyz") == "ready\n"
+
+
+def test_an_engine_that_hangs_is_seen_and_takes_no_work(
+    serve: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "STUCK_SECONDS", 0.05)
+    server = serve()
+    version = server.server.hall.registry.resolve("models/tiny")
+    hangs, may_go_on, step = threading.Event(), threading.Event(), version.kernel.step
+
+    def hang(*args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hangs.set()
+        assert may_go_on.wait(20)
+        return step(*args)
+
+    def age() -> float:
+        found = re.search(r"^carousel_turn_age_seconds (\S+)$", scrape(server), re.M)
+        assert found is not None
+        return float(found[1])
+
+    with grpc.insecure_channel(server.target) as channel:
+        wire = Wire(channel)
+        handle = wire.create().handle
+        monkeypatch.setattr(version.kernel, "step", hang)
+        request = pb.StepRequest(
+            handles=[handle], step_indexes=[0], inputs=tensors.encode(np.zeros((1, 3), np.float32))
+        )
+        flying = wire.inference.Step.future(request)
+        assert hangs.wait(20)
+        until(lambda: age() > 0.05)
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            scrape(server, "readyz")
+        may_go_on.set()
+        assert not flying.result(20).errors
+    until(lambda: scrape(server, "readyz") == "ready\n")
+    until(lambda: age() == 0)
 
 
 def test_a_second_server_on_the_same_port_does_not_start(

@@ -9,6 +9,8 @@ import grpc
 import numpy as np
 import pytest
 
+from carousel import tensors
+from carousel.v1 import inference_service_pb2 as steps
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 from tests.conftest import RunningServer
@@ -47,6 +49,33 @@ def alone(wire: Wire, inputs: Floats) -> Floats:
 def tiers(wire: Wire) -> list[int]:
     listed = wire.sessions.ListSessions(pb.ListSessionsRequest(page_size=1000))
     return [session.tier for session in listed.sessions]
+
+
+def test_callers_who_come_at_once_park_nobody_who_waits(
+    crowded: tuple[Wire, RunningServer],
+) -> None:
+    """More callers than rows, each with steps of one session on its way at all times."""
+    wire, _ = crowded
+    inputs = sequences(3 * ROWS, 30)
+    truth = alone(wire, inputs)
+    handles = [wire.create().handle for _ in inputs]
+    outputs: list[list[Floats]] = [[] for _ in inputs]
+    for step in range(inputs.shape[1]):
+        flying = [
+            wire.inference.Step.future(
+                steps.StepRequest(
+                    handles=[handle],
+                    step_indexes=[step],
+                    inputs=tensors.encode(sequence[step : step + 1]),
+                )
+            )
+            for handle, sequence in zip(handles, inputs, strict=True)
+        ]
+        for number, call in enumerate(flying):
+            answer = call.result(30)
+            assert not answer.errors, answer.errors
+            outputs[number].append(tensors.decode(answer.outputs)[0])
+    np.testing.assert_allclose(np.array(outputs), truth, rtol=1e-4, atol=1e-5)
 
 
 def test_sessions_beyond_the_device_lose_nothing(crowded: tuple[Wire, RunningServer]) -> None:

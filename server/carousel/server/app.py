@@ -142,6 +142,7 @@ class Server:
             engine.versions,
             engine.table,
             capacity=settings.max_sessions,
+            turn_age=lambda: engine.turn_age,
             registry=self.metrics.registry,
         )
         DeviceGauges(registry.device, registry=self.metrics.registry)
@@ -248,6 +249,9 @@ class Server:
         self._stopped.set()
         log.info("stopped")
 
+    def _takes_work(self) -> bool:
+        return self._ready and not self.hall.engine.is_stuck
+
     async def _drain(self, seconds: float) -> None:
         log.info("draining", extra={"sessions": len(self.hall.engine.table)})
         self.hall.draining = True
@@ -306,9 +310,7 @@ class Server:
             )
         await self._grpc.start()
         try:
-            self._http = http.listen(
-                settings, self.metrics.registry, self._looks, lambda: self._ready
-            )
+            self._http = http.listen(settings, self.metrics.registry, self._looks, self._takes_work)
         except OSError as error:
             await self._grpc.stop(0)
             raise StartError(

@@ -13,7 +13,7 @@ from typing import ParamSpec, Protocol, TypeVar
 import numpy as np
 import torch
 
-from carousel.errors import CarouselError, InternalError
+from carousel.errors import CarouselError, InternalError, SessionCapacity
 from carousel.server import gatekeeper
 from carousel.server.audit.recorder import Recorder
 from carousel.server.audit.writer import Writer
@@ -41,6 +41,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SWEEP_SECONDS = 0.5
+STUCK_SECONDS = 10.0  # a round that takes longer hangs: the server is not ready
 
 
 class Residents(Protocol):
@@ -83,6 +84,7 @@ class Engine:
         self.watches = Watches(self.table, clock)
         self.versions: list[LoadedVersion] = []  # those that can be stepped
         self.clock = clock  # seconds since the epoch
+        self.round_began: float | None = None  # on the clock of time.monotonic; None: it rests
         self._loop = loop
         self._sweep = sweep
         self._batch_audit = batch_audit
@@ -94,6 +96,7 @@ class Engine:
         self.residence: Residents | None = None
         self._away: list[tuple[LoadedVersion, Work]] = []  # wait for parked sessions
         self._away_slots: set[int] = set()
+        self._crowded = False  # some of them wait for room, which a turn makes
         self._fences = 0  # of the table, when the queues were last looked through
         self._wake = threading.Event()
         self._stopping = False
@@ -185,6 +188,17 @@ class Engine:
             self._gates.forget(version)
 
     @property
+    def turn_age(self) -> float:
+        """Seconds since the present round of turns began; 0 while the engine rests."""
+        began = self.round_began
+        return 0.0 if began is None else max(0.0, time.monotonic() - began)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a round takes so long that it hangs."""
+        return self.turn_age > STUCK_SECONDS
+
+    @property
     def waiting(self) -> int:
         """Items that have not been answered."""
         queued = (len(version.scheduler) + len(version.held) for version in self.versions)
@@ -195,6 +209,7 @@ class Engine:
         swept = time.monotonic()
         while not self._stopping:
             self._wake.clear()
+            self.round_began = time.monotonic()
             try:
                 self._take_in()
                 self._dismiss_fenced()
@@ -203,10 +218,14 @@ class Engine:
                 self._outbox.deliver()  # who was refused at the door must not wait for anything
                 turned = [self._safe_turn(version) for version in tuple(self.versions)]
                 turned += [held.turn(version, self._tracer) for version in tuple(self.versions)]
+                if self._crowded:
+                    self._try_again()
                 self.behind.flush()
                 if not any(turned):
                     due = self.behind.due_in(time.monotonic())
+                    self.round_began = None
                     self._wake.wait(min(SWEEP_SECONDS, max(due, 0.0)))
+                    self.round_began = time.monotonic()
                 if (now := time.monotonic()) - swept >= SWEEP_SECONDS:
                     swept = now
                     self._sweep(self.clock())
@@ -225,19 +244,25 @@ class Engine:
             while self._inbox and self._inbox[0][0] is version:
                 works.append(self._inbox.popleft()[1])
             if self.table.parked or self._away:
-                works = [one for one in works if self._is_here(version, one)]
-                if not works:
-                    continue
-            try:
-                if gatekeeper.admit_together(self.table, version, works):
-                    continue
-                while works:
-                    self._outbox.add(gatekeeper.admit(self.table, version, works[0]))
-                    works.pop(0)
-            except Exception:  # a bug must not leave anybody without an answer
-                log.exception("works for %s could not be queued", version.name)
-                error = InternalError("the steps could not be queued; nothing of them ran")
-                self._outbox.add(gatekeeper.fail_work(version, work, error) for work in works)
+                # One by one: whoever is let in waits for a turn, and is parked for nobody else.
+                for one in works:
+                    if self._is_here(version, one):
+                        self._admit(version, [one])
+            else:
+                self._admit(version, works)
+
+    def _admit(self, version: LoadedVersion, works: list[Work]) -> None:
+        """Queue works whose sessions are all in the arena."""
+        try:
+            if gatekeeper.admit_together(self.table, version, works):
+                return
+            while works:
+                self._outbox.add(gatekeeper.admit(self.table, version, works[0]))
+                works.pop(0)
+        except Exception:  # a bug must not leave anybody without an answer
+            log.exception("works for %s could not be queued", version.name)
+            error = InternalError("the steps could not be queued; nothing of them ran")
+            self._outbox.add(gatekeeper.fail_work(version, work, error) for work in works)
 
     def _is_here(self, version: LoadedVersion, work: Work) -> bool:
         """Whether all sessions of a work are in the arena; else it waits until they are.
@@ -252,6 +277,10 @@ class Engine:
         absent = [slot for slot in mine if self.table.row[slot] == NO_ROW]
         if absent and not mine & self._away_slots:
             absent, failed = self.residence.recall(absent, pinned=mine)
+        if self._gets_room_later(version, failed):
+            self._away.append((version, work))
+            self._crowded = True
+            return False
         self._refuse_absent(work, failed)
         if not absent and not mine & self._away_slots:
             return True
@@ -260,6 +289,11 @@ class Engine:
         if absent:
             self.residence.want(absent, lambda error: self._returned(work, absent, error))
         return False
+
+    def _gets_room_later(self, version: LoadedVersion, failed: dict[int, CarouselError]) -> bool:
+        """Whether the rows that are missing belong to sessions which wait for a turn."""
+        full = any(isinstance(error, SessionCapacity) for error in failed.values())
+        return full and len(version.scheduler) > 0
 
     def _refuse_absent(self, work: Work, failed: dict[int, CarouselError]) -> None:
         """Items of sessions that can't come back are refused; the others of the work ride."""
@@ -277,6 +311,11 @@ class Engine:
         if error is not None:
             gone = [slot for slot in slots if self.table.row[slot] == NO_ROW]
             self._refuse_absent(work, dict.fromkeys(gone, error))
+        self._try_again()
+
+    def _try_again(self) -> None:
+        """Whoever waited for sessions to come, or for room, comes in anew."""
+        self._crowded = False
         away, self._away = self._away, []
         self._away_slots.clear()
         self._inbox.extendleft(reversed(away))

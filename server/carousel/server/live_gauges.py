@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,22 @@ class LiveGauges(Collector):
         table: SessionTable,
         *,
         capacity: int,
+        turn_age: Callable[[], float],
         registry: CollectorRegistry,
     ) -> None:
+        """`turn_age` gives the seconds since the engine's present turn began."""
         self._versions = versions
         self._table = table
         self._capacity = capacity
+        self._turn_age = turn_age
         registry.register(self)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        yield GaugeMetricFamily(
+            "carousel_turn_age_seconds",
+            "Since the engine's present round of turns began; 0 while it rests.",
+            value=self._turn_age(),
+        )
         versions = tuple(self._versions)
         by_version = {(v.model, str(v.version)): v for v in versions}
         sessions = GaugeMetricFamily("carousel_sessions", "Live sessions.", labels=_BY_VERSION)
