@@ -144,6 +144,34 @@ def test_a_session_comes_back_to_a_server_that_does_not_know_that_it_was_away(
     same(pair.one.outputs([back.handle], [4], x[4:], [2]), truth[4:])
 
 
+def test_a_server_that_a_session_left_tells_no_old_state_and_ends_the_present_one(
+    pair: Pair,
+) -> None:
+    session = pair.one.create(durability=session_pb2.DURABILITY_SYNC)
+    pair.one.outputs([session.handle], [0], inputs(1))
+    away = attach(pair.two, session.name, handle=session.handle, durable_index=1)
+    pair.two.outputs([away.handle], [1], inputs(3), [3])
+    named = {"name": session.name}
+    seen = pair.one.sessions.GetSession(pb.GetSessionRequest(**named))
+    assert (seen.step_index, seen.durable_index) == (4, 4)
+    back = attach(pair.one, session.name)
+    away = attach(pair.two, session.name, handle=back.handle, durable_index=4)
+    for call, request in (
+        (pair.one.sessions.ForkSession, pb.ForkSessionRequest(**named)),
+        (pair.one.sessions.ExportSession, pb.ExportSessionRequest(**named)),
+    ):
+        assert refused(partial(call, request)) == "SESSION_AT_REST"
+    back = attach(pair.one, session.name)
+    away = attach(pair.two, session.name, handle=back.handle, durable_index=4)
+    stale = pb.DeleteSessionRequest(**named, handle=back.handle)
+    assert refused(lambda: pair.one.sessions.DeleteSession(stale)) == "SESSION_FENCED"
+    back = attach(pair.one, session.name)
+    away = attach(pair.two, session.name, handle=back.handle, durable_index=4)
+    pair.one.sessions.DeleteSession(pb.DeleteSessionRequest(**named))
+    assert refused(lambda: attach(pair.two, session.name)) == "SESSION_ENDED"
+    assert pair.two.step([away.handle], [4], inputs(1)).errors
+
+
 def test_only_the_holder_goes_on_with_a_handle(pair: Pair) -> None:
     session = pair.one.create()
     other = attach(pair.one, session.name)

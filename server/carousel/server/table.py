@@ -241,14 +241,26 @@ class SessionTable:
         self.parked.pop(slot, None)
         self._free.append(slot)
         if ended is None:
-            self._elsewhere[session_id] = None
-            if len(self._elsewhere) > REMEMBERED_ENDS:
-                self._elsewhere.popitem(last=False)
+            self.went_on_elsewhere(session_id)
             return
         self._ended[ended.session_id] = ended
         self._ended.move_to_end(ended.session_id)
         if len(self._ended) > REMEMBERED_ENDS:
             self._ended.popitem(last=False)
+
+    def went_on_elsewhere(self, session_id: str) -> None:
+        """Another server has it: it did not end, whatever was thought here."""
+        self._ended.pop(session_id, None)
+        self._elsewhere[session_id] = None
+        if len(self._elsewhere) > REMEMBERED_ENDS:
+            self._elsewhere.popitem(last=False)
+
+    def stored_as(self, session_id: str) -> tuple[int, ...]:
+        """The handles that the store may have of a durable session, if it is as here; else none."""
+        slot = self.slots.get(session_id)
+        if slot is None or self.durability[slot] == MEMORY:
+            return ()
+        return int(self.stored_handle[slot]), int(self.handle[slot])
 
     def renew_handle(self, slot: int) -> int:
         """Begin a new incarnation: the former handle is fenced."""

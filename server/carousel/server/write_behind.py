@@ -336,8 +336,11 @@ class WriteBehind:
             if place in refused:
                 lost.add(spill.birth)
             self._spilled(spill, refused=place in refused)
-        for ending in group.endings:
+        for place, ending in enumerate(group.endings, begin + len(group.spills)):
             written[ending.birth] = ending.revision + 1
+            if place in refused:
+                lost.add(ending.birth)
+                self._table.went_on_elsewhere(ending.ended.session_id)
         self._urgent |= self._waiting.release(written, lost)
 
     def _settle(self, columns: Columns, good: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:

@@ -136,6 +136,15 @@ class SessionService:
         await self._hall.secure([session])
         return session
 
+    async def _be_sure_of(self, session_id: str) -> None:
+        """Let go of a session that another server took over, before its state is read."""
+        known = await self._call(self._hall.engine.table.stored_as, session_id)
+        if not known or self._hall.engine.behind.trouble is not None:
+            return
+        entry = await self._hall.at_rest.entry(session_id)
+        if entry is not None and entry.handle not in known:
+            await self._went_on_elsewhere(session_id)
+
     async def _went_on_elsewhere(self, session_id: str) -> bool:
         """Whether another server has a session that this one thinks it has; then it is let go of.
 
@@ -168,6 +177,7 @@ class SessionService:
         self, request: pb.GetSessionRequest, context: Context
     ) -> session_pb2.Session:
         session_id = names.session_id(request.name)
+        await self._be_sure_of(session_id)
         try:
             session = await self._call(self._sessions.get, session_id)
         except SessionNotFound:
@@ -248,7 +258,10 @@ class SessionService:
             await self._hall.at_rest.end(session_id, handle)
         else:
             behind = self._hall.engine.behind
-            await self._hall.stored(lambda done: behind.secure_end(session_id, done))
+            try:
+                await self._hall.stored(lambda done: behind.secure_end(session_id, done))
+            except SessionFenced:  # it had gone on elsewhere: there it ends
+                await self._hall.at_rest.end(session_id, handle)
         return empty_pb2.Empty()
 
     async def ForkSession(
@@ -266,6 +279,7 @@ class SessionService:
         ids += [""] * (count - len(ids))
         session_id = names.session_id(request.name)
         self._hall.engine.behind.refuse_when_troubled()
+        await self._be_sure_of(session_id)
         await self._hall.resident(session_id)
         try:
             sessions = await self._all_made(self._call(self._sessions.fork, session_id, ids))
@@ -309,6 +323,7 @@ class SessionService:
         self, request: pb.ExportSessionRequest, context: Context
     ) -> pb.ExportSessionResponse:
         session_id = names.session_id(request.name)
+        await self._be_sure_of(session_id)
         await self._hall.resident(session_id)
         try:
             exported = await self._call(self._sessions.export, session_id)
