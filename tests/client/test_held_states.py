@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from carousel.client import AsyncClient, Client, HeldState, StepErrors, _held
-from carousel.errors import ChunkTooLong, InputMismatch, NonFiniteResult, SealBroken
+from carousel.errors import ChunkTooLong, InputMismatch, InvalidField, NonFiniteResult, SealBroken
 from tests.client.conftest import Floats, assert_close
 from tests.conftest import RunningServer
 
@@ -118,3 +118,6 @@ def test_inputs_that_do_not_fit_are_refused_before_anything_is_sent(
         client.chunk_states("tiny", [None] * 2, [inputs, [1, 2]])
     with pytest.raises(ChunkTooLong):
         client.chunk_states("tiny", [None], [inputs[:0]])
+    for nothing in (b"", "", "a state"):
+        with pytest.raises(InvalidField, match=r"states\[1\] must be what a step gave, or None"):
+            client.step_states("tiny", [None, nothing], inputs[:2])  # type: ignore[list-item]

@@ -151,23 +151,23 @@ def test_a_server_that_a_session_left_tells_no_old_state_and_ends_the_present_on
     pair.one.outputs([session.handle], [0], inputs(1))
     away = attach(pair.two, session.name, handle=session.handle, durable_index=1)
     pair.two.outputs([away.handle], [1], inputs(3), [3])
-    named = {"name": session.name}
-    seen = pair.one.sessions.GetSession(pb.GetSessionRequest(**named))
+    name, one = session.name, pair.one.sessions
+    seen = one.GetSession(pb.GetSessionRequest(name=name))
     assert (seen.step_index, seen.durable_index) == (4, 4)
     back = attach(pair.one, session.name)
     away = attach(pair.two, session.name, handle=back.handle, durable_index=4)
-    for call, request in (
-        (pair.one.sessions.ForkSession, pb.ForkSessionRequest(**named)),
-        (pair.one.sessions.ExportSession, pb.ExportSessionRequest(**named)),
-    ):
-        assert refused(partial(call, request)) == "SESSION_AT_REST"
+    assert refused(lambda: one.ForkSession(pb.ForkSessionRequest(name=name))) == "SESSION_AT_REST"
     back = attach(pair.one, session.name)
     away = attach(pair.two, session.name, handle=back.handle, durable_index=4)
-    stale = pb.DeleteSessionRequest(**named, handle=back.handle)
-    assert refused(lambda: pair.one.sessions.DeleteSession(stale)) == "SESSION_FENCED"
+    export = pb.ExportSessionRequest(name=name)
+    assert refused(lambda: one.ExportSession(export)) == "SESSION_AT_REST"
     back = attach(pair.one, session.name)
     away = attach(pair.two, session.name, handle=back.handle, durable_index=4)
-    pair.one.sessions.DeleteSession(pb.DeleteSessionRequest(**named))
+    stale = pb.DeleteSessionRequest(name=name, handle=back.handle)
+    assert refused(lambda: one.DeleteSession(stale)) == "SESSION_FENCED"
+    back = attach(pair.one, session.name)
+    away = attach(pair.two, session.name, handle=back.handle, durable_index=4)
+    one.DeleteSession(pb.DeleteSessionRequest(name=name))
     assert refused(lambda: attach(pair.two, session.name)) == "SESSION_ENDED"
     assert pair.two.step([away.handle], [4], inputs(1)).errors
 

@@ -17,7 +17,7 @@ from carousel.client._inference_calls import output_mode
 from carousel.client._inputs import Array, Floats, Input, chunk_input, input_tensor
 from carousel.client._names import model_name
 from carousel.client._step_errors import StepErrors
-from carousel.errors import CarouselError, InputMismatch, from_parts
+from carousel.errors import CarouselError, InputMismatch, InvalidField, from_parts
 from carousel.v1 import inference_service_pb2 as pb
 
 PATH = "carousel.v1.InferenceService/StepStates"
@@ -70,7 +70,7 @@ class HeldBatch:
                 field="inputs",
             )
         self._model, self._mode = model_name(model), output_mode(outputs)
-        self._sent = [b"" if state is None else bytes(state) for state in states]
+        self._sent = [_sent(place, state) for place, state in enumerate(states)]
         self._parts = parts  # width, steps and bytes for each state
         self._rows: list[Floats] = []  # outputs of each state
         self._states: list[HeldState | None] = []
@@ -164,3 +164,16 @@ class HeldBatch:
 
 def _as_it_is(message: pb.StepStatesResponse) -> pb.StepStatesResponse:
     return message
+
+
+def _sent(place: int, state: State) -> bytes:
+    """As it travels; nothing stands for the initial state, which only None asks for."""
+    if state is None:
+        return b""
+    if not isinstance(state, HeldState | bytes) or not bytes(state):
+        raise InvalidField(
+            f"states[{place}] must be what a step gave, or None for the initial state, "
+            f"got {state!r:.40}",
+            field="states",
+        )
+    return bytes(state)

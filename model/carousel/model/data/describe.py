@@ -30,6 +30,7 @@ ENDINGS = {
     ".npz": "npz",
 }
 MAX_DISTINCT = 10_000
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +132,7 @@ class _Column:
         self._values = _Moments()
 
     def add(self, column: Any) -> None:
-        self.count += len(column)
+        begin, self.count = self.count, self.count + len(column)
         column = plain(column)
         if not self._told and column.null_count < len(column):
             numbers = _casts(column, pa.float64())
@@ -144,12 +145,24 @@ class _Column:
         missing = values.null_count
         if found is not None:
             missing = int(np.isnan(found).sum())
+            self._refuse_huge(found, begin)
             self._values.add(found[np.isfinite(found)])
         self._missing += missing
         if len(self._distinct) < MAX_DISTINCT and not pa.types.is_nested(column.type):
             # Of text, so that a guess that fails later changes nothing.
             different = column.unique().drop_null()[:MAX_DISTINCT].to_pylist()
             self._distinct.update(value for value in different if value == value)
+
+    def _refuse_huge(self, numbers: Array, begin: int) -> None:
+        huge = np.isfinite(numbers) & (np.abs(numbers) > LARGEST)
+        if huge.any():
+            place = int(huge.argmax())
+            raise DataError(
+                f"a number must be between -{LARGEST:.3g} and {LARGEST:.3g}, the range of float32, "
+                f"got {numbers[place]:g}",
+                row=begin + place + 1,
+                column=self._name,
+            )
 
     def result(self) -> ColumnStatistics:
         type = self._guesses[0] if self._guesses else self._type

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ class Table:
         self.path, self.format = Path(path), format
         with self._reading():
             if format == "csv":
+                self._refuse_utf16()
                 with pa_csv.open_csv(self.path, read_options=ONE_THREAD) as reader:
                     self.names: tuple[str, ...] = tuple(reader.schema.names)
             elif format == "jsonl":
@@ -112,8 +114,16 @@ class Table:
         except OSError as error:
             why = error.strerror or error
             raise DataError(f"{self.path.name} cannot be read: {why}") from None
+        except UnicodeDecodeError:
+            raise DataError(f"{self.path.name} is not {self.format}: it is not UTF-8") from None
         except pa.ArrowException as error:
             raise self._refusal(str(error)) from None
+
+    def _refuse_utf16(self) -> None:
+        """Which spreadsheets write, and Arrow takes for bytes of no meaning."""
+        with self.path.open("rb") as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise DataError(f"{self.path.name} is UTF-16: save it as UTF-8")
 
     def _refusal(self, message: str) -> DataError:
         """Arrow says `In CSV column #1: Row #2: ...` and counts the header as row 1."""

@@ -40,7 +40,7 @@ def read_or_make(file: Path) -> tuple[bytes, ...]:
     """
     if not file.exists():
         with writing():
-            file.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             new = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
             handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(handle, "w") as stream:

@@ -35,7 +35,7 @@ class DataFolder:
         if not self._home:
             file = self.root / "home"
             with writing():
-                self.root.mkdir(parents=True, exist_ok=True)
+                self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
                 new = self.root / f".home-{secrets.token_hex(8)}"
                 new.write_text(secrets.token_hex(8))
                 with contextlib.suppress(FileExistsError):
@@ -84,7 +84,7 @@ class DataFolder:
     def check_room(self, size: int) -> None:
         """Raises StoreUnwritable where so many bytes more do not fit."""
         with writing():
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             free = shutil.disk_usage(self.root).free
         if size + RESERVE > free:
             raise StoreUnwritable(

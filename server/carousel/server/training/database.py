@@ -72,7 +72,7 @@ class Database:
         if self._url is not None:
             return create_engine(parse_url(self._url), pool_pre_ping=True)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise StoreUnwritable(
                 f"the server can't write to its data folder: {error.strerror or error}"
