@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -106,6 +106,27 @@ def test_steps_that_a_log_lost_are_told(pair: tuple[RunningServer, RunningServer
         responses = replay(wire, session.name)
         assert responses[-1].summary.missing_steps == 2
         assert [(r.step_index, r.missing_steps) for r in responses if r.missing_steps] == [(6, 2)]
+
+
+def test_steps_that_another_server_has_in_its_own_log_are_told(
+    serve: Callable[..., RunningServer], tmp_path: Path
+) -> None:
+    store = str(tmp_path / "sessions.db")
+    one, two = (serve(data=tmp_path / name, session_store=store) for name in ("one", "two"))
+    with (
+        grpc.insecure_channel(one.target) as first,
+        grpc.insecure_channel(two.target) as second,
+    ):
+        former, wire = Wire(first), Wire(second)
+        session = former.create(audit=True, durability=session_pb2.DURABILITY_SYNC)
+        former.outputs([session.handle], [0], inputs(5), [5])
+        taken = wire.sessions.AttachSession(pb.AttachSessionRequest(name=session.name))
+        wire.outputs([taken.handle], [5], inputs(3), [3])
+        summary = replay(wire, session.name)[-1].summary
+        assert (summary.missing_steps, summary.complete) == (5, True)
+        assert replay(wire, session.name, to_step=3)[-1].summary.missing_steps == 3
+        summary = replay(former, session.name)[-1].summary
+        assert (summary.missing_steps, summary.complete) == (0, False)
 
 
 def test_a_session_that_nobody_got_leaves_no_log(

@@ -34,7 +34,7 @@ MAGIC = b"CAL1"
 HEAD, STATE, STEPS, END = 1, 2, 3, 4
 
 PERIODIC = pb.AUDIT_EVENT_UNSPECIFIED  # the cause of a state that steps alone led to
-ADJUSTED = pb.AUDIT_EVENT_ADJUSTED
+ADJUSTED, RESTORED = pb.AUDIT_EVENT_ADJUSTED, pb.AUDIT_EVENT_RESTORED
 
 HEADER = struct.Struct("<4sBBHIIqd")
 CHECK = struct.Struct("<I")

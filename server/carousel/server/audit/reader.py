@@ -12,6 +12,7 @@ from carousel.server.audit.entry import (
     HEAD,
     NOTHING,
     PERIODIC,
+    RESTORED,
     STATE,
     STEPS,
     Damage,
@@ -154,6 +155,8 @@ def _add_state(found: Scan, segment: Segment, entry: Entry) -> None:
         raise Damage(f"a state of step {segment.begin} follows step {found.index - 1}")
     if found.segments:
         segment.missing = max(0, segment.begin - found.index)
+    elif segment.event == RESTORED:  # it began on another server, which has a log of its own
+        segment.missing = segment.begin
     found.segments.append(segment)
 
 

@@ -360,6 +360,7 @@ class SessionService:
     async def ReplaySession(
         self, request: pb.ReplaySessionRequest, context: Context
     ) -> AsyncIterator[pb.ReplaySessionResponse]:
+        await self._be_sure_of(names.session_id(request.name))
         async for response in self._replays.replay(request):
             yield response
 
