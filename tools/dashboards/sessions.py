@@ -98,7 +98,7 @@ ENDS = Row(
         ),
         Panel(
             title="Sessions ended, a second, by reason",
-            text="All but closed and idle are news to the caller.",
+            text="All but closed, idle and lifetime are news to the caller.",
             queries=(Query(total("carousel_sessions_ended_total", "reason"), "{{reason}}"),),
             stacked=True,
         ),
