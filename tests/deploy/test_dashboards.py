@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from contextlib import suppress
 from pathlib import Path
+from shutil import which
 
 import pytest
 import yaml
 from tools.dashboards.__main__ import BOARDS, text
+from tools.dashboards.promql import share
 
 from tests.deploy import dashboards
 from tests.deploy.metric_names import unknown
@@ -56,6 +59,36 @@ def test_panels_ask_for_metrics_that_there_are() -> None:
         for panel in dashboards.panels(file):
             for expr, _ in panel.queries:
                 assert not unknown(expr), f"{file.stem}, {panel.title}"
+
+
+@pytest.mark.skipif(which("promtool") is None, reason="apt-get install prometheus")
+@pytest.mark.parametrize(
+    ("failed", "committed", "shown"),
+    [("0+5x12", "0x12", 1.0), ("0+5x12", "0+15x12", 0.25), ("0x12", "0x12", 0.0)],
+)
+def test_the_share_that_fails_is_of_all_items(
+    tmp_path: Path, failed: str, committed: str, shown: float
+) -> None:
+    """All of them where nothing is committed, never more; none of a server that rests."""
+    labels = '{target="a", model="m"}'
+    series = {"carousel_steps_failed_total": failed, "carousel_steps_total": committed}
+    test = {
+        "interval": "5s",
+        "input_series": [{"series": name + labels, "values": series[name]} for name in series],
+        "promql_expr_test": [
+            {
+                "expr": dashboards.fill(share(*series)),
+                "eval_time": "1m",
+                "exp_samples": [{"labels": "{}", "value": shown}],
+            }
+        ],
+    }
+    file = tmp_path / "share.yml"
+    file.write_text(yaml.safe_dump({"tests": [test]}))
+    ran = subprocess.run(
+        ["promtool", "test", "rules", str(file)], capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def test_provisioning_leads_to_the_dashboards_and_their_datasource() -> None:
