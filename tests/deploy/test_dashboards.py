@@ -107,6 +107,12 @@ def test_provisioning_leads_to_the_dashboards_and_their_datasource() -> None:
     assert ["./deploy/grafana/provisioning", "/etc/grafana/provisioning", "ro"] in mounts
 
 
+def test_a_server_and_its_api_have_the_same_target(running_stand: Stand) -> None:
+    """Whatever their ports: so the one that is chosen is chosen in all panels."""
+    running_stand.wait('carousel_exporter_up == on (target) up{job="carousel"}')
+    running_stand.wait('carousel_model_ready == on (target) group_left () up{job="carousel"}')
+
+
 @pytest.mark.parametrize("file", dashboards.files(), ids=lambda file: file.stem)
 def test_no_panel_is_empty_and_legends_name_labels_of_their_series(
     running_stand: Stand, file: Path
