@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from contextlib import suppress
 from pathlib import Path
+from shutil import which
 
 import pytest
 import yaml
 from tools.dashboards.__main__ import BOARDS, text
+from tools.dashboards.promql import share
 
 from tests.deploy import dashboards
 from tests.deploy.metric_names import unknown
@@ -58,6 +61,36 @@ def test_panels_ask_for_metrics_that_there_are() -> None:
                 assert not unknown(expr), f"{file.stem}, {panel.title}"
 
 
+@pytest.mark.skipif(which("promtool") is None, reason="apt-get install prometheus")
+@pytest.mark.parametrize(
+    ("failed", "committed", "shown"),
+    [("0+5x12", "0x12", 1.0), ("0+5x12", "0+15x12", 0.25), ("0x12", "0x12", 0.0)],
+)
+def test_the_share_that_fails_is_of_all_items(
+    tmp_path: Path, failed: str, committed: str, shown: float
+) -> None:
+    """All of them where nothing is committed, never more; none of a server that rests."""
+    labels = '{target="a", model="m"}'
+    series = {"carousel_steps_failed_total": failed, "carousel_steps_total": committed}
+    test = {
+        "interval": "5s",
+        "input_series": [{"series": name + labels, "values": series[name]} for name in series],
+        "promql_expr_test": [
+            {
+                "expr": dashboards.fill(share(*series)),
+                "eval_time": "1m",
+                "exp_samples": [{"labels": "{}", "value": shown}],
+            }
+        ],
+    }
+    file = tmp_path / "share.yml"
+    file.write_text(yaml.safe_dump({"tests": [test]}))
+    ran = subprocess.run(
+        ["promtool", "test", "rules", str(file)], capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
 def test_provisioning_leads_to_the_dashboards_and_their_datasource() -> None:
     (source,) = yaml.safe_load((PROVISIONING / "datasources/prometheus.yml").read_text())[
         "datasources"
@@ -72,6 +105,12 @@ def test_provisioning_leads_to_the_dashboards_and_their_datasource() -> None:
     mounts = [volume.split(":") for volume in compose["services"]["grafana"]["volumes"]]
     assert ["./deploy/grafana/dashboards", provider["options"]["path"], "ro"] in mounts
     assert ["./deploy/grafana/provisioning", "/etc/grafana/provisioning", "ro"] in mounts
+
+
+def test_a_server_and_its_api_have_the_same_target(running_stand: Stand) -> None:
+    """Whatever their ports: so the one that is chosen is chosen in all panels."""
+    running_stand.wait('carousel_exporter_up == on (target) up{job="carousel"}')
+    running_stand.wait('carousel_model_ready == on (target) group_left () up{job="carousel"}')
 
 
 @pytest.mark.parametrize("file", dashboards.files(), ids=lambda file: file.stem)

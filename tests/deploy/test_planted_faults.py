@@ -109,7 +109,7 @@ FAULTS = (
         0.9,
         "Saturated",
     ),
-    Fault(drifted, "CarouselInputDrift", {"model": "steady"}, "gates", "Drift", 0.25, "Drift"),
+    Fault(drifted, "CarouselInputDrift", {"model": "steady"}, "gates", "Drift", 0.5, "Drift"),
     Fault(
         stuck,
         "CarouselTrainingStuck",

@@ -445,3 +445,20 @@ def test_restores_and_those_that_fail(serve: Callable[..., RunningServer]) -> No
         book.model("restore_failures_total", model="none", reason="snapshot_damaged")
         sessions.DeleteSession(make.DeleteSessionRequest(name=over.name))
         book.ended("closed")
+
+
+def test_a_restore_that_fails_moves_a_sample_that_was_there_with_0(
+    serve: Callable[..., RunningServer],
+) -> None:
+    """A sample that begins with 1 is no increase: nobody would be told of the first failure."""
+    first = serve(shipped=False)
+    with grpc.insecure_channel(first.target) as channel:
+        session = Wire(channel).create()  # of `tiny`
+    first.stop()
+    second = serve(shipped=False, load="letters", gate_sample_seconds=0)
+    entry = key("carousel_restore_failures_total", model="none", reason="model_not_loaded")
+    assert counts(second)[entry] == 0
+    with ledger(second) as book:
+        with pytest.raises(grpc.RpcError):
+            book.wire.sessions.AttachSession(make.AttachSessionRequest(name=session.name))
+        book.model("restore_failures_total", model="none", reason="model_not_loaded")

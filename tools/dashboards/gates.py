@@ -33,10 +33,10 @@ DRIFT = Row(
     panels=(
         Panel(
             title="Drift",
-            text="Population stability index of each gate against the version's baseline: "
-            "below 0.1 stable, above 0.25 another population.",
+            text="Population stability index against the version's baseline, of one long sequence: "
+            "short sessions differ from it too. Gates above 0.5 are an alert; states are not.",
             queries=(Query(f"carousel_gate_drift_psi{{{MODEL}}}", GATE),),
-            thresholds=(0.1, 0.25),
+            thresholds=(0.25, 0.5),
         ),
         Panel(
             title="Surprise",

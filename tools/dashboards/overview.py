@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tools.dashboards.board import Board, Row
 from tools.dashboards.panel import Panel, Query
-from tools.dashboards.promql import MODEL, TARGET, heat, quantiles, ratio, slowest, total
+from tools.dashboards.promql import MODEL, TARGET, heat, quantiles, ratio, share, slowest, total
 
 TOP = Row(
     title="Is it well?",
@@ -41,17 +41,11 @@ TOP = Row(
         ),
         Panel(
             title="Failing",
-            text="Items answered with an error, as a share of all.",
+            text="Items answered with an error, as a share of these and the steps committed.",
             kind="stat",
             width=3,
             height=4,
-            queries=(
-                Query(
-                    f"(sum(rate(carousel_steps_failed_total{{{TARGET}}}[$__rate_interval])) "
-                    "or vector(0)) / clamp_min("
-                    f"sum(rate(carousel_steps_total{{{TARGET}}}[$__rate_interval])), 1)"
-                ),
-            ),
+            queries=(Query(share("carousel_steps_failed_total", "carousel_steps_total")),),
             unit="percentunit",
             thresholds=(0.001, 0.01),
         ),
@@ -99,14 +93,8 @@ RATE = Row(
         ),
         Panel(
             title="Items that failed, a second",
-            text="Items answered with an error, by its reason.",
-            queries=(
-                Query(
-                    "sum by (reason) (rate("
-                    f"carousel_steps_failed_total{{{TARGET}}}[$__rate_interval]))",
-                    "{{reason}}",
-                ),
-            ),
+            text="Items answered with an error, by its reason; of no model if all are chosen.",
+            queries=(Query(total("carousel_steps_failed_total", "reason"), "{{reason}}"),),
             stacked=True,
         ),
         Panel(

@@ -13,6 +13,12 @@ def total(counter: str, *by: str, labels: str = MODEL) -> str:
     return f"sum by ({', '.join(by)}) (rate({counter}{{{labels}}}[$__rate_interval]))"
 
 
+def share(part: str, other: str, *, labels: str = MODEL) -> str:
+    """How much of two counters' growth together is the first's, 0 where neither grows."""
+    one, two = (f"({total(counter, labels=labels)} or vector(0))" for counter in (part, other))
+    return f"{one} / ({one} + {two} > 0) or vector(0)"
+
+
 def ratio(histogram: str, *by: str, labels: str = MODEL) -> str:
     """The mean of what a histogram counted lately."""
     parts = (total(f"{histogram}_{part}", *by, labels=labels) for part in ("sum", "count"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tools.dashboards.board import Board, Row
 from tools.dashboards.panel import Panel, Query
-from tools.dashboards.promql import MODEL, TARGET, now, quantiles, total
+from tools.dashboards.promql import TARGET, now, quantiles, total
 
 STORE = Row(
     title="The store",
@@ -98,7 +98,7 @@ ENDS = Row(
         ),
         Panel(
             title="Sessions ended, a second, by reason",
-            text="All but closed and idle are news to the caller.",
+            text="All but closed, idle and lifetime are news to the caller.",
             queries=(Query(total("carousel_sessions_ended_total", "reason"), "{{reason}}"),),
             stacked=True,
         ),
@@ -162,13 +162,9 @@ PROTOCOL = Row(
             width=8,
         ),
         Panel(
-            title="Quarantined sessions",
-            text="Sessions whose row became NaN or infinite, since the server started.",
-            queries=(
-                Query(
-                    f"sum by (model) (carousel_sessions_quarantined_total{{{MODEL}}})", "{{model}}"
-                ),
-            ),
+            title="Quarantined sessions, a second",
+            text="Sessions whose row became NaN or infinite.",
+            queries=(Query(total("carousel_sessions_quarantined_total", "model"), "{{model}}"),),
             width=8,
         ),
         Panel(
@@ -180,11 +176,11 @@ PROTOCOL = Row(
             width=8,
         ),
         Panel(
-            title="Writes of audit logs",
+            title="Audit logs and replays that failed, a second",
             text="Logs that could not be written, and steps that came out otherwise in a replay.",
             queries=(
-                Query(f"sum(carousel_audit_failures_total{{{TARGET}}})", "failures"),
-                Query(f"sum(carousel_audit_mismatches_total{{{TARGET}}})", "mismatches"),
+                Query(total("carousel_audit_failures_total", labels=TARGET), "failures"),
+                Query(total("carousel_audit_mismatches_total", labels=TARGET), "mismatches"),
             ),
             width=8,
         ),

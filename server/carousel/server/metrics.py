@@ -70,6 +70,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.uncounted = Uncounted(self.registry)
         self._ends = threading.Lock()
+        self._models: set[str] = set()  # whose samples are there
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"carousel_{name}", text, labels, registry=self.registry)
@@ -214,9 +215,14 @@ class Metrics:
             self.conflicts.labels(NONE).inc(count)
 
     def restore_failed(self, error: errors.CarouselError, model: str = NONE) -> None:
-        """Count a session that could not be brought back, unless trying again may help."""
+        """Count a session that could not be brought back, unless trying again may help.
+
+        One of a model of which no version has served counts for none: a sample that begins with 1
+        would be no increase to Prometheus.
+        """
         if isinstance(error, RESTORE_ERRORS):
-            self.restore_failures.labels(model, error.reason.lower()).inc()
+            known = model if model in self._models else NONE
+            self.restore_failures.labels(known, error.reason.lower()).inc()
 
     def session_ended(self, model: str, reason: str, *, steps: int, age: float) -> None:
         """Count the end of a session, here or at rest; `age` is in seconds."""
@@ -226,7 +232,9 @@ class Metrics:
             self.session_lifetime.labels(model).observe(age)
 
     def version(self, model: str, version: int) -> VersionMetrics:
-        return VersionMetrics(self, model, str(version))
+        made = VersionMetrics(self, model, str(version))
+        self._models.add(model)
+        return made
 
 
 class VersionMetrics:
