@@ -6,7 +6,8 @@ OpenMetrics, by prometheus_client's encoders. So all three say the same.
 """
 
 from carousel.exposition._families import families, merge, statistics
-from carousel.exposition._http import Answer, Headers, HttpServer, Request, Route, routes
+from carousel.exposition._http import Answer, Headers, Request, Route, routes
+from carousel.exposition._http_server import HttpServer
 
 __all__ = [
     "Answer",

@@ -1,0 +1,75 @@
+"""The HTTP port holds against those who hold connections."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from carousel.exposition import Answer, HttpServer
+from tests.processes import until
+
+ASKED = b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n"
+
+
+@contextmanager
+def listening(**given: Any) -> Iterator[HttpServer]:
+    server = HttpServer("127.0.0.1", 0, {"/": lambda request: Answer(b"here\n")}, **given)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def connect(server: HttpServer) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
+
+
+def rest(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def ask(server: HttpServer, request: bytes = ASKED) -> bytes:
+    with connect(server) as connection:
+        connection.sendall(request)
+        return rest(connection)
+
+
+def test_who_drips_a_request_is_cut_off_when_its_time_is_over() -> None:
+    with listening(head_seconds=0.3) as server, connect(server) as slow:
+        slow.settimeout(0.03)  # each byte comes well before a wait for one byte would end
+        for _ in range(300):
+            try:
+                slow.send(b"G")
+                assert slow.recv(1) == b""
+                break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        else:
+            raise AssertionError("it is still listened to")
+        assert ask(server).endswith(b"here\n")
+
+
+def test_who_comes_when_all_places_are_taken_is_told_at_once_and_nobody_waits() -> None:
+    with listening(connections=3) as server, ExitStack() as stack:
+        before = threading.active_count()
+        held = [stack.enter_context(connect(server)) for _ in range(3)]
+        for _ in range(20):
+            with connect(server) as refused:
+                assert rest(refused).startswith(b"HTTP/1.0 503 ")
+        assert threading.active_count() <= before + 3
+        held[0].close()  # its place is free again
+        until(lambda: ask_or_break(server).endswith(b"here\n"))
+
+
+def ask_or_break(server: HttpServer) -> bytes:
+    try:
+        return ask(server)
+    except ConnectionError:  # refused while it was still asking
+        return b""
