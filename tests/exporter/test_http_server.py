@@ -25,7 +25,7 @@ def listening(**given: Any) -> Iterator[HttpServer]:
 
 
 def connect(server: HttpServer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
 
 
 def rest(connection: socket.socket) -> bytes:
@@ -73,3 +73,14 @@ def ask_or_break(server: HttpServer) -> bytes:
         return ask(server)
     except ConnectionError:  # refused while it was still asking
         return b""
+
+
+def test_connections_that_come_together_wait_in_line() -> None:
+    server = HttpServer("127.0.0.1", 0, {"/": lambda request: Answer(b"here\n")})
+    with ExitStack() as stack:  # nothing is taken yet, so all of them stand in the line
+        waiting = [stack.enter_context(connect(server)) for _ in range(60)]
+        server.start()
+        stack.callback(server.stop)
+        for one in waiting:
+            one.sendall(ASKED)
+        assert all(rest(one).endswith(b"here\n") for one in waiting)

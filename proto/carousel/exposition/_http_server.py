@@ -18,6 +18,7 @@ from carousel.exposition._http import Answer, Headers, Request, Route
 log = logging.getLogger("carousel.http")
 
 CONNECTIONS = 64
+BACKLOG = 128  # of connections that the system holds until they are taken
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 10.0
 
@@ -71,6 +72,7 @@ class HttpServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = BACKLOG
     places: threading.Semaphore
 
     def process_request(self, request: Any, client_address: Any) -> None:
