@@ -11,6 +11,8 @@ from prometheus_client import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from carousel.exposition._shared import Shared
+
 TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 
 
@@ -51,17 +53,26 @@ class _Read(Collector):
 
 
 def routes(
-    read: Callable[[float | None], Iterable[Metric]], ready: Callable[[], bool]
+    read: Callable[[float | None], Iterable[Metric]],
+    ready: Callable[[], bool],
+    *,
+    shared: bool = False,
 ) -> dict[str, Route]:
     """The paths that everything here has.
 
     `read` gives the families, within so many seconds if whoever asks said how long they wait;
-    `ready` says whether work is taken.
+    `ready` says whether work is taken. Those who ask for metrics at once get the same if they are
+    `shared`, which is for a `read` that does not look at how long anybody waits.
     """
+    at_once: Shared[Answer] = Shared()
 
     def metrics(request: Request) -> Answer:
         encode, kind = choose_encoder(request.headers.get("Accept") or "")
-        return Answer(encode(_Read(read(_patience(request.headers)))), kind)
+
+        def made() -> Answer:
+            return Answer(encode(_Read(read(_patience(request.headers)))), kind)
+
+        return at_once.value(kind, made) if shared else made()
 
     def is_ready(request: Request) -> Answer:
         return Answer(b"ready\n") if ready() else Answer(b"no\n", code=503)
