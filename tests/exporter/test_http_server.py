@@ -15,8 +15,8 @@ ASKED = b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n"
 
 
 @contextmanager
-def listening(**given: Any) -> Iterator[HttpServer]:
-    server = HttpServer("127.0.0.1", 0, {"/": lambda request: Answer(b"here\n")}, **given)
+def listening(*, host: str = "127.0.0.1", **given: Any) -> Iterator[HttpServer]:
+    server = HttpServer(host, 0, {"/": lambda request: Answer(b"here\n")}, **given)
     server.start()
     try:
         yield server
@@ -84,3 +84,21 @@ def test_connections_that_come_together_wait_in_line() -> None:
         for one in waiting:
             one.sendall(ASKED)
         assert all(rest(one).endswith(b"here\n") for one in waiting)
+
+
+def named(host: str) -> bytes:
+    return f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()
+
+
+def test_a_name_that_leads_to_loopback_reads_nothing() -> None:
+    with listening() as server:
+        for host in ("localhost:9465", "127.0.0.1", "[::1]:9465"):
+            assert ask(server, named(host)).endswith(b"here\n"), host
+        for host in ("evil.example", "127.0.0.1.evil.example:9465", "0.0.0.0", ""):
+            assert b" 421 " in ask(server, named(host)).partition(b"\r\n")[0], host
+        assert b" 421 " in ask(server, b"GET / HTTP/1.0\r\n\r\n")
+
+
+def test_where_others_may_listen_any_name_is_good() -> None:
+    with listening(host="0.0.0.0") as server:
+        assert ask(server, named("carousel.internal:9464")).endswith(b"here\n")

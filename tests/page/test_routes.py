@@ -45,7 +45,10 @@ def test_a_foreign_name_for_this_host_is_refused(site: RunningServer) -> None:
     for name in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "[", ""):
         status, _, body = get(site, "/page/status.json", Host=name)
         assert (status, json.loads(body)["error"]["reason"]) == (421, "WRONG_HOST"), name
-        assert get(site, "/", Host=name)[0] == 421
+        for path in ("/", "/metrics", "/page/main.js", "/nothing"):
+            assert get(site, path, Host=name)[0] == 421, path
+        for path in ("/healthz", "/readyz"):
+            assert get(site, path, Host=name)[0] == 200, path
 
 
 def test_other_sites_may_link_here_but_not_ask(site: RunningServer) -> None:

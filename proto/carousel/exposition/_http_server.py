@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from carousel.exposition._http import Answer, Headers, Request, Route
+from carousel.exposition._loopback import is_loopback, names_loopback
 
 log = logging.getLogger("carousel.http")
 
@@ -23,6 +24,13 @@ HEAD_SECONDS = 10.0
 BODY_SECONDS = 10.0
 
 _FULL = b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+_HEALTH = frozenset({"/healthz", "/readyz"})  # which tell nothing, and are asked by any name
+_WRONG_HOST = Answer(
+    b'{"error": {"reason": "WRONG_HOST", '
+    b'"message": "this server is asked by localhost or a loopback address"}}',
+    "application/json",
+    421,
+)
 
 
 class HttpServer:
@@ -30,7 +38,8 @@ class HttpServer:
 
     A route whose path ends in `/*` stands for all names in that folder that have no route.
     Who is one more than `connections` gets 503 at once; whose request has not come after
-    `head_seconds`, however it drips, is cut off.
+    `head_seconds`, however it drips, is cut off. On loopback, who asks for more than health must
+    name a loopback address.
     """
 
     def __init__(
@@ -43,9 +52,12 @@ class HttpServer:
         head_seconds: float = HEAD_SECONDS,
     ) -> None:
         """Raises OSError where it can't listen."""
+        local = is_loopback(host)
 
         class Handler(_Handler):
             def answer(self) -> Answer:
+                if local and not _may_ask(self.path, self.headers):
+                    return _WRONG_HOST
                 return _answer(routes, self.path, self.headers)
 
             def setup(self) -> None:
@@ -140,6 +152,11 @@ class _Head(io.RawIOBase):
             raise TimeoutError("the request did not come in time")
         self._connection.settimeout(left)
         return self._connection.recv_into(buffer)
+
+
+def _may_ask(target: str, headers: Headers) -> bool:
+    """False for a name of somebody else's that leads here: DNS rebinding."""
+    return target.partition("?")[0] in _HEALTH or names_loopback(headers.get("Host") or "")
 
 
 def _answer(routes: Mapping[str, Route], target: str, headers: Headers) -> Answer:
