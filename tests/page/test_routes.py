@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from carousel.client import Client
+from carousel.server.page.numbers import numbers, read
 from carousel.server.settings import Settings
 from tests.conftest import RunningServer
 from tests.processes import until
@@ -85,6 +88,41 @@ def test_numbers_are_those_of_get_statistics(site: RunningServer) -> None:
     [one] = [s for s in numbers()["carousel_turn_batch_size"] if s["labels"]["model"] == "letters"]
     assert one["count"] == statistics.value("carousel_turn_batch_size_count", model="letters")
     assert one["buckets"][-1] == ["+Inf", one["count"]]
+
+
+def test_a_number_that_json_does_not_have_is_null(site: RunningServer) -> None:
+    difference = site.server.hall.registry.resolve("models/tiny").metrics.audit_difference
+
+    def told() -> Any:
+        def refuse(constant: str) -> None:
+            raise AssertionError(f"{constant} is not JSON")
+
+        found = json.loads(get(site, "/page/status.json")[2], parse_constant=refuse)["numbers"]
+        name = "carousel_batch_audit_max_abs_difference"
+        return {one["labels"]["model"]: one["value"] for one in found[name]}["tiny"]
+
+    difference.set(math.inf)
+    try:
+        until(lambda: told() is None)  # what is shown may be half a second old
+    finally:
+        difference.set(0)
+    until(lambda: told() == 0)
+
+
+def test_values_and_sums_are_finite_or_null() -> None:
+    gauge = Gauge("carousel_sessions", "Sessions.", ["model"], registry=None)
+    for value in (math.inf, -math.inf, math.nan, 1.5):
+        gauge.labels(str(value)).set(value)
+    time = Histogram("carousel_turn_duration_seconds", "Time.", registry=None)
+    time.observe(math.inf)
+    registry = CollectorRegistry()
+    registry.register(gauge)
+    registry.register(time)
+    found = json.loads(json.dumps(numbers(read(registry)), allow_nan=False))
+    values = {one["labels"]["model"]: one["value"] for one in found["carousel_sessions"]}
+    assert values == {"inf": None, "-inf": None, "nan": None, "1.5": 1.5}
+    [one] = found["carousel_turn_duration_seconds"]
+    assert (one["sum"], one["count"], one["buckets"][-1]) == (None, 1, ["+Inf", 1])
 
 
 def test_sessions_are_found_by_how_their_ids_begin(site: RunningServer) -> None:

@@ -130,7 +130,8 @@ class Fresh:
 def _as_json(look: Callable[[Request], Json]) -> Route:
     def answer(request: Request) -> Answer:
         try:
-            return Answer(json.dumps(look(request)).encode(), "application/json")
+            body = json.dumps(look(request), allow_nan=False)
+            return Answer(body.encode(), "application/json")
         except CarouselError as error:
             return _trouble(CODES.get(error.code, 500), error.reason, error.message)
 
