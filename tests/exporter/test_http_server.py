@@ -102,3 +102,20 @@ def test_a_name_that_leads_to_loopback_reads_nothing() -> None:
 def test_where_others_may_listen_any_name_is_good() -> None:
     with listening(host="0.0.0.0") as server:
         assert ask(server, named("carousel.internal:9464")).endswith(b"here\n")
+
+
+def test_what_is_no_request_is_refused_in_plain_words() -> None:
+    garbage = (
+        (b"<script>\r\n\r\n", 400),
+        (b"GET / HTTP/<b>\r\n\r\n", 400),
+        (b"POST /\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\n\r\n", 505),
+        (b"GET /" + b"x" * 65533, 414),
+        (b"GET / HTTP/1.0\r\nLong: " + b"x" * 65531, 431),
+    )
+    with listening() as server:
+        for request, code in garbage:
+            head, _, body = ask(server, request).partition(b"\r\n\r\n")
+            assert head.startswith(f"HTTP/1.0 {code} ".encode()), request[:30]
+            assert b"Content-Type: text/plain" in head
+            assert b"html" not in body.lower()

@@ -60,9 +60,25 @@ def test_other_sites_may_link_here_but_not_ask(site: RunningServer) -> None:
         assert get(site, "/", Sec_Fetch_Site=foreign)[0] == 200
 
 
-def test_there_is_nothing_but_get(site: RunningServer) -> None:
-    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
-        assert get(site, "/page/status.json", method)[0] == 501
+def test_there_is_nothing_but_get_and_head(site: RunningServer) -> None:
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW"):
+        status, headers, body = get(site, "/page/status.json", method)
+        assert (status, headers["Allow"]) == (405, "GET, HEAD")
+        assert "<" not in body
+
+
+def timeless(headers: Any) -> dict[str, str]:
+    """All but the time."""
+    return {name: value for name, value in headers.items() if name != "Date"}
+
+
+def test_head_is_get_without_the_body(site: RunningServer) -> None:
+    for path in ("/", "/page/main.js", "/healthz", "/nothing", "/page/sessions/none.json"):
+        status, headers, body = get(site, path)
+        assert get(site, path, "HEAD")[::2] == (status, ""), path
+        assert int(headers["Content-Length"]) == len(body.encode())
+    assert get(site, "/metrics", "HEAD")[0] == 200
+    assert get(site, "/", "HEAD", Host="evil.example")[0] == 421
 
 
 def test_only_files_of_the_page_are_served(site: RunningServer) -> None:

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -31,10 +32,11 @@ _WRONG_HOST = Answer(
     "application/json",
     421,
 )
+_WRONG_METHOD = Answer(b"there are GET and HEAD\n", code=405, headers={"Allow": "GET, HEAD"})
 
 
 class HttpServer:
-    """Answers GET in threads of its own. `port` is the one that it listens on.
+    """Answers GET and HEAD in threads of its own. `port` is the one that it listens on.
 
     A route whose path ends in `/*` stands for all names in that folder that have no route.
     Who is one more than `connections` gets 503 at once; whose request has not come after
@@ -112,12 +114,22 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server_version = "carousel"
     sys_version = ""
+    default_request_version = "HTTP/1.0"  # 0.9 has no status to say what was wrong
 
     def answer(self) -> Answer:
         raise NotImplementedError
 
     def do_GET(self) -> None:
         self._give(self.answer())
+
+    do_HEAD = do_GET
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """In plain words; the library, which calls this, has pages of HTML."""
+        if code == HTTPStatus.NOT_IMPLEMENTED:  # it has no such method
+            self._give(_WRONG_METHOD)
+        else:
+            self._give(Answer(f"{message or HTTPStatus(code).phrase}\n".encode(), code=code))
 
     def _give(self, answer: Answer) -> None:
         self.connection.settimeout(BODY_SECONDS)
@@ -127,7 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in answer.headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(answer.body)
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
 
     def log_message(self, format: str, *args: object) -> None:
         """Scrapes are not news."""
