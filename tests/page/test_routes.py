@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from carousel.client import Client
+from carousel.server.page.numbers import numbers, read
 from carousel.server.settings import Settings
 from tests.conftest import RunningServer
 from tests.processes import until
@@ -45,7 +48,10 @@ def test_a_foreign_name_for_this_host_is_refused(site: RunningServer) -> None:
     for name in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "[", ""):
         status, _, body = get(site, "/page/status.json", Host=name)
         assert (status, json.loads(body)["error"]["reason"]) == (421, "WRONG_HOST"), name
-        assert get(site, "/", Host=name)[0] == 421
+        for path in ("/", "/metrics", "/page/main.js", "/nothing"):
+            assert get(site, path, Host=name)[0] == 421, path
+        for path in ("/healthz", "/readyz"):
+            assert get(site, path, Host=name)[0] == 200, path
 
 
 def test_other_sites_may_link_here_but_not_ask(site: RunningServer) -> None:
@@ -54,9 +60,25 @@ def test_other_sites_may_link_here_but_not_ask(site: RunningServer) -> None:
         assert get(site, "/", Sec_Fetch_Site=foreign)[0] == 200
 
 
-def test_there_is_nothing_but_get(site: RunningServer) -> None:
-    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
-        assert get(site, "/page/status.json", method)[0] == 501
+def test_there_is_nothing_but_get_and_head(site: RunningServer) -> None:
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW"):
+        status, headers, body = get(site, "/page/status.json", method)
+        assert (status, headers["Allow"]) == (405, "GET, HEAD")
+        assert "<" not in body
+
+
+def timeless(headers: Any) -> dict[str, str]:
+    """All but the time."""
+    return {name: value for name, value in headers.items() if name != "Date"}
+
+
+def test_head_is_get_without_the_body(site: RunningServer) -> None:
+    for path in ("/", "/page/main.js", "/healthz", "/nothing", "/page/sessions/none.json"):
+        status, headers, body = get(site, path)
+        assert get(site, path, "HEAD")[::2] == (status, ""), path
+        assert int(headers["Content-Length"]) == len(body.encode())
+    assert get(site, "/metrics", "HEAD")[0] == 200
+    assert get(site, "/", "HEAD", Host="evil.example")[0] == 421
 
 
 def test_only_files_of_the_page_are_served(site: RunningServer) -> None:
@@ -82,6 +104,41 @@ def test_numbers_are_those_of_get_statistics(site: RunningServer) -> None:
     [one] = [s for s in numbers()["carousel_turn_batch_size"] if s["labels"]["model"] == "letters"]
     assert one["count"] == statistics.value("carousel_turn_batch_size_count", model="letters")
     assert one["buckets"][-1] == ["+Inf", one["count"]]
+
+
+def test_a_number_that_json_does_not_have_is_null(site: RunningServer) -> None:
+    difference = site.server.hall.registry.resolve("models/tiny").metrics.audit_difference
+
+    def told() -> Any:
+        def refuse(constant: str) -> None:
+            raise AssertionError(f"{constant} is not JSON")
+
+        found = json.loads(get(site, "/page/status.json")[2], parse_constant=refuse)["numbers"]
+        name = "carousel_batch_audit_max_abs_difference"
+        return {one["labels"]["model"]: one["value"] for one in found[name]}["tiny"]
+
+    difference.set(math.inf)
+    try:
+        until(lambda: told() is None)  # what is shown may be half a second old
+    finally:
+        difference.set(0)
+    until(lambda: told() == 0)
+
+
+def test_values_and_sums_are_finite_or_null() -> None:
+    gauge = Gauge("carousel_sessions", "Sessions.", ["model"], registry=None)
+    for value in (math.inf, -math.inf, math.nan, 1.5):
+        gauge.labels(str(value)).set(value)
+    time = Histogram("carousel_turn_duration_seconds", "Time.", registry=None)
+    time.observe(math.inf)
+    registry = CollectorRegistry()
+    registry.register(gauge)
+    registry.register(time)
+    found = json.loads(json.dumps(numbers(read(registry)), allow_nan=False))
+    values = {one["labels"]["model"]: one["value"] for one in found["carousel_sessions"]}
+    assert values == {"inf": None, "-inf": None, "nan": None, "1.5": 1.5}
+    [one] = found["carousel_turn_duration_seconds"]
+    assert (one["sum"], one["count"], one["buckets"][-1]) == (None, 1, ["+Inf", 1])
 
 
 def test_sessions_are_found_by_how_their_ids_begin(site: RunningServer) -> None:

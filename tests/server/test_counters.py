@@ -383,7 +383,8 @@ def test_whatever_has_fixed_labels_is_there_from_the_start(
         labels = {"model": "tiny", "version": "1", "reason": reason}
         assert found[key("carousel_steps_failed_total", **labels)] == 0
     codes = {dict(labels)["grpc_code"] for (name, labels) in found if "handled" in name}
-    assert codes == {code.name for code in grpc.StatusCode}
+    alerts = {"INTERNAL", "UNKNOWN"}  # whose first call must be an increase
+    assert codes == alerts | {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE"}
 
 
 def test_no_sample_is_left_of_a_version_that_is_unloaded(

@@ -6,7 +6,9 @@ OpenMetrics, by prometheus_client's encoders. So all three say the same.
 """
 
 from carousel.exposition._families import families, merge, statistics
-from carousel.exposition._http import Answer, Headers, HttpServer, Request, Route, routes
+from carousel.exposition._http import Answer, Headers, Request, Route, routes
+from carousel.exposition._http_server import HttpServer
+from carousel.exposition._loopback import is_loopback
 
 __all__ = [
     "Answer",
@@ -15,6 +17,7 @@ __all__ = [
     "Request",
     "Route",
     "families",
+    "is_loopback",
     "merge",
     "routes",
     "statistics",

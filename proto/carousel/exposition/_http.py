@@ -1,23 +1,17 @@
-"""The HTTP port: /metrics for Prometheus, /healthz and /readyz for orchestrators, and what else
-whoever opens it has to show."""
+"""What is asked and answered over HTTP: /metrics for Prometheus, /healthz and /readyz for
+orchestrators."""
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET, AF_INET6
-from typing import Any
-from urllib.parse import parse_qsl, unquote
 
 from prometheus_client import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-log = logging.getLogger("carousel.http")
+from carousel.exposition._shared import Shared
 
 TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 
@@ -59,17 +53,26 @@ class _Read(Collector):
 
 
 def routes(
-    read: Callable[[float | None], Iterable[Metric]], ready: Callable[[], bool]
+    read: Callable[[float | None], Iterable[Metric]],
+    ready: Callable[[], bool],
+    *,
+    shared: bool = False,
 ) -> dict[str, Route]:
     """The paths that everything here has.
 
     `read` gives the families, within so many seconds if whoever asks said how long they wait;
-    `ready` says whether work is taken.
+    `ready` says whether work is taken. Those who ask for metrics at once get the same if they are
+    `shared`, which is for a `read` that does not look at how long anybody waits.
     """
+    at_once: Shared[Answer] = Shared()
 
     def metrics(request: Request) -> Answer:
         encode, kind = choose_encoder(request.headers.get("Accept") or "")
-        return Answer(encode(_Read(read(_patience(request.headers)))), kind)
+
+        def made() -> Answer:
+            return Answer(encode(_Read(read(_patience(request.headers)))), kind)
+
+        return at_once.value(kind, made) if shared else made()
 
     def is_ready(request: Request) -> Answer:
         return Answer(b"ready\n") if ready() else Answer(b"no\n", code=503)
@@ -88,63 +91,3 @@ def _patience(headers: Headers) -> float | None:
     except ValueError:
         return None
     return seconds if seconds > 0 else None
-
-
-class HttpServer:
-    """Answers GET in threads of its own. `port` is the one that it listens on.
-
-    A route whose path ends in `/*` stands for all names in that folder that have no route.
-    """
-
-    def __init__(self, host: str, port: int, routes: Mapping[str, Route]) -> None:
-        """Raises OSError where it can't listen."""
-
-        class Handler(BaseHTTPRequestHandler):
-            server_version = "carousel"
-            sys_version = ""
-            timeout = 10
-
-            def do_GET(self) -> None:
-                answer = _answer(routes, self.path, self.headers)
-                self.send_response(answer.code)
-                self.send_header("Content-Type", answer.kind)
-                self.send_header("Content-Length", str(len(answer.body)))
-                for name, value in answer.headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(answer.body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Scrapes are not news."""
-
-        class Server(ThreadingHTTPServer):
-            address_family = AF_INET6 if ":" in host else AF_INET
-            daemon_threads = True
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                log.debug("a connection broke off", exc_info=True)
-
-        self._server = Server((host, port), Handler)
-        self.port = int(self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, name="carousel-http")
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Take nothing new, and let go of the port."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-def _answer(routes: Mapping[str, Route], target: str, headers: Headers) -> Answer:
-    path, _, query = target.partition("?")
-    route = routes.get(path) or routes.get(f"{path.rpartition('/')[0]}/*")
-    if route is None:
-        return Answer(f"{', '.join(routes)}\n".encode(), code=404)
-    try:
-        return route(Request(unquote(path), dict(parse_qsl(query)), headers))
-    except Exception:  # whoever asks must be told, and the log must say why
-        log.exception("%s failed", path)
-        return Answer(b"a fault of the server; its log says more\n", code=500)

@@ -23,9 +23,9 @@ def listen(
         """What /metrics shows: the very message that GetStatistics gives."""
         return exposition.families(exposition.statistics(registry))
 
-    routes = exposition.routes(read, ready)
+    routes = exposition.routes(read, ready, shared=True)
     if settings.shows_page:
-        routes |= StatusPage(looks, asyncio.get_running_loop(), host=settings.host).routes
+        routes |= StatusPage(looks, asyncio.get_running_loop()).routes
     server = exposition.HttpServer(settings.host, settings.http_port, routes)
     server.start()
     return server

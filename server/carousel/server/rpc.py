@@ -26,6 +26,17 @@ log = logging.getLogger("carousel.rpc")
 DETAILS_KEY = "grpc-status-details-bin"
 HOT = frozenset({"Step", "StreamSteps", "StepStates"})  # called too often to log each
 
+# Those that alerts and rates ask for are there from the start; others when they first happen, since
+# all that gRPC has would be every third sample of a server.
+COUNTED = (
+    grpc.StatusCode.OK,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNAVAILABLE,
+)
+
 # In place of a request that could not be parsed: gRPC itself would answer UNKNOWN.
 MALFORMED = object()
 
@@ -49,12 +60,14 @@ class Call:
         self.received = metrics.rpc_received.labels(*labels)
         self.sent = metrics.rpc_sent.labels(*labels)
         self.seconds = metrics.rpc_seconds.labels(*labels)
-        self._handled = {
-            code: metrics.rpc_handled.labels(*labels, code.name) for code in grpc.StatusCode
-        }
+        self._labels = labels
+        self._all_handled = metrics.rpc_handled
+        self._handled = {code: metrics.rpc_handled.labels(*labels, code.name) for code in COUNTED}
 
     def done(self, code: grpc.StatusCode, begin: float, trace: Trace, *, reason: str = "") -> None:
         seconds = time.perf_counter() - begin
+        if code not in self._handled:
+            self._handled[code] = self._all_handled.labels(*self._labels, code.name)
         self._handled[code].inc()
         self.seconds.observe(seconds)
         if not self.hot:

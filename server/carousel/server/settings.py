@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from carousel.errors import InvalidField
-from carousel.server.loopback import is_loopback
+from carousel.exposition import is_loopback
 from carousel.server.names import ModelRef
 from carousel.server.settings_error import SettingsError, explain, unknown
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -64,11 +65,14 @@ def read(registry: Collector) -> pb.Statistics:
 
 
 def numbers(statistics: pb.Statistics) -> dict[str, Series]:
-    """By family: labels with a value; of a histogram with count, sum and [bound, count] pairs."""
+    """By family: labels with a value; of a histogram with count, sum and [bound, count] pairs.
+
+    None stands for what is infinite or NaN: JSON has neither.
+    """
     return {
         family.name: _histogram(family)
         if family.type == pb.METRIC_TYPE_HISTOGRAM
-        else [{"labels": dict(one.labels), "value": one.value} for one in family.samples]
+        else [{"labels": dict(one.labels), "value": _finite(one.value)} for one in family.samples]
         for family in statistics.families
     }
 
@@ -83,8 +87,12 @@ def _histogram(family: pb.MetricFamily) -> Series:
         if part == "bucket":
             one["buckets"].append([bound, sample.value])  # JSON has no +Inf
         else:
-            one[part] = sample.value
+            one[part] = _finite(sample.value)
     return list(found.values())
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _key(labels: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

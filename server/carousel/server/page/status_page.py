@@ -11,13 +11,11 @@ from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from importlib import resources
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 
 from carousel.errors import CarouselError, DeadlineExceeded
 from carousel.exposition import Answer, Headers, Request, Route
-from carousel.server.loopback import is_loopback
 from carousel.server.page.looks import Json, Looks
 
 log = logging.getLogger("carousel.page")
@@ -60,10 +58,9 @@ def may_look(headers: Headers) -> bool:
 class StatusPage:
     """The routes. They run in threads of the HTTP server, and ask in the server's event loop."""
 
-    def __init__(self, looks: Looks, loop: asyncio.AbstractEventLoop, *, host: str) -> None:
+    def __init__(self, looks: Looks, loop: asyncio.AbstractEventLoop) -> None:
         self._looks = looks
         self._loop = loop
-        self._local = is_loopback(host)
         self._files = _read_files()
         self._status = Fresh(lambda: self._ask(looks.status()))
 
@@ -94,9 +91,6 @@ class StatusPage:
 
     def _refusal(self, request: Request) -> tuple[int, str, str] | None:
         headers = request.headers
-        if self._local and not _names_loopback(headers.get("Host") or ""):
-            # A name of somebody else's that leads here: DNS rebinding.
-            return 421, "WRONG_HOST", "this server is asked by localhost or a loopback address"
         elsewhere = headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
         if elsewhere and request.path != "/":
             return 403, "WRONG_SITE", "pages of other sites may link to this page, and not ask"
@@ -136,7 +130,8 @@ class Fresh:
 def _as_json(look: Callable[[Request], Json]) -> Route:
     def answer(request: Request) -> Answer:
         try:
-            return Answer(json.dumps(look(request)).encode(), "application/json")
+            body = json.dumps(look(request), allow_nan=False)
+            return Answer(body.encode(), "application/json")
         except CarouselError as error:
             return _trouble(CODES.get(error.code, 500), error.reason, error.message)
 
@@ -151,13 +146,6 @@ def _trouble(code: int, reason: str, message: str) -> Answer:
 def _id(path: str) -> str:
     """`abc` of `/page/sessions/abc.json`; what handlers refuse where it is no id."""
     return path.rpartition("/")[2].removesuffix(".json")
-
-
-def _names_loopback(host: str) -> bool:
-    try:
-        return is_loopback(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return False
 
 
 def _read_files() -> dict[str, Answer]:
