@@ -283,6 +283,22 @@ def test_the_page_says_when_the_server_is_gone_and_goes_on_when_it_is_back(
         until(lambda: tell(browser, "#facts").split("instance")[1] != before.split("instance")[1])
 
 
+@pytest.mark.parametrize("status", [200, 500, 502])
+def test_an_answer_that_is_not_json_is_said_and_the_page_goes_on(
+    browser: Browser, url: str, spoken: Session, status: int
+) -> None:
+    browser.open(f"{url}#/sessions/spoken")
+    browser.wait("document.querySelector('#state').innerText === 'all is well'")
+    answer = f"new Response('<p>Bad Gateway</p>', {{ status: {status} }})"
+    browser.evaluate(f"(window.theirs = fetch, window.fetch = async () => {answer}, 0)")
+    browser.wait("document.querySelectorAll('.card.stale').length >= 4")
+    browser.wait("document.body.classList.contains('stale')")
+    assert f"status {status} and no JSON" in tell(browser, "#state")
+    browser.evaluate("(window.fetch = theirs, 0)")
+    browser.wait("document.querySelector('#state').innerText.startsWith('all is well')")
+    browser.wait("document.querySelectorAll('.stale:not(:has(#models-title))').length === 0")
+
+
 def test_quantiles_are_those_of_the_command_line(browser: Browser, url: str) -> None:
     browser.open(url)
     buckets = [("0.001", 3), ("0.01", 10), ("0.1", 40), ("+Inf", 41)]

@@ -25,7 +25,6 @@ async function lookAtServer() {
     away ||= Date.now() / 1000;
     return showLost(error);
   }
-  document.body.classList.remove("stale");
   showTiles(history);
   const found = showHints(history);
   showModels(history);
@@ -49,6 +48,7 @@ async function lookAtServer() {
     $("facts"),
     `version ${server.version} on ${server.device}${exact}, up ${up}, instance ${server.instance_id}`,
   );
+  document.body.classList.remove("stale");
 }
 
 function showLost(error) {
@@ -58,17 +58,17 @@ function showLost(error) {
   dress($("state"), "pill bad");
 }
 
-// What is not the server's state may fail alone: the state above says when nobody is there.
-const quietly = (look) => async () => {
+// A card whose look failed says that it is old; why, the state above says where nobody is there.
+const inCards = (ids, look) => async () => {
+  let stale = true;
   try {
     await look();
+    stale = false;
   } catch (error) {
-    if (
-      !(error instanceof Refusal) &&
-      !(error instanceof TypeError) &&
-      error.name !== "TimeoutError"
-    )
-      throw error;
+    const expected = [Refusal, TypeError, DOMException].some((kind) => error instanceof kind);
+    if (!expected) throw error;
+  } finally {
+    for (const id of ids) $(id).closest(".card").classList.toggle("stale", stale);
   }
 };
 
@@ -79,7 +79,7 @@ async function lookInside() {
     const found = await ask(`sessions/${encodeURIComponent(wanted)}.json`);
     if (wanted === chosen.sessions) showInside(found);
   } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
+    if (!(error instanceof Refusal) || error.status >= 500) throw error;
     if (wanted === chosen.sessions) showNothingInside(error.message);
   }
 }
@@ -100,17 +100,17 @@ function choose() {
 }
 
 choose();
-repeat(2, quietly(lookAtServer));
+repeat(2, lookAtServer);
 const sessions = repeat(
   2,
-  quietly(() => learnSessions(now(), chosen.sessions)),
+  inCards(["sessions"], () => learnSessions(now(), chosen.sessions)),
 );
-const inside = repeat(1, quietly(lookInside));
+const inside = repeat(1, inCards(["inside"], lookInside));
 repeat(
   10,
-  quietly(async () => learnModels(await ask("models.json"))),
+  inCards(["models-title"], async () => learnModels(await ask("models.json"))),
 );
-const jobs = repeat(3, quietly(lookAtJobs));
+const jobs = repeat(3, inCards(["jobs-title", "job-title"], lookAtJobs));
 listenToSearch(sessions);
 addEventListener("hashchange", () => {
   choose();
