@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter
 
 from carousel.client import Client
+from carousel.server.page.numbers import NEWS_SECONDS, SAMPLE_SECONDS, Past
 from carousel.server.settings import Settings
 from tests.conftest import RunningServer
 from tests.processes import until
@@ -82,6 +84,20 @@ def test_numbers_are_those_of_get_statistics(site: RunningServer) -> None:
     [one] = [s for s in numbers()["carousel_turn_batch_size"] if s["labels"]["model"] == "letters"]
     assert one["count"] == statistics.value("carousel_turn_batch_size_count", model="letters")
     assert one["buckets"][-1] == ["+Inf", one["count"]]
+
+
+def test_counters_are_kept_as_they_were_up_to_five_minutes_ago() -> None:
+    registry = CollectorRegistry()
+    steps = Counter("carousel_steps_failed", "", registry=registry)
+    Counter("carousel_steps", "", registry=registry)
+    past, ages = Past(registry), []
+    for sample in range(1, 100):
+        assert past.first == {} or past.first.keys() == {"carousel_steps_failed"}
+        steps.inc()
+        past.sample()
+        [first] = past.first.get("carousel_steps_failed", [{"value": 0}])
+        ages.append((sample - first["value"]) * SAMPLE_SECONDS)
+    assert max(ages) == ages[-1] == NEWS_SECONDS - SAMPLE_SECONDS
 
 
 def test_sessions_are_found_by_how_their_ids_begin(site: RunningServer) -> None:
