@@ -219,6 +219,53 @@ def test_a_phone_needs_no_sideways_scrolling(
         assert browser.evaluate(f"{cards}.every((one) => one.scrollWidth <= one.clientWidth)")
 
 
+def test_a_session_that_ended_is_said_once_and_asked_for_no_more(
+    browser: Browser, url: str, client: Client
+) -> None:
+    note = "document.querySelector('#inside-note')"
+    session = client.session("tiny", session_id=LONG)
+    browser.open(f"{url}#/sessions/{LONG}", width=360, height=780)
+    browser.wait(f"{note}.innerText.startsWith('It is watched')")
+    session.close()
+    browser.wait(f"{note}.innerText.includes('ended')")
+    assert tell(browser, "#inside-note").startswith(f"session {LONG} has ended")
+    card = f"{note}.closest('.card')"
+    assert browser.evaluate(f"{card}.scrollWidth <= {card}.clientWidth")
+    asked = len(browser.asked())
+    until(lambda: sum("status.json" in one for one in browser.asked()[asked:]) >= 2)
+    assert [one for one in browser.asked()[asked:] if LONG in one] == []
+    [trouble] = browser.troubles()  # the browser itself notes the refusal
+    assert "404" in trouble
+    with client.session("tiny", session_id=LONG):
+        browser.wait(f"{note}.innerText.startsWith('It is watched')")
+    browser.open(url)
+
+
+def test_a_search_counts_the_rows_that_it_shows(browser: Browser, url: str, client: Client) -> None:
+    sessions = [client.session("tiny", session_id=f"seek-{i:02}") for i in range(20)]
+    other = client.session("tiny", session_id="elsewhere")
+    browser.open(url)
+    search = "document.querySelector('#search-id')"
+    for begins, rows, total in (
+        ("seek-", 15, "15 of those found"),
+        ("seek-0", 10, "10 found"),
+        ("seek-00", 1, "1 found"),
+    ):
+        browser.evaluate(
+            f"({search}.value = {begins!r}, {search}.dispatchEvent(new Event('input')))"
+        )
+        browser.wait(f"document.querySelector('#sessions-rows').rows.length === {rows}")
+        browser.wait(f"document.querySelector('#sessions-total').innerText === {total!r}")
+    for session in (*sessions, other):
+        session.close()
+
+
+def test_no_time_at_all_is_no_fraction_of_a_second(browser: Browser, url: str) -> None:
+    browser.open(url)
+    found = browser.evaluate("import('/page/quantities.js').then((m) => m.span(0))")
+    assert found == "0 s"
+
+
 @pytest.fixture(scope="module")
 def learned(site: RunningServer) -> str:
     """A small job that has ended."""

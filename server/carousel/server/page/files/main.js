@@ -13,6 +13,7 @@ import { learnSessions, listenToSearch } from "./sessions.js";
 
 const history = new History();
 const chosen = { sessions: "", jobs: "" };
+let over = ""; // the chosen session, once there is nothing to see of it any more
 let away = 0; // seconds since 1970 at which the server was lost
 
 const now = () => history.last?.time ?? Date.now() / 1000;
@@ -75,13 +76,31 @@ const inCards = (ids, look) => async () => {
 async function lookInside() {
   const wanted = chosen.sessions;
   if (!wanted) return showNothingInside();
+  if (wanted === over) return;
   try {
     const found = await ask(`sessions/${encodeURIComponent(wanted)}.json`);
     if (wanted === chosen.sessions) showInside(found);
   } catch (error) {
     if (!(error instanceof Refusal) || error.status >= 500) throw error;
-    if (wanted === chosen.sessions) showNothingInside(error.message);
+    if (wanted !== chosen.sessions) return;
+    showNothingInside(whyNot(error));
+    if (error.status < 429) over = wanted;
   }
+}
+
+function whyNot(error) {
+  if (error.reason === "WATCH_CAPACITY")
+    return (
+      "As many sessions are looked into as can be at a time, on all pages together. This one " +
+      "shows once another has not been looked at for a minute."
+    );
+  return error.message.replace("session sessions/", "session ");
+}
+
+// A session of the list may be one that begins again.
+async function lookAtSessions() {
+  const live = await learnSessions(now(), chosen.sessions);
+  if (live?.includes(over)) over = "";
 }
 
 async function lookAtJobs() {
@@ -101,10 +120,7 @@ function choose() {
 
 choose();
 repeat(2, lookAtServer);
-const sessions = repeat(
-  2,
-  inCards(["sessions"], () => learnSessions(now(), chosen.sessions)),
-);
+const sessions = repeat(2, inCards(["sessions"], lookAtSessions));
 const inside = repeat(1, inCards(["inside"], lookInside));
 repeat(
   10,
@@ -113,6 +129,7 @@ repeat(
 const jobs = repeat(3, inCards(["jobs-title", "job-title"], lookAtJobs));
 listenToSearch(sessions);
 addEventListener("hashchange", () => {
+  over = "";
   choose();
   sessions();
   inside();
@@ -120,6 +137,7 @@ addEventListener("hashchange", () => {
 });
 // Maps have the colours of the scheme.
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  if (over) return;
   showNothingInside("");
   inside();
 });
