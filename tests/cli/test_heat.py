@@ -14,6 +14,7 @@ from rich.console import Console
 from tests.conftest import RunningServer
 
 from carousel.cli.heat import HeatMap, bands, surprises
+from carousel.cli.heat_figure import draw
 from carousel.cli.heat_page import write
 from carousel.cli.heat_terminal import HeatView
 from carousel.client import Client
@@ -54,7 +55,7 @@ def test_a_page_has_every_unit_of_a_trace_and_asks_for_nothing(
 ) -> None:
     file = tmp_path / "gates.html"
     done = inside("trace", "writer", PLAIN, "--html", file)
-    assert (done.code, f"{file} has all of it" in done.out) == (0, True)
+    assert (done.code, f"{file} shows more of it" in done.out) == (0, True)
     text = file.read_text()
     page = Page(text)
     assert page.refers == []
@@ -91,6 +92,20 @@ def test_a_picture_shows_more_than_one_colour(inside: Command, tmp_path: Path) -
     pixels = image.imread(file)
     assert min(pixels.shape[:2]) > 200
     assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50
+
+
+@pytest.mark.parametrize(("layers", "units"), [(1, 3), (2, 512), (12, 512)])
+def test_a_picture_is_never_taller_than_a_screen_shows(
+    tmp_path: Path, layers: int, units: int
+) -> None:
+    image = pytest.importorskip("matplotlib.image")
+    values = np.random.default_rng(5).standard_normal((16, units)).astype(np.float32)
+    names = ("input", "forget", "output", "candidate", "cell", "hidden")
+    made = HeatMap("", bands([dict.fromkeys(names, values)] * layers, groups=16), list("a" * 16))
+    draw(made, tmp_path / "made.png")
+    height, width, _ = image.imread(tmp_path / "made.png").shape
+    assert height <= 14 * 150
+    assert width == 12 * 150
 
 
 def rendered(heat: HeatMap, width: int = 60) -> list[list[tuple[str, Any]]]:

@@ -72,6 +72,14 @@ def test_once_as_json_is_one_object_and_as_text_one_picture(carousel: Command) -
     assert "\x1b" not in done.out
 
 
+@pytest.mark.parametrize(("columns", "wide"), [("", 100), ("72", 72)])
+def test_into_a_pipe_lines_are_no_longer_than_people_read(
+    carousel: Command, columns: str, wide: int
+) -> None:
+    lines = carousel("top", "--once", "-i", "100ms", COLUMNS=columns).out.splitlines()
+    assert max(map(len, lines)) == wide
+
+
 def test_once_without_a_server_is_exit_code_3(carousel: Command) -> None:
     assert carousel("top", "--once", "--target", "localhost:1").code == 3
 

@@ -23,6 +23,7 @@ def one(name: str, value: float, **labels: str) -> dict[str, object]:
 
 
 FORGET = {"model": "a", "layer": "0", "gate": "forget"}
+CELL = {**FORGET, "gate": "cell"}
 BROKEN = {"kind": "valkey", "healthy": False, "message": "it is gone", "lag_steps": "7"}
 
 
@@ -36,6 +37,11 @@ BROKEN = {"kind": "valkey", "healthy": False, "message": "it is gone", "lag_step
         ({}, one("sessions", 10, model="a"), ["Near capacity"]),
         ({}, one("sessions_ended", 3, model="a", reason="closed"), []),
         ({}, one("sessions_ended", 3, model="a", reason="error"), ["Sessions lost"]),
+        ({}, one("sessions_ended", 3, model="a", reason="lifetime"), []),
+        ({}, one("steps_failed", 3, model="a", reason="internal"), ["Internal errors"]),
+        ({}, one("steps_failed", 3, model="a", reason="invalid_field"), []),
+        ({}, one("turn_age_seconds", 9.9), []),
+        ({}, one("turn_age_seconds", 10.1), ["Engine stuck"]),
         ({}, one("restore_failures", 1, model="a", reason="snapshot_damaged"), ["Restores"]),
         ({}, one("batch_audit_max_abs_difference", 9e-6, model="a"), []),
         ({}, one("batch_audit_max_abs_difference", 2e-5, model="a"), ["Batch audit"]),
@@ -45,22 +51,37 @@ BROKEN = {"kind": "valkey", "healthy": False, "message": "it is gone", "lag_step
         ({}, one("training_last_checkpoint_timestamp_seconds", 80, training_job="a"), []),
         ({}, one("gate_saturation_ratio", 0.89, **FORGET), []),
         ({}, one("gate_saturation_ratio", 0.91, **FORGET), ["Saturated"]),
+        ({}, one("gate_drift_psi", 0.49, **FORGET), []),
+        ({}, one("gate_drift_psi", 0.51, **FORGET), ["Drift"]),
+        ({}, one("gate_drift_psi", 5, **CELL), []),
     ],
 )
 def test_a_hint_comes_with_its_cause_and_not_before(
     browser: Browser, url: str, state: dict[str, object], numbers: object, said: list[str]
 ) -> None:
-    """Two looks, from 50 to 100 seconds; at the first nothing was amiss."""
+    """One look at 100 seconds; five minutes before nothing was amiss."""
+    look = {"time": 100, "server": server(**state), "numbers": numbers, "before": {}}
+    assert titles(browser, url, look) == said
+
+
+@pytest.mark.parametrize("name", ["sessions_ended", "restore_failures", "nonfinite_rows"])
+def test_what_is_older_than_the_alerts_look_back_is_no_news(
+    browser: Browser, url: str, name: str
+) -> None:
+    counter = one(name, 3, model="a", reason="error")
+    look = {"time": 100, "server": server(), "numbers": counter, "before": counter}
+    assert titles(browser, url, look) == []
+    more = one(name, 4, model="a", reason="error")
+    assert titles(browser, url, {**look, "numbers": more}) != []
+
+
+def titles(browser: Browser, url: str, look: dict[str, object]) -> object:
+    """Of the hints on this look, the first of the page."""
     if not browser.is_at(url):
         browser.open(url)
-    looks = [
-        {"time": 50, "server": server(), "numbers": {}},
-        {"time": 100, "server": server(**state), "numbers": numbers},
-    ]
-    found = browser.evaluate(
+    return browser.evaluate(
         "Promise.all([import('/page/rates.js'), import('/page/hints.js')]).then(([r, h]) => {"
         " const history = new r.History();"
-        f" for (const look of {json.dumps(looks)}) history.add(look);"
+        f" history.add({json.dumps(look)});"
         " return h.hints(history).map(([, title]) => title); })"
     )
-    assert found == said

@@ -219,6 +219,53 @@ def test_a_phone_needs_no_sideways_scrolling(
         assert browser.evaluate(f"{cards}.every((one) => one.scrollWidth <= one.clientWidth)")
 
 
+def test_a_session_that_ended_is_said_once_and_asked_for_no_more(
+    browser: Browser, url: str, client: Client
+) -> None:
+    note = "document.querySelector('#inside-note')"
+    session = client.session("tiny", session_id=LONG)
+    browser.open(f"{url}#/sessions/{LONG}", width=360, height=780)
+    browser.wait(f"{note}.innerText.startsWith('It is watched')")
+    session.close()
+    browser.wait(f"{note}.innerText.includes('ended')")
+    assert tell(browser, "#inside-note").startswith(f"session {LONG} has ended")
+    card = f"{note}.closest('.card')"
+    assert browser.evaluate(f"{card}.scrollWidth <= {card}.clientWidth")
+    asked = len(browser.asked())
+    until(lambda: sum("status.json" in one for one in browser.asked()[asked:]) >= 2)
+    assert [one for one in browser.asked()[asked:] if LONG in one] == []
+    [trouble] = browser.troubles()  # the browser itself notes the refusal
+    assert "404" in trouble
+    with client.session("tiny", session_id=LONG):
+        browser.wait(f"{note}.innerText.startsWith('It is watched')")
+    browser.open(url)
+
+
+def test_a_search_counts_the_rows_that_it_shows(browser: Browser, url: str, client: Client) -> None:
+    sessions = [client.session("tiny", session_id=f"seek-{i:02}") for i in range(20)]
+    other = client.session("tiny", session_id="elsewhere")
+    browser.open(url)
+    search = "document.querySelector('#search-id')"
+    for begins, rows, total in (
+        ("seek-", 15, "15 of those found"),
+        ("seek-0", 10, "10 found"),
+        ("seek-00", 1, "1 found"),
+    ):
+        browser.evaluate(
+            f"({search}.value = {begins!r}, {search}.dispatchEvent(new Event('input')))"
+        )
+        browser.wait(f"document.querySelector('#sessions-rows').rows.length === {rows}")
+        browser.wait(f"document.querySelector('#sessions-total').innerText === {total!r}")
+    for session in (*sessions, other):
+        session.close()
+
+
+def test_no_time_at_all_is_no_fraction_of_a_second(browser: Browser, url: str) -> None:
+    browser.open(url)
+    found = browser.evaluate("import('/page/quantities.js').then((m) => m.span(0))")
+    assert found == "0 s"
+
+
 @pytest.fixture(scope="module")
 def learned(site: RunningServer) -> str:
     """A small job that has ended."""
@@ -281,6 +328,22 @@ def test_the_page_says_when_the_server_is_gone_and_goes_on_when_it_is_back(
     with running(store=model_store, shipped=False, http_port=port):
         browser.wait("document.querySelector('#state').innerText === 'all is well'")
         until(lambda: tell(browser, "#facts").split("instance")[1] != before.split("instance")[1])
+
+
+@pytest.mark.parametrize("status", [200, 500, 502])
+def test_an_answer_that_is_not_json_is_said_and_the_page_goes_on(
+    browser: Browser, url: str, spoken: Session, status: int
+) -> None:
+    browser.open(f"{url}#/sessions/spoken")
+    browser.wait("document.querySelector('#state').innerText === 'all is well'")
+    answer = f"new Response('<p>Bad Gateway</p>', {{ status: {status} }})"
+    browser.evaluate(f"(window.theirs = fetch, window.fetch = async () => {answer}, 0)")
+    browser.wait("document.querySelectorAll('.card.stale').length >= 4")
+    browser.wait("document.body.classList.contains('stale')")
+    assert f"status {status} and no JSON" in tell(browser, "#state")
+    browser.evaluate("(window.fetch = theirs, 0)")
+    browser.wait("document.querySelector('#state').innerText.startsWith('all is well')")
+    browser.wait("document.querySelectorAll('.stale:not(:has(#models-title))').length === 0")
 
 
 def test_quantiles_are_those_of_the_command_line(browser: Browser, url: str) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from carousel.client import Client
-from carousel.server.page.numbers import numbers, read
+from carousel.server.page.numbers import NEWS_SECONDS, SAMPLE_SECONDS, Past, numbers, read
 from carousel.server.settings import Settings
 from tests.conftest import RunningServer
 from tests.processes import until
@@ -139,6 +139,20 @@ def test_values_and_sums_are_finite_or_null() -> None:
     assert values == {"inf": None, "-inf": None, "nan": None, "1.5": 1.5}
     [one] = found["carousel_turn_duration_seconds"]
     assert (one["sum"], one["count"], one["buckets"][-1]) == (None, 1, ["+Inf", 1])
+
+
+def test_counters_are_kept_as_they_were_up_to_five_minutes_ago() -> None:
+    registry = CollectorRegistry()
+    steps = Counter("carousel_steps_failed", "", registry=registry)
+    Counter("carousel_steps", "", registry=registry)
+    past, ages = Past(registry), []
+    for sample in range(1, 100):
+        assert past.first == {} or past.first.keys() == {"carousel_steps_failed"}
+        steps.inc()
+        past.sample()
+        [first] = past.first.get("carousel_steps_failed", [{"value": 0}])
+        ages.append((sample - first["value"]) * SAMPLE_SECONDS)
+    assert max(ages) == ages[-1] == NEWS_SECONDS - SAMPLE_SECONDS
 
 
 def test_sessions_are_found_by_how_their_ids_begin(site: RunningServer) -> None:

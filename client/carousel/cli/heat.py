@@ -105,12 +105,16 @@ def surprises(logits: Any, tokens: Sequence[int]) -> Values:
     return np.concatenate([[np.nan], nats]).astype(np.float32)
 
 
-def painted(band: Band) -> npt.NDArray[np.uint8]:
-    """The red, green and blue of every value, [T, G, 3]; what is not known is black."""
+def painted(band: Band, zero: str = SIGNED[1]) -> npt.NDArray[np.uint8]:
+    """The red, green and blue of every value, [T, G, 3]; what is not known is as the lowest.
+
+    Where values can be negative, `zero` is the colour of zero: that of the ground.
+    """
     import numpy as np
 
-    anchors = [[int(one[i : i + 2], 16) for one in band.colours] for i in (1, 3, 5)]
+    colours = [zero if one == SIGNED[1] else one for one in band.colours]
+    anchors = [[int(one[i : i + 2], 16) for one in colours] for i in (1, 3, 5)]
     shares = np.nan_to_num((band.values - band.low) / (band.high - band.low))
-    places = np.linspace(0, 1, len(band.colours))
+    places = np.linspace(0, 1, len(colours))
     parts = [np.interp(shares, places, own) for own in anchors]
     return np.stack(parts, axis=-1).round().astype(np.uint8)

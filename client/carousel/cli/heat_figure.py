@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     Pixels = npt.NDArray[np.uint8]
 
-_WIDTH, _INCHES = 12.0, 1 / 45  # of all, of a row of pixels
-_DPI = 150
+_WIDTH, _TALLEST, _INCHES = 12.0, 14.0, 1 / 45  # of all, and of a row of pixels
+_DPI, _POINTS = 150, 72  # to an inch
+_WHITE = "#ffffff"
 _TALL, _FLAT, _GAP = 32, 12, 4  # rows: of a band, of one without groups, between two
 _MOST_LABELS = 120
 
@@ -31,13 +32,15 @@ def draw(heat: HeatMap, file: Path) -> None:
     parts = [_pixels(band) for band in heat.bands]
     ends = np.cumsum([len(part) for part in parts])
     pixels = np.concatenate(parts)  # [rows, T, 3]
-    figure = Figure(figsize=(_WIDTH, 1.5 + len(pixels) * _INCHES), layout="constrained")
+    height = min(_TALLEST, 1.5 + len(pixels) * _INCHES)
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     figure.suptitle(heat.title, fontsize=11)
     axes = figure.subplots()
     axes.imshow(pixels, aspect="auto", interpolation="nearest")
     middles = [end - _GAP - (len(part) - _GAP) / 2 for end, part in zip(ends, parts, strict=True)]
     scales = [f"{one.title}\n{one.low:.2g} to {one.high:.2g}" for one in heat.bands]
-    axes.set_yticks(middles, scales, fontsize=7)
+    room = (height - 1.5) * _POINTS / len(heat.bands)
+    axes.set_yticks(middles, scales, fontsize=min(7, room / 2.5))
     if heat.labels and heat.steps <= _MOST_LABELS:
         shown = [label if label.isprintable() else repr(label)[1:-1] for label in heat.labels]
         names = [label.replace("$", r"\$") for label in shown]
@@ -53,7 +56,7 @@ def _pixels(band: Band) -> Pixels:
     """A band's rows [rows, T, 3], white where nothing is known, and the gap below it."""
     import numpy as np
 
-    colours = painted(band)
+    colours = painted(band, _WHITE)
     colours[np.isnan(band.values)] = 255
     steps, groups, _ = colours.shape
     rows = _FLAT if groups == 1 else max(_TALL, groups)

@@ -28,15 +28,15 @@ def show(value: Any, *, view: View, as_json: bool) -> None:
         console().print(seen)
 
 
-def console() -> Console:
+def console(*, elsewhere: int = 1000) -> Console:
     """Standard output: colours on a terminal only; NO_COLOR is honoured by rich itself.
 
     Elsewhere than on a terminal lines are as long as they must be: a table that was cut to 80
-    columns is of no use to grep.
+    columns is of no use to grep. What fills its lines says how wide it is `elsewhere`.
     """
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else elsewhere, highlight=False)
 
 
 def plain(value: Any) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -17,32 +18,28 @@ from carousel.cli.top_numbers import Past
 from carousel.cli.top_view import Picture
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from carousel.cli.top_watch import Watch
 
+WIDTH = 100  # where there is no terminal, and COLUMNS says nothing
 HINT = "q leaves"
 TICK = 0.1  # seconds until a key, a look or a new size of the terminal is seen
 
 
-def show(seen: Now | Watch) -> RenderableType | None:
+def show(seen: Now | Watch) -> None:
     """One look as it is; looks without end on the whole terminal, or below each other."""
     if isinstance(seen, Now):
-        return _alone(seen)
-    if sys.stdout.isatty() and sys.stdin.isatty():
+        _one_below_the_other([seen])
+    elif sys.stdout.isatty() and sys.stdin.isatty():
         _fill_screen(seen)
-        return None
-    past, out = Past(), console()
-    for one in seen:
+    else:
+        _one_below_the_other(seen)
+
+
+def _one_below_the_other(looks: Iterable[Now]) -> None:
+    past, out = Past(), console(elsewhere=shutil.get_terminal_size((WIDTH, 0)).columns)
+    for one in looks:
         past.add(one)
         out.print(Picture(one, past), "")
-    return None
-
-
-def _alone(one: Now) -> RenderableType:
-    past = Past()
-    past.add(one)
-    return Picture(one, past)
 
 
 def _fill_screen(watch: Watch) -> None:

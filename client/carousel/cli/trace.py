@@ -31,7 +31,8 @@ def trace(
         str | None, typer.Option(help="Begin from this session's state, which does not move.")
     ] = None,
     png: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Draw all of it into this picture.")
+        Path | None,
+        typer.Option(dir_okay=False, help="Draw it into this picture, in 16 groups of units."),
     ] = None,
     html: Annotated[
         Path | None,

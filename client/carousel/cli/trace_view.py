@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # A gate this close to 0 or 1 hardly passes a gradient.
 _SATURATED = 0.05
-_SEEN_GROUPS = 4  # of units in a terminal
-_MOST_VALUES = 2**19  # in a picture or a page
+_SEEN_GROUPS, _DRAWN_GROUPS = 4, 16  # of units in a terminal, in a picture
+_MOST_VALUES = 2**19  # in a page
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,16 +50,15 @@ def traced(trace: Trace, values: Any, config: ModelConfig) -> Traced:
 
 def drawn(one: Traced, *, png: Path | None, html: Path | None) -> Traced:
     """Write the files that were asked for, and name them."""
-    steps, names = len(one.outputs), sum(len(layer) for layer in one.layers)
-    made = _heat(one, max(1, _MOST_VALUES // (steps * names)))
     if png is not None:
         from carousel.cli import heat_figure
 
-        heat_figure.draw(made, png)
+        heat_figure.draw(_heat(one, _DRAWN_GROUPS), png)
     if html is not None:
         from carousel.cli import heat_page
 
-        heat_page.write(made, html)
+        steps, names = len(one.outputs), sum(len(layer) for layer in one.layers)
+        heat_page.write(_heat(one, max(1, _MOST_VALUES // (steps * names))), html)
     return replace(one, files=[str(file) for file in (png, html) if file is not None])
 
 
@@ -69,7 +68,7 @@ def show(one: Traced) -> RenderableType:
 
     from carousel.cli.heat_terminal import HeatView
 
-    written = [f"{file} has all of it" for file in one.files]
+    written = [f"{file} shows more of it" for file in one.files]
     return Group(HeatView(_heat(one, _SEEN_GROUPS)), "", _figures(one), *written)
 
 

@@ -13,7 +13,7 @@ from carousel.errors import SessionEnded, SessionNotFound
 from carousel.model import TokenizerError
 from carousel.server import names
 from carousel.server.hall import Hall
-from carousel.server.page.numbers import numbers, read
+from carousel.server.page.numbers import Past, numbers, read
 from carousel.server.rpc import Context
 from carousel.server.services.admin_service import AdminService
 from carousel.server.services.model_service import ModelService
@@ -59,15 +59,17 @@ class Looks:
         self._models = models
         self._sessions = sessions
         self._training = training
+        self.past = Past(hall.metrics.registry)
 
     async def status(self) -> Json:
-        """The server and its metrics at this moment."""
+        """The server and its metrics at this moment, and counters of five minutes before."""
         info = await self._admin.GetServerInfo(admin_service_pb2.GetServerInfoRequest(), VISITOR)
         statistics = await asyncio.to_thread(read, self._hall.metrics.registry)
         return {
             "time": statistics.create_time.ToNanoseconds() / 1e9,
             "server": plain(info),
             "numbers": numbers(statistics),
+            "before": self.past.first,
         }
 
     async def models(self) -> Json:

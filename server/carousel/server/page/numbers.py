@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -41,10 +42,18 @@ SHOWN = frozenset(
         "store_failures",
         "training_last_checkpoint_timestamp_seconds",
         "training_last_event_timestamp_seconds",
+        "turn_age_seconds",
         "turn_batch_size",
         "turn_duration_seconds",
     )
 )
+
+NEWS = frozenset(
+    f"carousel_{name}"
+    for name in ("nonfinite_rows", "restore_failures", "sessions_ended", "steps_failed")
+)
+
+NEWS_SECONDS, SAMPLE_SECONDS = 300.0, 30.0  # as long as the alerts look back
 
 Series = list[dict[str, Any]]
 
@@ -52,16 +61,36 @@ Series = list[dict[str, Any]]
 class _Shown(Collector):
     """Without what is not shown: most samples are gRPC's."""
 
-    def __init__(self, all_families: Collector) -> None:
+    def __init__(self, all_families: Collector, shown: frozenset[str]) -> None:
         self._all = all_families
+        self._shown = shown
 
     def collect(self) -> Iterator[Metric]:
-        return (family for family in self._all.collect() if family.name in SHOWN)
+        return (family for family in self._all.collect() if family.name in self._shown)
 
 
-def read(registry: Collector) -> pb.Statistics:
-    """What GetStatistics says of the families that are shown."""
-    return exposition.statistics(_Shown(registry))
+class Past:
+    """Counters as they were up to five minutes ago, whether or not anybody looked then."""
+
+    def __init__(self, registry: Collector) -> None:
+        self._registry = registry
+        # They begin at zero with the server.
+        self._kept: deque[dict[str, Series]] = deque(
+            [{}], maxlen=round(NEWS_SECONDS / SAMPLE_SECONDS)
+        )
+
+    @property
+    def first(self) -> dict[str, Series]:
+        return self._kept[0]
+
+    def sample(self) -> None:
+        """To be called every so many seconds."""
+        self._kept.append(numbers(read(self._registry, NEWS)))
+
+
+def read(registry: Collector, families: frozenset[str] = SHOWN) -> pb.Statistics:
+    """What GetStatistics says of these families."""
+    return exposition.statistics(_Shown(registry, families))
 
 
 def numbers(statistics: pb.Statistics) -> dict[str, Series]:

@@ -17,6 +17,7 @@ import grpc
 from carousel.errors import CarouselError, DeadlineExceeded
 from carousel.exposition import Answer, Headers, Request, Route
 from carousel.server.page.looks import Json, Looks
+from carousel.server.page.numbers import SAMPLE_SECONDS
 
 log = logging.getLogger("carousel.page")
 
@@ -63,6 +64,7 @@ class StatusPage:
         self._loop = loop
         self._files = _read_files()
         self._status = Fresh(lambda: self._ask(looks.status()))
+        loop.call_later(SAMPLE_SECONDS, self._remember)
 
     @property
     def routes(self) -> dict[str, Route]:
@@ -80,6 +82,10 @@ class StatusPage:
             "/page/*": self._guarded(lambda request: self._file(request.path.rpartition("/")[2])),
             **{path: self._guarded(_as_json(look)) for path, look in asked.items()},
         }
+
+    def _remember(self) -> None:
+        self._loop.call_later(SAMPLE_SECONDS, self._remember)
+        self._loop.run_in_executor(None, self._looks.past.sample)
 
     def _guarded(self, route: Route) -> Route:
         def answer(request: Request) -> Answer:

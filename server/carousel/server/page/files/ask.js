@@ -13,12 +13,15 @@ export async function ask(path, query = {}) {
   const wanted = Object.entries(query).filter(([, value]) => value !== "");
   const tail = wanted.length ? `?${new URLSearchParams(wanted)}` : "";
   const answer = await fetch(`/page/${path}${tail}`, { signal: AbortSignal.timeout(12000) });
-  const body = await answer.json();
-  if (!answer.ok) throw new Refusal(answer.status, body.error.reason, body.error.message);
-  return body;
+  const body = await answer.json().catch(() => null);
+  if (answer.ok && body) return body;
+  // What stands between here and the server answers in words of its own.
+  const { reason = "UNREADABLE", message = `the answer has status ${answer.status} and no JSON` } =
+    body?.error ?? {};
+  throw new Refusal(answer.status, reason, message);
 }
 
-// Asks again and again while the page can be seen: `ask` tells how long to rest, in seconds.
+// Looks again and again while the page can be seen, however a look ends; `every` is in seconds.
 export function repeat(every, look) {
   let timer = 0;
   let busy = false;
@@ -29,16 +32,14 @@ export function repeat(every, look) {
       again = true;
       return;
     }
-    if (!document.hidden) {
-      busy = true;
-      try {
-        await look();
-      } finally {
-        busy = false;
-      }
+    busy = true;
+    try {
+      if (!document.hidden) await look();
+    } finally {
+      busy = false;
+      timer = setTimeout(turn, again ? 0 : every * 1000);
+      again = false;
     }
-    timer = setTimeout(turn, again ? 0 : every * 1000);
-    again = false;
   }
   document.addEventListener("visibilitychange", turn);
   turn();

@@ -2,34 +2,35 @@
 
 import { $, el, say } from "./dom.js";
 import { count, percent, shortName, span } from "./quantities.js";
-import { quantile, series, sum } from "./rates.js";
+import { GATES, quantile, series, sum } from "./rates.js";
 
 const FULL = 0.9;
 const SATURATED = 0.9;
-const DRIFTED = 0.25;
+export const DRIFTED = 0.5;
 const SLOW_STEP = 0.2;
 const SLOW_TURN = 0.1;
 const QUIET_JOB = 15;
 const WITHOUT_CHECKPOINT = 900;
 const SECONDS = 30;
-const NEWS_SECONDS = 240;
-const LOST = ["lifetime", "evicted", "quarantined", "drained", "error"];
+const STUCK_TURN = 10;
+const LOST = ["evicted", "quarantined", "drained", "error"];
 
-const grew = (history, name, labels) =>
-  history.now(NEWS_SECONDS, (from, to) => sum(to, name, labels) - sum(from, name, labels));
+// In the last five minutes, whether or not this page was open.
+const grew = (look, name, labels) =>
+  sum(look, name, labels) - sum({ numbers: look.before }, name, labels);
 
 // All hints as [grave, name, what is to be said].
 export function hints(history) {
   const look = history.last;
   return [
-    ...ofServer(history, look),
-    ...ofNumbers(history, look),
+    ...ofServer(look),
+    ...ofNumbers(look),
     ...ofSpeed(history, look),
     ...ofJobs(look),
   ];
 }
 
-function* ofServer(history, look) {
+function* ofServer(look) {
   const { server } = look;
   if (server.draining)
     yield [false, "Draining", "The server takes nothing new and is about to stop."];
@@ -45,26 +46,32 @@ function* ofServer(history, look) {
     yield [live >= room, "Near capacity", `${count(live)} of ${count(room)} sessions are live.`];
   }
   for (const reason of LOST) {
-    const lost = grew(history, "sessions_ended", { reason });
+    const lost = grew(look, "sessions_ended", { reason });
     if (lost > 0)
       yield [
         reason === "error",
         "Sessions lost",
-        `${count(lost)} ended as ${reason} a moment ago.`,
+        `${count(lost)} ended as ${reason} in the last five minutes.`,
       ];
   }
-  const broken = grew(history, "restore_failures");
+  const failed = grew(look, "steps_failed", { reason: "internal" });
+  if (failed > 0)
+    yield [true, "Internal errors", `${count(failed)} steps failed by a fault of the server.`];
+  const age = Math.max(0, ...series(look, "turn_age_seconds").map((one) => one.value));
+  if (age > STUCK_TURN)
+    yield [true, "Engine stuck", `The present turn began ${span(age)} ago and has not ended.`];
+  const broken = grew(look, "restore_failures");
   if (broken > 0) yield [true, "Restores", `${count(broken)} sessions could not be brought back.`];
 }
 
-function* ofNumbers(history, look) {
+function* ofNumbers(look) {
   const quarantined = sum(look, "sessions_quarantined");
-  const rows = grew(history, "nonfinite_rows");
+  const rows = grew(look, "nonfinite_rows");
   if (rows > 0) {
     yield [
       true,
       "Quarantine",
-      `${count(rows)} rows became NaN or infinite a moment ago; their sessions are in quarantine.`,
+      `${count(rows)} rows became NaN or infinite in the last five minutes; their sessions are in quarantine.`,
     ];
   } else if (quarantined > 0) {
     yield [false, "Quarantine", `${count(quarantined)} sessions were quarantined since the start.`];
@@ -90,7 +97,7 @@ function* ofNumbers(history, look) {
     "gate_drift_psi",
     DRIFTED,
     "Drift",
-    (worst) => `work elsewhere than in training (stability index ${worst.toFixed(2)}).`,
+    (worst) => `show that inputs differ from those learned (stability index ${worst.toFixed(2)}).`,
   );
 }
 
@@ -98,6 +105,7 @@ function* ofNumbers(history, look) {
 function* ofGates(look, name, bound, title, said) {
   const worst = new Map();
   for (const one of series(look, name)) {
+    if (!GATES.includes(one.labels.gate)) continue; // a state may be anywhere
     const known = worst.get(one.labels.model);
     if (one.value > bound && (!known || one.value > known.value)) worst.set(one.labels.model, one);
   }

@@ -3,9 +3,9 @@
 import { $, el, picture, say } from "./dom.js";
 import { accent, scale } from "./colours.js";
 import { count, figure, percent, shortName, word } from "./quantities.js";
+import { GATES } from "./rates.js";
 
 const COLUMNS = 128; // steps; the latest stands at the right
-const GATES = ["input", "forget", "output", "reset", "update"];
 const MOST_NATS = 8;
 const SIGNS = { " ": " ", "\n": "↵", "\t": "→" };
 

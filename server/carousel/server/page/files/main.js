@@ -13,6 +13,7 @@ import { learnSessions, listenToSearch } from "./sessions.js";
 
 const history = new History();
 const chosen = { sessions: "", jobs: "" };
+let over = ""; // the chosen session, once there is nothing to see of it any more
 let away = 0; // seconds since 1970 at which the server was lost
 
 const now = () => history.last?.time ?? Date.now() / 1000;
@@ -25,7 +26,6 @@ async function lookAtServer() {
     away ||= Date.now() / 1000;
     return showLost(error);
   }
-  document.body.classList.remove("stale");
   showTiles(history);
   const found = showHints(history);
   showModels(history);
@@ -49,6 +49,7 @@ async function lookAtServer() {
     $("facts"),
     `version ${server.version} on ${server.device}${exact}, up ${up}, instance ${server.instance_id}`,
   );
+  document.body.classList.remove("stale");
 }
 
 function showLost(error) {
@@ -58,30 +59,48 @@ function showLost(error) {
   dress($("state"), "pill bad");
 }
 
-// What is not the server's state may fail alone: the state above says when nobody is there.
-const quietly = (look) => async () => {
+// A card whose look failed says that it is old; why, the state above says where nobody is there.
+const inCards = (ids, look) => async () => {
+  let stale = true;
   try {
     await look();
+    stale = false;
   } catch (error) {
-    if (
-      !(error instanceof Refusal) &&
-      !(error instanceof TypeError) &&
-      error.name !== "TimeoutError"
-    )
-      throw error;
+    const expected = [Refusal, TypeError, DOMException].some((kind) => error instanceof kind);
+    if (!expected) throw error;
+  } finally {
+    for (const id of ids) $(id).closest(".card").classList.toggle("stale", stale);
   }
 };
 
 async function lookInside() {
   const wanted = chosen.sessions;
   if (!wanted) return showNothingInside();
+  if (wanted === over) return;
   try {
     const found = await ask(`sessions/${encodeURIComponent(wanted)}.json`);
     if (wanted === chosen.sessions) showInside(found);
   } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    if (wanted === chosen.sessions) showNothingInside(error.message);
+    if (!(error instanceof Refusal) || error.status >= 500) throw error;
+    if (wanted !== chosen.sessions) return;
+    showNothingInside(whyNot(error));
+    if (error.status < 429) over = wanted;
   }
+}
+
+function whyNot(error) {
+  if (error.reason === "WATCH_CAPACITY")
+    return (
+      "As many sessions are looked into as can be at a time, on all pages together. This one " +
+      "shows once another has not been looked at for a minute."
+    );
+  return error.message.replace("session sessions/", "session ");
+}
+
+// A session of the list may be one that begins again.
+async function lookAtSessions() {
+  const live = await learnSessions(now(), chosen.sessions);
+  if (live?.includes(over)) over = "";
 }
 
 async function lookAtJobs() {
@@ -100,19 +119,17 @@ function choose() {
 }
 
 choose();
-repeat(2, quietly(lookAtServer));
-const sessions = repeat(
-  2,
-  quietly(() => learnSessions(now(), chosen.sessions)),
-);
-const inside = repeat(1, quietly(lookInside));
+repeat(2, lookAtServer);
+const sessions = repeat(2, inCards(["sessions"], lookAtSessions));
+const inside = repeat(1, inCards(["inside"], lookInside));
 repeat(
   10,
-  quietly(async () => learnModels(await ask("models.json"))),
+  inCards(["models-title"], async () => learnModels(await ask("models.json"))),
 );
-const jobs = repeat(3, quietly(lookAtJobs));
+const jobs = repeat(3, inCards(["jobs-title", "job-title"], lookAtJobs));
 listenToSearch(sessions);
 addEventListener("hashchange", () => {
+  over = "";
   choose();
   sessions();
   inside();
@@ -120,6 +137,7 @@ addEventListener("hashchange", () => {
 });
 // Maps have the colours of the scheme.
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  if (over) return;
   showNothingInside("");
   inside();
 });

@@ -1,8 +1,9 @@
 // The models that there are, and what their gates do over all sessions.
 
 import { $, el, rows } from "./dom.js";
+import { DRIFTED } from "./hints.js";
 import { count, percent, short, shortName, size, word } from "./quantities.js";
-import { rate, series, sum } from "./rates.js";
+import { GATES, rate, series, sum } from "./rates.js";
 
 const CELLS = { lstm: "LSTM", gru: "GRU", rnn_tanh: "RNN tanh", rnn_relu: "RNN ReLU" };
 const TONES = { ready: "good", loading: "warn", failed: "bad" };
@@ -59,8 +60,6 @@ function cells(history, look, { model, version }) {
   ];
 }
 
-const GATES = ["input", "forget", "output", "reset", "update"];
-
 const inOrder = ({ labels: one }, { labels: other }) =>
   one.model.localeCompare(other.model) ||
   one.layer - other.layer ||
@@ -85,7 +84,7 @@ export function showGates(history) {
       { node: bar(`${key(one)} saturated`, saturated, saturated > 0.9 ? "warn" : "") },
       {
         text: drift ? drift.value.toFixed(2) : "–",
-        class: `num ${drift?.value > 0.25 ? "state warn" : ""}`,
+        class: `num ${drift?.value > DRIFTED && GATES.includes(one.labels.gate) ? "state warn" : ""}`,
       },
     ];
   });

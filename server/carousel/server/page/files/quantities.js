@@ -34,6 +34,7 @@ export function span(seconds) {
 
 export function spanParts(seconds) {
   if (!Number.isFinite(seconds)) return ["–", ""];
+  if (seconds === 0) return ["0", "s"];
   if (seconds < 0.001) return [figure(seconds * 1e6), "µs"];
   if (seconds < 1) return [figure(seconds * 1e3), "ms"];
   for (const [size, unit] of [

@@ -2,6 +2,8 @@
 
 const KEPT_SECONDS = 240;
 
+export const GATES = ["input", "forget", "output", "reset", "update"];
+
 export class History {
   constructor() {
     this.looks = [];

@@ -25,7 +25,7 @@ export async function learnSessions(now, chosen) {
     (one) => cells(one, now, speeds.get(one.name), chosen),
     (one) => shortName(one.name) === chosen,
   );
-  say($("sessions-total"), `${count(Number(answer.total_size))} live`);
+  say($("sessions-total"), total(answer));
   const empty = $("sessions-empty");
   empty.hidden = answer.sessions.length > 0;
   const narrow = wanted.begins || wanted.model || wanted.page_token;
@@ -33,6 +33,15 @@ export async function learnSessions(now, chosen) {
   $("sessions-first").hidden = !wanted.page_token;
   $("sessions-next").hidden = !answer.next_page_token;
   $("sessions-next").dataset.token = answer.next_page_token;
+  const live = answer.sessions.filter((one) => !one.state.endsWith("ENDED"));
+  return live.map((one) => shortName(one.name));
+}
+
+// Of a search nobody counts more than the rows that are shown.
+function total(answer) {
+  if (!wanted.begins) return `${count(Number(answer.total_size))} live`;
+  const more = answer.next_page_token || wanted.page_token;
+  return more ? `${answer.sessions.length} of those found` : `${answer.sessions.length} found`;
 }
 
 function speed(one) {
