@@ -100,8 +100,9 @@ def test_a_picture_is_never_taller_than_a_screen_shows(
 ) -> None:
     image = pytest.importorskip("matplotlib.image")
     values = np.random.default_rng(5).standard_normal((16, units)).astype(np.float32)
-    names: tuple[str, ...] = ("input", "forget", "output", "candidate", "cell", "hidden")
-    made = HeatMap("", bands([dict.fromkeys(names, values)] * layers, groups=16), list("a" * 16))
+    gates: dict[str, Any] = dict.fromkeys(("input", "forget", "output", "candidate"), values)
+    gates |= {"cell": values, "hidden": values}
+    made = HeatMap("", bands([gates] * layers, groups=16), list("a" * 16))
     draw(made, tmp_path / "made.png")
     height, width, _ = image.imread(tmp_path / "made.png").shape
     assert height <= 14 * 150
