@@ -70,7 +70,7 @@ class _Shown(Collector):
 
 
 class Past:
-    """Counters as they were up to five minutes ago, whether or not anybody looked then."""
+    """Counters as they were up to five minutes ago, looked at or not; without those at zero."""
 
     def __init__(self, registry: Collector) -> None:
         self._registry = registry
@@ -85,7 +85,10 @@ class Past:
 
     def sample(self) -> None:
         """To be called every so many seconds."""
-        self._kept.append(numbers(read(self._registry, NEWS)))
+        counted = numbers(read(self._registry, NEWS))
+        self._kept.append(
+            {name: [one for one in series if one["value"]] for name, series in counted.items()}
+        )
 
 
 def read(registry: Collector, families: frozenset[str] = SHOWN) -> pb.Statistics:
