@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
 import threading
 import time
@@ -27,6 +28,10 @@ from carousel.model import (
 from carousel.server import Server, Settings
 
 T = TypeVar("T")
+
+# Whoever runs the tests in the background of a script has Ctrl-C ignored, in what they start too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What others bring into a store is looked for only where a test is about that: what a test has
 # just brought in is not loaded behind its back.

@@ -169,6 +169,7 @@ def test_sessions_made_for_a_caller_who_has_gone_do_not_stay(
     with held_up(own):
         flying = call.future(request)
         until(lambda: count(own, "started", **method) > started)
+        until(lambda: len(own.server.hall.engine._calls) > 0)  # it waits for the engine
         flying.cancel()
         until(lambda: count(own, "handled", grpc_code="CANCELLED", **method) == 1)
         assert made._value.get() == before

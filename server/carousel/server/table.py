@@ -256,7 +256,10 @@ class SessionTable:
             self._elsewhere.popitem(last=False)
 
     def stored_as(self, session_id: str) -> tuple[int, ...]:
-        """The handles that the store may have of a durable session, if it is as here; else none."""
+        """The handles that the store may have of a durable session, if it is as here; else none.
+
+        From any thread: what is read may be a moment old.
+        """
         slot = self.slots.get(session_id)
         if slot is None or self.durability[slot] == MEMORY:
             return ()

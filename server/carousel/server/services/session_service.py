@@ -138,7 +138,7 @@ class SessionService:
 
     async def _be_sure_of(self, session_id: str) -> None:
         """Let go of a session that another server took over, before its state is read."""
-        known = await self._call(self._hall.engine.table.stored_as, session_id)
+        known = self._hall.engine.table.stored_as(session_id)
         if not known or self._hall.engine.behind.trouble is not None:
             return
         entry = await self._hall.at_rest.entry(session_id)
