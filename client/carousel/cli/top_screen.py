@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 WIDTH = 100  # where there is no terminal, and COLUMNS says nothing
 HINT = "q leaves"
-LONGEST_LOOK = 2.0  # seconds that leaving waits for a look that is under way
 TICK = 0.1  # seconds until a key, a look or a new size of the terminal is seen
 
 
@@ -50,12 +49,11 @@ def _fill_screen(watch: Watch) -> None:
 
     from carousel.cli.demo_processes import stop_on_signals
 
-    out, past = console(), Past()
+    out, past, looks = console(), Past(), _looks(watch)
     waiting = Text(f"carousel  {watch.target}", style="bold").append("  asking", style="dim")
     with (
         stop_on_signals(),
         suppress(KeyboardInterrupt),
-        _looking(watch) as looks,
         _keys_at_once(),
         Live(waiting, console=out, screen=True, auto_refresh=False) as live,
     ):
@@ -72,29 +70,19 @@ def _fill_screen(watch: Watch) -> None:
                 live.refresh()
 
 
-@contextmanager
-def _looking(watch: Watch) -> Iterator[SimpleQueue[Now | BaseException]]:
-    """Looks as they come, taken in a thread: keys are answered while a server is not.
-
-    It has ended before the command leaves: a call that is under way then may hold up the exit.
-    """
+def _looks(watch: Watch) -> SimpleQueue[Now | BaseException]:
+    """Looks as they come, taken in a thread: keys are answered while a server is not."""
     found: SimpleQueue[Now | BaseException] = SimpleQueue()
-    leaving = threading.Event()
 
     def take() -> None:
         try:
-            while not leaving.is_set():
-                found.put(next(watch))
+            for one in watch:
+                found.put(one)
         except BaseException as error:
             found.put(error)
 
-    thread = threading.Thread(target=take, name="carousel-top", daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        leaving.set()
-        thread.join(watch.interval + LONGEST_LOOK)
+    threading.Thread(target=take, name="carousel-top", daemon=True).start()
+    return found
 
 
 @contextmanager
