@@ -28,24 +28,36 @@ ACTIVE = ("running", "preparing", "cancelling", "queued")
 
 
 class Picture:
-    """What `now` looks like; as high as there is room, where there is a bound."""
+    """What `now` looks like: all of it; with a hint below, as much as the screen has room for."""
 
     def __init__(self, now: Now, past: Past, *, hint: str = "") -> None:
         self._now, self._past, self._hint = now, past, hint
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.console import Group
+        from rich.segment import Segment
 
-        yield head(self._now, options.max_width)
+        if not self._hint or self._now.server is None:
+            yield from self._parts(options.max_width, None)
+            return
+        # Not `options.height`: rich's Live does not pass it on.
+        whole = Group(*self._parts(options.max_width, console.height))
+        for line in console.render_lines(whole, options, pad=False)[: console.height - 1]:
+            yield from line
+            yield Segment.line()
+        yield said(self._hint, "dim")
+
+    def _parts(self, width: int, height: int | None) -> Iterator[RenderableType]:
+        from rich.console import Group
+
+        yield head(self._now, width)
         if self._now.server is None:
             return
         yield ""
-        yield numbers(self._now, self._past, options.max_width)
-        wide = options.max_width >= WIDE
-        left, right = self._columns(options.height, wide=wide)
+        yield numbers(self._now, self._past, width)
+        wide = width >= WIDE
+        left, right = self._columns(height, wide=wide)
         yield _beside(Group(*left), Group(*right)) if wide else Group(*left, *right)
-        if self._hint:
-            yield said(self._hint, "dim")
 
     def _columns(
         self, height: int | None, *, wide: bool
