@@ -16,6 +16,7 @@ from carousel.v1 import session_service_pb2 as pb
 from tests.conftest import RunningServer
 from tests.processes import until
 from tests.server.contract import Floats, Wire, error_of
+from tests.server.test_departures import held_up
 
 ROWS, IN_MEMORY = 8, 4
 
@@ -76,6 +77,42 @@ def test_callers_who_come_at_once_park_nobody_who_waits(
             assert not answer.errors, answer.errors
             outputs[number].append(tensors.decode(answer.outputs)[0])
     np.testing.assert_allclose(np.array(outputs), truth, rtol=1e-4, atol=1e-5)
+
+
+def test_whoever_comes_later_does_not_overtake_a_message_that_waits_for_room(
+    serve: Callable[..., RunningServer],
+) -> None:
+    """Two rows, one of them busy: a message of two parked sessions waits, and so does the next."""
+    server = serve(device_rows=2, shipped=False, default_durability="memory")
+    inputs = sequences(3, 2)
+    with grpc.insecure_channel(server.target) as channel:
+        wire = Wire(channel)
+        truth = alone(wire, inputs)
+        parked, other, _, busy = (wire.create().handle for _ in range(4))
+
+        def message(handles: list[int], step: int, x: Floats) -> steps.StreamStepsRequest:
+            request = steps.StepRequest(
+                handles=handles, step_indexes=[step] * len(handles), inputs=tensors.encode(x)
+            )
+            return steps.StreamStepsRequest(step=request)
+
+        messages = (
+            message([busy], 0, inputs[2:, 0]),
+            message([parked, other], 0, inputs[:2, 0]),
+            message([parked], 1, inputs[:1, 1]),
+        )
+        with held_up(server):
+            answers = wire.inference.StreamSteps(iter(messages), timeout=30)
+            until(lambda: len(server.server.hall.engine._inbox) == len(messages))
+        said: dict[int, list[Floats]] = {}
+        for answer in answers:
+            assert not answer.step.errors, answer.step.errors
+            rows = tensors.decode(answer.step.outputs)
+            for handle, row in zip(answer.step.handles, rows, strict=True):
+                said.setdefault(handle, []).append(row)
+    np.testing.assert_allclose(said[parked], truth[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(said[other], truth[1, :1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(said[busy], truth[2, :1], rtol=1e-4, atol=1e-5)
 
 
 def test_sessions_beyond_the_device_lose_nothing(crowded: tuple[Wire, RunningServer]) -> None:

@@ -8,20 +8,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
-import numpy as np
 import torch
 
-from carousel.errors import CarouselError, InternalError, SessionCapacity
+from carousel.errors import InternalError
 from carousel.server import gatekeeper
 from carousel.server.audit.recorder import Recorder
 from carousel.server.audit.writer import Writer
+from carousel.server.away import Away
 from carousel.server.batch_audit import BatchAudit
 from carousel.server.committer import Committer
 from carousel.server.gates.sampler import GateSampler
 from carousel.server.gates.watch import Watches
-from carousel.server.groups import Done
 from carousel.server.held import turn as held
 from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import Metrics
@@ -30,7 +29,7 @@ from carousel.server.ride import Ride, finite_rows
 from carousel.server.scheduler import Plan
 from carousel.server.state_health import Touch
 from carousel.server.stores import StateStore
-from carousel.server.table import NO_ROW, QUARANTINED, SessionTable
+from carousel.server.table import QUARANTINED, SessionTable
 from carousel.server.tracing.trace import NO_TRACER, Tracer
 from carousel.server.work import Ints, Work
 from carousel.server.write_behind import WriteBehind
@@ -42,20 +41,6 @@ T = TypeVar("T")
 
 SWEEP_SECONDS = 0.5
 STUCK_SECONDS = 10.0  # a round that takes longer hangs: the server is not ready
-
-
-class Residents(Protocol):
-    """Brings parked sessions back into the arena."""
-
-    def recall(
-        self, slots: list[int], *, pinned: set[int]
-    ) -> tuple[list[int], dict[int, CarouselError]]:
-        """Those in memory, at once; gives those that the store has, and what failed by slot."""
-        ...
-
-    def want(self, slots: list[int], done: Done) -> None:
-        """All of them; calls `done` when the last one is here, or with what failed."""
-        ...
 
 
 class Engine:
@@ -84,7 +69,7 @@ class Engine:
         self.watches = Watches(self.table, clock)
         self.versions: list[LoadedVersion] = []  # those that can be stepped
         self.clock = clock  # seconds since the epoch
-        self.round_began: float | None = None  # on the clock of time.monotonic; None: it rests
+        self._round_began: float | None = None  # on the clock of time.monotonic; None: it rests
         self._loop = loop
         self._sweep = sweep
         self._batch_audit = batch_audit
@@ -93,10 +78,7 @@ class Engine:
         self._arrivals: list[tuple[LoadedVersion, Work]] = []
         self._inbox: deque[tuple[LoadedVersion, Work]] = deque()
         self._calls: deque[Callable[[], None]] = deque()
-        self.residence: Residents | None = None
-        self._away: list[tuple[LoadedVersion, Work]] = []  # wait for parked sessions
-        self._away_slots: set[int] = set()
-        self._crowded = False  # some of them wait for room, which a turn makes
+        self.away = Away(self.table, self._inbox.extendleft)
         self._fences = 0  # of the table, when the queues were last looked through
         self._wake = threading.Event()
         self._stopping = False
@@ -190,7 +172,7 @@ class Engine:
     @property
     def turn_age(self) -> float:
         """Seconds since the present round of turns began; 0 while the engine rests."""
-        began = self.round_began
+        began = self._round_began
         return 0.0 if began is None else max(0.0, time.monotonic() - began)
 
     @property
@@ -202,14 +184,14 @@ class Engine:
     def waiting(self) -> int:
         """Items that have not been answered."""
         queued = (len(version.scheduler) + len(version.held) for version in self.versions)
-        return len(self._inbox) + len(self._away) + sum(queued)
+        return len(self._inbox) + len(self.away) + sum(queued)
 
     def _run(self) -> None:
         torch.set_grad_enabled(False)
         swept = time.monotonic()
         while not self._stopping:
             self._wake.clear()
-            self.round_began = time.monotonic()
+            self._round_began = time.monotonic()
             try:
                 self._take_in()
                 self._dismiss_fenced()
@@ -218,14 +200,13 @@ class Engine:
                 self._outbox.deliver()  # who was refused at the door must not wait for anything
                 turned = [self._safe_turn(version) for version in tuple(self.versions)]
                 turned += [held.turn(version, self._tracer) for version in tuple(self.versions)]
-                if self._crowded:
-                    self._try_again()
+                self.away.make_room()
                 self.behind.flush()
                 if not any(turned):
                     due = self.behind.due_in(time.monotonic())
-                    self.round_began = None
+                    self._round_began = None
                     self._wake.wait(min(SWEEP_SECONDS, max(due, 0.0)))
-                    self.round_began = time.monotonic()
+                    self._round_began = time.monotonic()
                 if (now := time.monotonic()) - swept >= SWEEP_SECONDS:
                     swept = now
                     self._sweep(self.clock())
@@ -243,10 +224,10 @@ class Engine:
             works = [work]
             while self._inbox and self._inbox[0][0] is version:
                 works.append(self._inbox.popleft()[1])
-            if self.table.parked or self._away:
+            if self.table.parked or self.away:
                 # One by one: whoever is let in waits for a turn, and is parked for nobody else.
                 for one in works:
-                    if self._is_here(version, one):
+                    if self.away.is_here(version, one):
                         self._admit(version, [one])
             else:
                 self._admit(version, works)
@@ -263,62 +244,6 @@ class Engine:
             log.exception("works for %s could not be queued", version.name)
             error = InternalError("the steps could not be queued; nothing of them ran")
             self._outbox.add(gatekeeper.fail_work(version, work, error) for work in works)
-
-    def _is_here(self, version: LoadedVersion, work: Work) -> bool:
-        """Whether all sessions of a work are in the arena; else it waits until they are.
-
-        Whatever comes for one of its sessions later waits behind it.
-        """
-        assert self.residence is not None
-        slots, good = self.table.slots_of(np.array(work.handles, np.uint64))
-        good[[item for item, _ in work.refusals]] = False
-        mine = set(slots[good].tolist())
-        failed: dict[int, CarouselError] = {}
-        absent = [slot for slot in mine if self.table.row[slot] == NO_ROW]
-        if absent and not mine & self._away_slots:
-            absent, failed = self.residence.recall(absent, pinned=mine)
-        if self._gets_room_later(version, failed):
-            self._away.append((version, work))
-            self._crowded = True
-            return False
-        self._refuse_absent(work, failed)
-        if not absent and not mine & self._away_slots:
-            return True
-        self._away.append((version, work))
-        self._away_slots |= mine
-        if absent:
-            self.residence.want(absent, lambda error: self._returned(work, absent, error))
-        return False
-
-    def _gets_room_later(self, version: LoadedVersion, failed: dict[int, CarouselError]) -> bool:
-        """Whether the rows that are missing belong to sessions which wait for a turn."""
-        full = any(isinstance(error, SessionCapacity) for error in failed.values())
-        return full and len(version.scheduler) > 0
-
-    def _refuse_absent(self, work: Work, failed: dict[int, CarouselError]) -> None:
-        """Items of sessions that can't come back are refused; the others of the work ride."""
-        if failed:
-            slots, good = self.table.slots_of(np.array(work.handles, np.uint64))
-            refused = [
-                (item, failed[slot])
-                for item, slot in enumerate(slots.tolist())
-                if good[item] and slot in failed
-            ]
-            work.refusals = [*work.refusals, *refused]
-
-    def _returned(self, work: Work, slots: list[int], error: CarouselError | None) -> None:
-        """Sessions that a work waits for are here, or can't come: all who wait try again."""
-        if error is not None:
-            gone = [slot for slot in slots if self.table.row[slot] == NO_ROW]
-            self._refuse_absent(work, dict.fromkeys(gone, error))
-        self._try_again()
-
-    def _try_again(self) -> None:
-        """Whoever waited for sessions to come, or for room, comes in anew."""
-        self._crowded = False
-        away, self._away = self._away, []
-        self._away_slots.clear()
-        self._inbox.extendleft(reversed(away))
 
     def _dismiss_fenced(self) -> None:
         """Answer those whose session ended or went to another handle while they waited."""

@@ -51,7 +51,7 @@ class Residence:
 
     def attach_to(self, engine: Engine) -> None:
         self._engine = engine
-        engine.residence = self
+        engine.away.residents = self
 
     @property
     def engine(self) -> Engine:
