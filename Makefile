@@ -25,8 +25,8 @@ serve: $(VENV)/.ready ## Start the server on localhost:50051; flags in SERVE="--
 demo: $(VENV)/.ready ## A server, a model trained in a minute, two clients, a fork, the metrics that moved.
 	carousel demo
 
-test: $(VENV)/.ready ## Run the tests; options in TEST="-k engine".
-	pytest $(TEST)
+test: $(VENV)/.ready ## Run the tests; options in TEST="-k engine", all in one process with TEST="-n 0".
+	pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(TEST)
 
 check: $(VENV)/.ready ## Everything that must hold besides the tests.
 	ruff check .
