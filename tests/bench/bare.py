@@ -57,6 +57,23 @@ class Bare:
 
         self._calls[key] = call, batch
 
+    def open_int8(self, key: str, hidden: int, batch: int) -> None:
+        """The step in 8 bits."""
+        import torch
+
+        from carousel.model import make_kernel
+
+        network = self._network("lstm", hidden)
+        kernel = make_kernel(network, precision="int8")
+        xs = [torch.from_numpy(x) for x in inputs(batch)]
+        rows = network.initial_rows(batch)
+
+        def call(number: int) -> None:
+            nonlocal rows
+            _, rows = kernel.step(xs[number % POOL], rows)
+
+        self._calls[key] = call, batch
+
     def open_slices(self, key: str, cell: str, hidden: int, batch: int, exact: bool) -> None:
         """The same kernel on slices of 16 steps."""
         import torch
@@ -178,6 +195,15 @@ class Bare:
             y, rows = kernel.step(torch.from_numpy(x), rows)
             found.append(y.numpy())
         return float(np.abs(np.stack(found, 1) - self.reference(cell, hidden, 6, 8, 8)).max())
+
+    def int8_share(self, hidden: int) -> float:
+        """The largest difference of an output in int8, as a share of the largest output."""
+        import torch
+
+        from carousel.model.precision import compare
+
+        x = torch.from_numpy(inputs(8)).transpose(0, 1).contiguous()  # [8, POOL, D]
+        return compare(self._network("lstm", hidden), x).share
 
     def onnx_lstm_error(self, hidden: int) -> float:
         from tests.bench.onnx_lstm import session

@@ -60,6 +60,25 @@ def engine(bench: Bench) -> None:
         bench.compare("engine", [arm], facts, seconds=0.1)
 
 
+def precision(bench: Bench) -> None:
+    """The kernel in 8 bits against itself in float32."""
+    found: list[Ratio] = []
+    for hidden in (512,) if bench.quick else HIDDEN:
+        share = bench.bare.ask("int8_share", hidden)
+        assert 0 < share < 0.05, share
+        for batch in (1, 32, 256):
+            facts = {"cell": "lstm", "hidden": hidden, "batch": batch}
+            full = bench.bare_arm("engine", "lstm", hidden, batch, name="float32")
+            small = bench.bare_arm("int8", hidden, batch, name="int8")
+            bench.compare("precision", [full, small], facts, seconds=0.25)
+            speed = ratio(small, full)
+            bench.say(f"{'':>10} {speed.median:.2f} x, outputs off by at most {share:.2%}")
+            if hidden == 512:
+                found.append(speed)
+    worst = min(found, key=lambda one: one.median)
+    bench.bar("int8", worst, "the worst of B 1, 32 and 256")
+
+
 def exact(bench: Bench) -> None:
     """What the same bits in any company cost: the kernel padded to one shape against itself."""
     for hidden in (256, 512):
@@ -319,6 +338,7 @@ def metrics(bench: Bench) -> None:
 
 SUITES: dict[str, Callable[[Bench], None]] = {
     "engine": engine,
+    "precision": precision,
     "exact": exact,
     "unary": unary,
     "alone": alone,

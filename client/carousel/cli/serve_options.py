@@ -123,6 +123,14 @@ def options(
         str | None,
         _models("fastest", "Name of the step kernel; unset: the fastest for the device."),
     ] = None,
+    precision: Annotated[
+        Literal["float32", "int8"] | None,
+        _models(
+            "float32",
+            "In what numbers models compute that are not loaded in another: float32 or int8, which "
+            "is faster, some thousandths off, and for CPUs.",
+        ),
+    ] = None,
     threads: Annotated[int | None, _models("1", "Threads that compute on the CPU.")] = None,
     bit_exact: Annotated[
         bool | None,

@@ -172,6 +172,11 @@ class Settings(BaseSettings):
     kernel: str | None = Field(
         None, description="Name of the step kernel; unset: the fastest for the device."
     )
+    precision: Literal["float32", "int8"] = Field(
+        "float32",
+        description="In what numbers models compute that are not loaded in another: float32 or "
+        "int8, which is faster, some thousandths off, and for CPUs.",
+    )
     threads: int = Field(1, description="Threads that compute on the CPU.", ge=1, le=1024)
     bit_exact: bool = Field(
         False, description="Give every session the same bits whatever its neighbours; costs time."
