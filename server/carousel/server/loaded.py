@@ -63,7 +63,7 @@ class LoadedVersion:
         self.device = device
         self.on_cpu = device == "cpu"
         self.bit_exact = settings.bit_exact
-        self.precision = precision
+        self.precision: StepPrecision = precision
         self.kernel: Kernel = make_kernel(
             network,
             device=device,
