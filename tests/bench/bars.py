@@ -53,6 +53,8 @@ BARS = (
     Bar("metrics", "CPU of a turn with / without metrics, H 256", 1.02, 1.01, at_most=True),
     Bar("churn", "W4: sessions opened and closed a second / 1,000", 1.0, 2.0),
     Bar("memory", "100,000 idle sessions, 2 x 256 LSTM: RSS", 1.0, 0.75, "GiB", at_most=True),
+    Bar("start", "carousel serve, ten models, to ready", 5, 3, "s", at_most=True),
+    Bar("import", "import carousel.client", 0.3, 0.2, "s", at_most=True),
     Bar("copies", "10,000 sessions moving: a copy for the store, p99", 5, 1, "ms", at_most=True),
     Bar("fork", "one session forked into 1,000", 5, 1, "ms", at_most=True),
 )

@@ -315,6 +315,34 @@ def _worst(values: list[float]) -> Ratio:
     return Ratio(min(values), min(values), max(values))
 
 
+def ladder(bench: Bench) -> None:
+    """Every way to step, from the slowest up."""
+    from tests.bench.ladder import measure
+
+    measure(bench)
+
+
+def live(bench: Bench) -> None:
+    """Steps beside idle sessions."""
+    from tests.bench.scaling import live
+
+    live(bench)
+
+
+def chunks(bench: Bench) -> None:
+    """Steps in chunks of many lengths."""
+    from tests.bench.scaling import chunks
+
+    chunks(bench)
+
+
+def starting(bench: Bench) -> None:
+    """The start of a server, and the import of the client."""
+    from tests.bench.scaling import starting
+
+    starting(bench)
+
+
 def memory(bench: Bench) -> None:
     """100,000 idle sessions, and one session forked into 1,000."""
     from tests.bench.memory import measure
@@ -338,6 +366,7 @@ def metrics(bench: Bench) -> None:
 
 SUITES: dict[str, Callable[[Bench], None]] = {
     "engine": engine,
+    "ladder": ladder,
     "precision": precision,
     "exact": exact,
     "unary": unary,
@@ -353,6 +382,9 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "churn": churn,
     "beside": beside,
     "memory": memory,
+    "live": live,
+    "chunks": chunks,
+    "starting": starting,
     "metrics": metrics,
     "durability": durability,
     "audit": audit,
