@@ -66,8 +66,8 @@ def test_tasks_have_the_fields_of_the_contract(name: str, task: Task) -> None:
         ),
         ({"type": "forecast", "targets": ["a", "b"], "horizon": 4097}, "between 1 and 4096"),
         ({"type": "forecast", "targets": ["a"], "season": 0}, "season must be an integer"),
-        ({"type": "forecast", "targets": ["a"], "features": ["a"]}, "one part in a task, got 'a'"),
-        ({"type": "tag", "label_column": "y", "time_column": "y"}, "one part in a task, got 'y'"),
+        ({"type": "forecast", "targets": ["a"], "features": ["a"]}, "features names 'a' again"),
+        ({"type": "tag", "label_column": "y", "time_column": "y"}, "time_column names 'y' again"),
         ({"type": "classify", "label_column": 3}, "a column must be a string, got 3"),
     ],
 )
