@@ -447,7 +447,7 @@ def test_a_session_moves_to_a_version_with_the_same_schema_on_request_only(pair:
     error = error_of(failure.value)
     assert error.reason == "SNAPSHOT_MISMATCH"
     assert re.search(
-        r"with the same states: models/tiny/versions/2 has h \[2, 8\] and c \[2, 8\], "
+        r"with the same states: models/tiny/versions/1 has h \[2, 8\] and c \[2, 8\], "
         r"models/letters/versions/1 has h \[\d+, \d+\]",
         error.message,
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from carousel.model.errors import ConfigError
@@ -66,10 +66,16 @@ def build(name: str, kind: type[Part], values: dict[str, Any]) -> Part:
     unknown = sorted(set(values) - set(allowed))
     if unknown:
         raise ConfigError(f"{name} has no {unknown[0]!r}: allowed are {', '.join(allowed)}")
+    for needed in fields(kind):  # type: ignore[arg-type]
+        default = (needed.default, needed.default_factory)
+        if needed.init and default == (MISSING, MISSING) and needed.name not in values:
+            raise ConfigError(
+                f"{needed.name} must be given: {name} is not complete", field=needed.name
+            )
     try:
         return kind(**values)
     except TypeError as error:
-        raise ConfigError(f"{name} is not complete: {error}") from None
+        raise ConfigError(f"{name} can't be read: {error}") from None
 
 
 def tagged(part: Any, names: Mapping[str, type[Any]]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_tasks_have_the_fields_of_the_contract(name: str, task: Task) -> None:
         ({"type": "language_model", "tokenization": "words"}, "must be one of characters, bytes"),
         ({"type": "language_model", "vocabulary": 256}, "between 257 and 1000000, got 256"),
         ({"type": "language_model", "document_separator": 1}, "document_separator must be a str"),
-        ({"type": "forecast"}, "task is not complete"),
+        ({"type": "forecast"}, "targets must be given: task is not complete"),
         ({"type": "forecast", "targets": []}, "targets must name at least one column"),
         ({"type": "forecast", "targets": "load"}, "targets must be a list of column names"),
         (
