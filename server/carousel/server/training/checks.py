@@ -44,8 +44,15 @@ class Checks:
         """
         if job.home != self._folder.home:
             return "the data is on another server, and is checked there before it learns"
-        async with self._turn:
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._turn.acquire()
+        except TimeoutError:
+            return "the data is checked before it learns: other data was being looked at"
+        try:
             return await to_end(lambda: self._look(job))
+        finally:
+            self._turn.release()
 
     def _look(self, job: JobRecord) -> str:
         source = self._folder.source(job)
@@ -80,6 +87,7 @@ class Checks:
         (folder / "job.json").write_text(json.dumps({"recipe": job.recipe}))
         # To learn subwords is work for every core, however small the text.
         subwords = job.recipe["task"].get("tokenization") == "subwords"
+        made: bool | None
         if is_harmless(source, job.format) and not subwords:
             made = prepare.main(source, job.format, folder)
         elif (made := self._in_time(source, job.format, folder)) is None:
