@@ -33,7 +33,7 @@ class Checks:
     def __init__(self, folder: DataFolder, *, share: Share, seconds: float = MOST_SECONDS) -> None:
         self._folder = folder
         self._share = share
-        self._seconds = seconds
+        self.seconds = seconds  # that a look may take, and that one waits for its turn
         self._known: dict[bytes, Object | None] = {}
         self._turn = asyncio.Semaphore(1)
 
@@ -45,7 +45,7 @@ class Checks:
         if job.home != self._folder.home:
             return "the data is on another server, and is checked there before it learns"
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self.seconds):
                 await self._turn.acquire()
         except TimeoutError:
             return "the data is checked before it learns: other data was being looked at"
@@ -93,7 +93,7 @@ class Checks:
         elif (made := self._in_time(source, job.format, folder)) is None:
             return None, (
                 "the data is checked before it learns: to look at it beforehand took more than "
-                f"{self._seconds:g} seconds"
+                f"{self.seconds:g} seconds"
             )
         fault = JobFolder(folder).take_fault()
         if made or (fault and fault["blame"]):
@@ -110,7 +110,7 @@ class Checks:
         process = start(preparing_command(source, kind, folder), folder, self._share)
         assert process.child is not None
         try:
-            return process.child.wait(self._seconds) == 0
+            return process.child.wait(self.seconds) == 0
         except subprocess.TimeoutExpired:
             return None
         finally:
