@@ -1,0 +1,30 @@
+"""The caller: on whose behalf the code of a call runs."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+SCOPES = frozenset({"infer", "sessions", "models", "train", "metrics", "admin"})
+"""All that a credential can allow; the table in rules.py says which RPC needs which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever the gate let in. The empty tenant is the operator's, which is over all tenants."""
+
+    name: str  # for the audit log, as in key/ab12cd; never a secret
+    tenant: str
+    scopes: frozenset[str]
+
+
+SERVER = Caller("server", "", SCOPES)
+"""Work that no call asked for: sweeps, jobs that go on, the status page."""
+
+current: ContextVar[Caller] = ContextVar("caller", default=SERVER)
+"""Set by the wrappers of rpc.py once the gate let the call in, and by nobody else."""
+
+
+def caller_now() -> Caller:
+    """Who asked for what is being done; tasks that a call starts inherit it."""
+    return current.get()
