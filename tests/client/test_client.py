@@ -115,7 +115,12 @@ def test_errors_without_details_are_told_by_their_code() -> None:
 
 
 def test_tokens_never_travel_in_the_clear() -> None:
-    for target in ("example.com:50051", "10.0.0.1:50051", "localhost.example.com:1"):
+    for target in (
+        "example.com:50051",
+        "10.0.0.1:50051",
+        "localhost.example.com:1",
+        "127.example.com:1",
+    ):
         with pytest.raises(ValueError, match="TLS"):
             Client(target, token="secret")
     for target in ("localhost:50051", "127.0.0.1:50051", "[::1]:50051", "unix:/tmp/carousel"):

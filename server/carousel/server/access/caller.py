@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 SCOPES = frozenset({"infer", "sessions", "models", "train", "metrics", "admin"})
 """All that a credential can allow; the table in rules.py says which RPC needs which."""
+
+TENANT_NAME = re.compile(r"[a-z0-9-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +31,12 @@ current: ContextVar[Caller] = ContextVar("caller", default=SERVER)
 def caller_now() -> Caller:
     """Who asked for what is being done; tasks that a call starts inherit it."""
     return current.get()
+
+
+def check_rights(tenant: object, scopes: object) -> None:
+    """What a file says that a credential may do. Raises ValueError."""
+    if not isinstance(tenant, str) or not TENANT_NAME.fullmatch(tenant):
+        raise ValueError(f"tenant must be at most 63 of a-z, 0-9 and '-', got {tenant!r:.100}")
+    unknown = [one for one in scopes if one not in SCOPES] if isinstance(scopes, list) else [scopes]
+    if unknown:
+        raise ValueError(f"scopes are {', '.join(sorted(SCOPES))}, got {unknown[0]!r:.100}")
