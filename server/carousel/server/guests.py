@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_channelz.v1 import channelz as channelz_of_grpc
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -16,8 +17,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from carousel.errors import CarouselError
 from carousel.server.access.gate import Gate
-from carousel.server.rpc import Context, abort, admit, admit_again
+from carousel.server.rpc import Context, abort, admit, admit_again, malformed
 
+Parse = Callable[[Any], Any]
+Method = Callable[..., Any]
 Handler = grpc.RpcMethodHandler  # of any types
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -70,20 +73,41 @@ class Guests:
             (True, True): (grpc.stream_stream_rpc_method_handler, known.stream_stream),
         }[known.request_streaming, known.response_streaming]
         wrap = _yielding if inspect.isasyncgenfunction(method) else _returning
+        parse = _each if known.request_streaming else _one
         made: Handler = make(
-            wrap(method, self._gate, rule),
-            request_deserializer=known.request_deserializer,
+            wrap(method, self._gate, rule, parse(known.request_deserializer)),
             response_serializer=known.response_serializer,
         )
         return made
 
 
-def _returning(method: Callable[..., Any], gate: Gate, rule: str) -> Callable[..., Any]:
+def _one(parse: Parse) -> Parse:
+    def read(request: bytes) -> Any:
+        try:
+            return parse(request)
+        except DecodeError:
+            raise malformed() from None
+
+    return read
+
+
+def _each(parse: Parse) -> Parse:
+    one = _one(parse)
+
+    async def read(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield one(request)
+
+    return read
+
+
+def _returning(method: Method, gate: Gate, rule: str, parse: Parse) -> Method:
     """Around a handler that returns its answer, or writes its answers to the context."""
 
     async def handle(request: Any, context: Context) -> Any:
         try:
             await admit(gate, rule, context)
+            request = parse(request)
         except CarouselError as error:
             await abort(context, error)
         return await method(request, context)
@@ -91,11 +115,11 @@ def _returning(method: Callable[..., Any], gate: Gate, rule: str) -> Callable[..
     return handle
 
 
-def _yielding(method: Callable[..., Any], gate: Gate, rule: str) -> Callable[..., Any]:
+def _yielding(method: Method, gate: Gate, rule: str, parse: Parse) -> Method:
     async def handle(request: Any, context: Context) -> Any:
         try:
             grant = await admit(gate, rule, context)
-            async with aclosing(method(request, context)) as responses:
+            async with aclosing(method(parse(request), context)) as responses:
                 async for response in responses:
                     grant = await admit_again(gate, rule, context, grant)
                     yield response

@@ -210,9 +210,14 @@ def _parser(message: type[Message]) -> Callable[[bytes], Any]:
         try:
             return parse(data)
         except DecodeError:
-            raise InvalidField("the request is no message of this method's type") from None
+            raise malformed() from None
 
     return read
+
+
+def malformed() -> InvalidField:
+    """For what gRPC itself would answer with UNKNOWN."""
+    return InvalidField("the request is no message of this method's type")
 
 
 def add_service(

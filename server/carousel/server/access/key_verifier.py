@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from carousel.server.access import api_key, key_file
@@ -24,8 +26,9 @@ class KeyVerifier:
 
     kind = "key"
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._file = file
+        self._clock = clock
         self._stamp = stamp(file)
         self._rows = {key.id: Row(key) for key in key_file.read(file).values()}
 
@@ -41,13 +44,16 @@ class KeyVerifier:
         if row is None:
             raise refused(f"no API key has the id {key_id}")
         key = row.key
+        until = math.inf if key.expire_time is None else key.expire_time.timestamp()
+        if until <= self._clock():  # before the slow hash, which old keys could make us busy with
+            raise refused(f"the API key {key_id} has expired")
         if not key.fits(secret):
             raise refused(f"a wrong secret for the API key {key_id}")
         return Grant(
             caller=Caller(f"key/{key_id}", key.tenant, key.scopes),
             kind=self.kind,
             source=row,
-            until=math.inf if key.expire_time is None else key.expire_time.timestamp(),
+            until=until,
         )
 
     def refresh(self) -> None:
