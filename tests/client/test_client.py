@@ -129,6 +129,12 @@ def test_tokens_never_travel_in_the_clear() -> None:
         TLS(cert="cert.pem")
 
 
+def test_a_token_never_shows_in_messages() -> None:
+    with pytest.raises(ValueError, match="printable characters") as refused:
+        Client("localhost:1", token="se cret")
+    assert "cret" not in str(refused.value)
+
+
 def test_a_token_reaches_a_local_server(server: RunningServer) -> None:
     with Client(server.target, token="secret", timeout=10) as client:
         assert client.server_info().version

@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from carousel.server.access import key_file
 from carousel.server.access.caller import SCOPES
 from carousel.server.access.rules import ANY, PUBLIC, RULES
+from carousel.v1.model_service_pb2 import DeleteModelAliasRequest
+from carousel.v1.session_service_pb2 import DeleteSessionRequest
 from tests.server.access.authority import Authority
 from tests.server.access.calls import RPCS, Metadata, call, potent
 from tests.server.access.conftest import NOW, TRUST_DOMAIN, Fortress, bearer
@@ -235,3 +237,20 @@ def test_a_bad_credential_is_not_made_good_by_a_certificate(fortress: Fortress) 
         outcome = call(channel, rpc, b"", bearer("carousel_wrong"))
         assert outcome.code == grpc.StatusCode.UNAUTHENTICATED, rpc
     channel.close()
+
+
+def test_the_attacks_would_do_harm_were_they_let_in(fortress: Fortress) -> None:
+    """The negative control: the state that the tests above look at shows it."""
+    before = fortress.state()
+    harm = [("CreateSession", "new-victim"), ("SetModelAlias", "attacked")]
+    for name, told in harm:
+        [rpc] = [rpc for rpc in RPCS if rpc.method.name == name]
+        request = potent(rpc, handle=fortress.handle, exists=True)
+        outcome = call(fortress.channel, rpc, request, bearer(fortress.operator))
+        assert outcome.code == grpc.StatusCode.OK
+        assert told in "".join(fortress.state())
+        assert told not in "".join(before)
+    fortress.wire.sessions.DeleteSession(DeleteSessionRequest(name="sessions/new-victim"))
+    fortress.wire.models.DeleteModelAlias(
+        DeleteModelAliasRequest(name="models/tiny", alias="attacked")
+    )
