@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -21,7 +21,7 @@ from carousel.server.rpc import Context, abort, admit, admit_again, malformed
 
 Parse = Callable[[Any], Any]
 Method = Callable[..., Any]
-Handler = grpc.RpcMethodHandler  # of any types
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
@@ -40,9 +40,8 @@ def add_guests(
         servicer_of_channels: Any = channelz_of_grpc.aio.ChannelzServicer()
         channelz_pb2_grpc.add_ChannelzServicer_to_server(servicer_of_channels, guests)
         told.append(CHANNELZ)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-        reflection.aio.ReflectionServicer(told), guests
-    )
+    register: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server  # without types
+    register(reflection.aio.ReflectionServicer(told), guests)
     return servicer
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 from google.protobuf import message_factory
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from grpc_channelz.v1 import channelz_pb2
 from grpc_health.v1 import health_pb2
@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from carousel import tensors
 from carousel.server.app import SERVICES
 
-GUESTS = (
+GUESTS: tuple[ServiceDescriptor, ...] = (
     health_pb2.DESCRIPTOR.services_by_name["Health"],
     reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
     channelz_pb2.DESCRIPTOR.services_by_name["Channelz"],
@@ -49,7 +49,8 @@ class Rpc:
         return self.name
 
 
-RPCS = [Rpc(method) for service in (*SERVICES.values(), *GUESTS) for method in service.methods]
+_ALL: list[ServiceDescriptor] = [*SERVICES.values(), *GUESTS]
+RPCS = [Rpc(method) for service in _ALL for method in service.methods]
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ class Fortress:
         return [str(one) for one in (info, sessions, models, *versions, datasets, jobs)]
 
 
-class _Signing(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientInterceptor):  # type: ignore[misc]
+class _Signing(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientInterceptor):
     """Adds the credential to the calls of stubs."""
 
     def __init__(self, credential: str) -> None:
@@ -115,7 +115,8 @@ class _Signing(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientIntercept
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         return continuation(details._replace(metadata=self._metadata), request)
 
-    intercept_stream_unary = intercept_unary_unary
+    def intercept_stream_unary(self, continuation: Any, details: Any, requests: Any) -> Any:
+        return continuation(details._replace(metadata=self._metadata), requests)
 
 
 @pytest.fixture(scope="session")

@@ -150,7 +150,8 @@ def test_whoever_has_the_scope_gets_past_the_gate(fortress: Fortress, rpc: Any, 
     """The positive control: what is refused then is the message, which nobody parsed before."""
     rule = RULES[rpc.name]
     scopes = [] if rule in (ANY, PUBLIC) else [rule]
-    channel, metadata = fortress.channel, ()
+    channel = fortress.channel
+    metadata: Metadata = ()
     if kind == "certificate":
         channel = fortress.over_tls(fortress.authority.client(f"{TRUST_DOMAIN}/operator"))
     elif kind == "token":

@@ -104,8 +104,8 @@ def test_a_stream_ends_when_its_key_is_revoked(guarded: Guarded) -> None:
             next(answers)
         sender.close()
         assert isinstance(error_of(ended.value), Unauthenticated)
-        request = GetSessionRequest(name=session.name)
-        assert sessions.GetSession(request, metadata=operator).step_index == 1
+        after = sessions.GetSession(GetSessionRequest(name=session.name), metadata=operator)
+        assert after.step_index == 1
 
 
 class _Sender:

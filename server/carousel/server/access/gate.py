@@ -101,7 +101,7 @@ class GuardedGate:
         self._table = table
         self._metrics = metrics
         self._clock = clock
-        # By digest of the credential and by the tenant that is acted for. Grants that no longer
+        # By digest of the header and by the tenant that is acted for. Grants that no longer
         # hold are left to be replaced, or to be pushed out by others.
         self._known: dict[tuple[bytes, str], Grant] = {}
         self._places = threading.Semaphore(WAITING)
@@ -115,16 +115,16 @@ class GuardedGate:
             return STRANGER
         kind = NONE
         try:
-            credential, tenant = headers.read(context.invocation_metadata())
-            if credential is None:
+            authorization, tenant = headers.read(context.invocation_metadata())
+            if authorization is None:
                 grant = self._by_certificate(context, tenant)
             else:
-                key = (_digest(credential), tenant)
+                key = (_digest(authorization), tenant)
                 known = self._known.get(key)
                 if known is not None and known.holds(self._clock()):
                     grant = known
                 else:
-                    kind, work = self._start(credential, key)
+                    kind, work = self._start(headers.bearer(authorization), key)
                     grant = await asyncio.wrap_future(work)
         except Unauthenticated:
             self._metrics.unauthenticated[kind].inc()
@@ -141,10 +141,10 @@ class GuardedGate:
     def admit_http(self, authorization: list[str], scopes: frozenset[str]) -> None:
         kind = NONE
         try:
-            credential = headers.over_http(authorization)
-            if credential is None:
+            value = headers.over_http(authorization)
+            if value is None:
                 raise _missing()
-            kind, work = self._start(credential, (_digest(credential), ""))
+            kind, work = self._start(headers.bearer(value), (_digest(value), ""))
             grant = work.result(HTTP_PATIENCE_SECONDS)
         except Unauthenticated:
             self._metrics.unauthenticated[kind].inc()
@@ -228,9 +228,9 @@ def _rule(rules: Mapping[str, str], method: str) -> str:
         raise NoRule(f"{method} has no rule that says who may call it") from None
 
 
-def _digest(credential: str) -> bytes:
+def _digest(authorization: str) -> bytes:
     """The credential itself is kept nowhere."""
-    return hashlib.sha256(credential.encode()).digest()
+    return hashlib.sha256(authorization.encode()).digest()
 
 
 def _missing() -> Unauthenticated:

@@ -19,20 +19,20 @@ _BASIC = re.compile(r"basic +([A-Za-z0-9+/=]{1,12000})", re.I)
 
 
 def read(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[str | None, str]:
-    """The credential of a call, if it has one, and the tenant that it names, or none.
+    """What authorizes a call, if anything does, and the tenant that it names, or none.
 
     Raises Unauthenticated, InvalidField.
     """
-    credential: str | None = None
+    authorization: str | None = None
     tenant = ""
     for key, value in metadata or ():
         if key == AUTHORIZATION:
-            if credential is not None:
+            if authorization is not None:
                 raise refused("two authorization headers")
-            credential = bearer(value)
+            authorization = value if isinstance(value, str) else ""
         elif key == TENANT:
             tenant = _tenant(value if isinstance(value, str) else value.decode())
-    return credential, tenant
+    return authorization, tenant
 
 
 def tenant_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
@@ -43,9 +43,9 @@ def tenant_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
     return ""
 
 
-def bearer(value: str | bytes) -> str:
+def bearer(value: str) -> str:
     """The credential in `Bearer CREDENTIAL`. Raises Unauthenticated."""
-    found = _BEARER.fullmatch(value) if isinstance(value, str) else None
+    found = _BEARER.fullmatch(value)
     if found is None:
         raise refused("an authorization header that is not `Bearer CREDENTIAL`")
     return found[1]
@@ -59,12 +59,12 @@ def over_http(values: list[str]) -> str | None:
         raise refused("two authorization headers")
     basic = _BASIC.fullmatch(values[0])
     if basic is None:
-        return bearer(values[0])
+        return values[0]
     try:
         _, _, password = base64.b64decode(basic[1], validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError):
         raise refused("an authorization header that is not base64") from None
-    return bearer(f"Bearer {password}")
+    return f"Bearer {password}"
 
 
 def _tenant(name: str) -> str:
