@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from carousel import tensors
 from carousel.server.app import SERVICES
 
-GUESTS: tuple[ServiceDescriptor, ...] = (
+GUESTS: tuple[Any, ...] = (
     health_pb2.DESCRIPTOR.services_by_name["Health"],
     reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
     channelz_pb2.DESCRIPTOR.services_by_name["Channelz"],
