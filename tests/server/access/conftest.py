@@ -112,11 +112,15 @@ class _Signing(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientIntercept
     def __init__(self, credential: str) -> None:
         self._metadata = list(bearer(credential))
 
-    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        return continuation(details._replace(metadata=self._metadata), request)
+    def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        return continuation(client_call_details._replace(metadata=self._metadata), request)
 
-    def intercept_stream_unary(self, continuation: Any, details: Any, requests: Any) -> Any:
-        return continuation(details._replace(metadata=self._metadata), requests)
+    def intercept_stream_unary(
+        self, continuation: Any, client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        return continuation(client_call_details._replace(metadata=self._metadata), request_iterator)
 
 
 @pytest.fixture(scope="session")

@@ -145,13 +145,10 @@ class GuardedGate:
             if value is None:
                 raise _missing()
             kind, work = self._start(headers.bearer(value), (_digest(value), ""))
-            grant = work.result(HTTP_PATIENCE_SECONDS)
+            grant = _in_time(work)
         except Unauthenticated:
             self._metrics.unauthenticated[kind].inc()
             raise
-        except TimeoutError:
-            work.cancel()
-            raise Unavailable("the credential could not be verified in time") from None
         if scopes.isdisjoint(grant.caller.scopes):
             self._metrics.denied[grant.kind].inc()
             raise PermissionDenied(
@@ -231,6 +228,14 @@ def _rule(rules: Mapping[str, str], method: str) -> str:
 def _digest(authorization: str) -> bytes:
     """The credential itself is kept nowhere."""
     return hashlib.sha256(authorization.encode()).digest()
+
+
+def _in_time(work: Future[Grant]) -> Grant:
+    try:
+        return work.result(HTTP_PATIENCE_SECONDS)
+    except TimeoutError:
+        work.cancel()
+        raise Unavailable("the credential could not be verified in time") from None
 
 
 def _missing() -> Unauthenticated:

@@ -139,7 +139,9 @@ def _usable(raw: dict[str, Any]) -> PyJWK | None:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect could lead from https to anywhere."""
 
-    def redirect_request(self, *args: Any) -> None:
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> None:
         return None
 
 
