@@ -42,6 +42,11 @@ class Guarded:
     keys: Path
     operator: str
 
+    def look_again(self) -> None:
+        """What the server does every second."""
+        for verifier, _ in self.server.server.gate._verifiers:  # type: ignore[attr-defined]
+            verifier.refresh()
+
     def works(self, credential: str) -> bool:
         with Client(self.server.target, token=credential, timeout=10) as client:
             try:
@@ -63,6 +68,7 @@ def guarded(serve: Callable[..., RunningServer], tmp_path: Path) -> Guarded:
 
 
 def test_keys_come_and_go_while_the_server_runs(guarded: Guarded) -> None:
+    """The server itself looks at the file, every second; the tests below do not wait for that."""
     assert guarded.works(guarded.operator)
     _, second = key_file.create(guarded.keys, now=NOW, scopes=["infer"])
     until(lambda: guarded.works(second))
@@ -75,7 +81,8 @@ def test_while_a_key_is_replaced_both_are_good(guarded: Guarded) -> None:
     _, new = key_file.replace(
         guarded.keys, id_of(guarded.operator), now=NOW, grace=timedelta(days=1)
     )
-    until(lambda: guarded.works(new))
+    guarded.look_again()
+    assert guarded.works(new)
     assert guarded.works(guarded.operator)
     old, made = key_file.read(guarded.keys).values()
     assert (made.scopes, made.tenant, made.name) == (old.scopes, old.tenant, old.name)
@@ -92,13 +99,13 @@ def test_a_stream_ends_when_its_key_is_revoked(guarded: Guarded) -> None:
             CreateSessionRequest(model="models/tiny"), metadata=operator
         )
         _, key = key_file.create(guarded.keys, now=NOW, scopes=["infer"])
-        until(lambda: guarded.works(key))
+        guarded.look_again()
         stub: Any = InferenceServiceStub(channel)
         answers = stub.StreamSteps(iter(sender), metadata=bearer(key), timeout=30)
         sender.send(_step(session.handle, 0))
         assert next(answers).step.step_indexes == [0]
         key_file.revoke(guarded.keys, id_of(key))
-        until(lambda: not guarded.works(key))
+        guarded.look_again()
         sender.send(_step(session.handle, 1))
         with pytest.raises(grpc.RpcError) as ended:
             next(answers)
@@ -149,12 +156,14 @@ def test_no_key_is_good_once_the_file_can_not_be_trusted(guarded: Guarded, broke
         guarded.keys.write_text(text[:-20])
     else:
         guarded.keys.unlink()
-    until(lambda: not guarded.works(guarded.operator))
+    guarded.look_again()
+    assert not guarded.works(guarded.operator)
     new = guarded.keys.with_suffix(".new")
     new.write_text(text)
     new.chmod(0o600)
     new.replace(guarded.keys)
-    until(lambda: guarded.works(guarded.operator))
+    guarded.look_again()
+    assert guarded.works(guarded.operator)
 
 
 @pytest.mark.parametrize("mode", [0o602, 0o620, 0o666])
