@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 import threading
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from carousel import tensors
-from carousel.client import Client
+from carousel.client import AsyncClient, Client, Event
 from carousel.errors import PermissionDenied, Unauthenticated
 from carousel.server.access import api_key, key_file
 from carousel.server.access.caller import SCOPES
@@ -285,3 +286,23 @@ def test_the_operator_may_act_for_any_tenant_and_others_for_none(fortress: Fortr
     bank = Client(target, token=shop, tenant="bank", timeout=10)
     with bank, pytest.raises(PermissionDenied, match="not of the tenant"):
         bank.server_info()
+
+
+def test_clients_whose_key_is_revoked_are_told_and_do_not_try_again(guarded: Guarded) -> None:
+    _, key = key_file.create(guarded.keys, now=NOW, scopes=["infer", "sessions"])
+    guarded.look_again()
+    inputs = np.zeros(3, np.float32)
+    events: list[Event] = []
+
+    async def step() -> None:
+        client = AsyncClient(guarded.server.target, token=key, timeout=20, on_event=events.append)
+        async with client, client.session("tiny") as session:
+            await session.step(inputs)
+            key_file.revoke(guarded.keys, id_of(key))
+            guarded.look_again()
+            with pytest.raises(Unauthenticated):
+                await session.step(inputs)
+
+    with pytest.raises(Unauthenticated):  # to end the session needs the key too
+        asyncio.run(step())
+    assert "retry" not in [event.kind for event in events]
