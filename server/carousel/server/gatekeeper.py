@@ -26,7 +26,7 @@ from carousel.server.plan import Chunk, Plan
 from carousel.server.scheduler import SESSION_QUEUE
 from carousel.server.step_queue import ranks
 from carousel.server.table import NO_REPLY, QUARANTINED, SessionTable
-from carousel.server.work import NEVER, Answer, Floats, Ints, Work
+from carousel.server.work import NEVER, Answer, Floats, Handles, Ints, Work
 
 Mask = npt.NDArray[np.bool_]
 
@@ -41,12 +41,12 @@ def admit_together(table: SessionTable, version: LoadedVersion, works: Sequence[
     """
     if version.retired or any(work.lengths is not None or work.refusals for work in works):
         return False
-    handles = np.array([handle for work in works for handle in work.handles], np.uint64)
-    inputs = works[0].inputs if len(works) == 1 else np.concatenate([w.inputs for w in works])
+    handles = _column([work.handles for work in works])
+    inputs = np.concatenate([work.inputs for work in works])
     slots, good = table.slots_of(handles)
     fits = (
-        good.all()
-        and (table.version[slots] == version.ordinal).all()
+        _all(good)
+        and _all(table.version[slots] == version.ordinal)
         and _room_in_lines(table, slots)
         and _has_known_steps(table, works, slots)
         and are_good(inputs, version)
@@ -54,11 +54,17 @@ def admit_together(table: SessionTable, version: LoadedVersion, works: Sequence[
     if not fits:
         return False
     counts = np.array([len(work) for work in works])
-    indexes = np.array([index for work in works for index in work.step_indexes], np.uint64)
+    if len(works) == 1:
+        items = np.arange(len(handles))
+    elif len(works) == len(handles):
+        items = np.zeros(len(handles), np.int64)
+    else:
+        items = np.arange(len(handles)) - np.repeat(np.cumsum(counts) - counts, counts)
+    indexes = _column([work.step_indexes for work in works])
     version.scheduler.steps.push(
         works,
         counts,
-        items=np.arange(len(handles)) - np.repeat(np.cumsum(counts) - counts, counts),
+        items=items,
         handles=handles,
         indexes=indexes.view(np.int64),
         slots=slots,
@@ -66,6 +72,18 @@ def admit_together(table: SessionTable, version: LoadedVersion, works: Sequence[
         inputs=inputs,
     )
     return True
+
+
+def _column(lists: Sequence[list[int]]) -> Handles:
+    """The numbers of all works, one after the other."""
+    if len(lists) == 1:
+        return np.array(lists[0], np.uint64)
+    return np.array([number for numbers in lists for number in numbers], np.uint64)
+
+
+def _all(mask: Mask) -> bool:
+    """As mask.all(), which goes through Python, where a turn feels it."""
+    return bool(np.count_nonzero(mask) == len(mask))
 
 
 def admit(table: SessionTable, version: LoadedVersion, work: Work) -> list[Answer]:
@@ -166,7 +184,7 @@ def _draw_tickets(table: SessionTable, slots: Ints) -> Ints:
     """A place in its session's queue for each item, in order."""
     if _all_different(slots):
         tickets = table.tail[slots]
-        table.tail[slots] += 1
+        table.tail[slots] = tickets + 1
         return tickets
     tickets = table.tail[slots] + ranks(slots)
     np.add.at(table.tail, slots, 1)
@@ -175,7 +193,10 @@ def _draw_tickets(table: SessionTable, slots: Ints) -> Ints:
 
 def _room_in_lines(table: SessionTable, slots: Ints) -> bool:
     """Whether every session's line takes its items."""
-    longest = int((table.tail[slots] - table.serving[slots]).max())
+    waiting = table.tail[slots] - table.serving[slots]
+    if not np.count_nonzero(waiting):
+        return len(slots) <= SESSION_QUEUE or _all_different(slots)
+    longest = int(waiting.max())
     if longest + len(slots) <= SESSION_QUEUE:
         return True
     return longest < SESSION_QUEUE and _all_different(slots)
@@ -205,7 +226,7 @@ def check_riders(
     for place, work in enumerate(plan.works):
         if work.cancelled or work.deadline <= now:
             good[plan.bounds[place] : plan.bounds[place + 1]] = False
-    if good.all():
+    if _all(good):
         return np.arange(len(plan)), []
     answers = [
         _turn_away(table, version, plan, place, now) for place in np.flatnonzero(~good).tolist()

@@ -21,6 +21,7 @@ from carousel.server.work import Handles, Ints
 # column at once, and a handle of a former incarnation can't match.
 SLOT_BITS = 24
 SLOT_MASK = (1 << SLOT_BITS) - 1
+_SLOT_MASK = np.uint64(SLOT_MASK)
 MAX_SESSIONS = 1 << SLOT_BITS
 
 FREE, ACTIVE, QUARANTINED = 0, 1, 2
@@ -319,12 +320,14 @@ class SessionTable:
 
     def slots_of(self, handles: Handles) -> tuple[Ints, npt.NDArray[np.bool_]]:
         """The slot that each handle names, and whether the handle is current."""
-        slots = (handles & np.uint64(SLOT_MASK)).astype(np.int64)
-        if len(slots) and int(slots.max()) >= len(self.handle):
-            slots[slots >= len(self.handle)] = 0
+        slots = (handles & _SLOT_MASK).view(np.int64)
         if not len(self.handle):
             return slots, np.zeros(len(slots), np.bool_)
-        return slots, (self.handle[slots] == handles) & (handles != 0)
+        found = self.handle.take(slots, mode="clip")  # beyond the table is the last: another slot
+        good = (found == handles) & (found != 0)
+        if np.count_nonzero(good) < len(good):
+            slots[slots >= len(self.handle)] = 0
+        return slots, good
 
     def why_not(self, handle: int) -> CarouselError:
         """Why a handle is not current."""
