@@ -24,15 +24,21 @@ class Company:
         self._rode = 0
         self._crowd = 0.0
 
-    def rode(self, messages: int, waiting: int) -> None:
-        """A turn is over, during which so many came."""
+    def ride(self, messages: int, waiting: int) -> None:
+        """So many rode a turn, while so many came."""
         self._rode += messages
         self._crowd = max(self._rode + waiting, self._crowd * (1 - 1 / FORGET))
 
-    def gather(self, waiting: int) -> None:
-        """Rest after a round of turns, until enough are waiting. Some are already."""
+    def is_expected(self, waiting: int) -> bool:
+        """Whether more are likely to come soon than wait already."""
+        if self._rode > 1 and waiting < self._rode:
+            return True
+        self._rode = 0
+        return False
+
+    def gather(self) -> None:
+        """Rest until enough are waiting, or for as long as they may take."""
         rode, self._rode = self._rode, 0
-        if rode > 1 and waiting < rode:
-            self.enough = int(self._crowd)
-            self._wake.wait(min(WAIT_EACH * rode, LONGEST_WAIT))
-            self.enough = 0
+        self.enough = int(self._crowd)
+        self._wake.wait(min(WAIT_EACH * rode, LONGEST_WAIT))
+        self.enough = 0

@@ -207,15 +207,16 @@ class Engine:
                 turned += [held.turn(version, self._tracer) for version in tuple(self.versions)]
                 self.away.make_room()
                 self.behind.flush()
-                if not any(turned):
+                waiting = self.waiting
+                if waiting == len(self._inbox) and self._company.is_expected(waiting):
+                    self._wake.clear()
+                    if not self._calls:
+                        self._company.gather()
+                elif not (any(turned) and waiting):
                     due = self.behind.due_in(time.monotonic())
                     self._round_began = None
                     self._wake.wait(min(SWEEP_SECONDS, max(due, 0.0)))
                     self._round_began = time.monotonic()
-                elif self.waiting == len(self._inbox):
-                    self._wake.clear()
-                    if not self._calls:
-                        self._company.gather(len(self._inbox))
                 if (now := time.monotonic()) - swept >= SWEEP_SECONDS:
                     swept = now
                     self._sweep(self.clock())
@@ -275,7 +276,7 @@ class Engine:
             self._outbox.add(gatekeeper.refuse_all(self.table, version, plan, error))
         version.riding = 0
         if plan.lengths is None:
-            self._company.rode(len(plan.works), len(self._inbox))
+            self._company.ride(len(plan.works), len(self._inbox))
         self._outbox.deliver()
         return True
 
