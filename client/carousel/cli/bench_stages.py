@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import grpc
 import numpy as np
@@ -16,6 +16,7 @@ from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import inference_service_pb2_grpc, session_service_pb2, session_service_pb2_grpc
 
 if TYPE_CHECKING:
+    from carousel.model.config import Cell
     from carousel.server.stages import Stages
 
 INPUT = OUTPUT = 64
@@ -79,7 +80,7 @@ async def measure(
     clock = StageClock()
     with tempfile.TemporaryDirectory() as folder, clock.running():
         config = ModelConfig(
-            cell=cell,
+            cell=cast("Cell", cell),  # which ModelConfig checks
             layers=layers,
             hidden_size=hidden_size,
             input=Features(INPUT),
@@ -137,7 +138,7 @@ async def _call(load: Load, port: int, seconds: float) -> None:
                     answer = await stub.Step(message, timeout=30)
                 else:
                     await stream.write(pb.StreamStepsRequest(step=message))
-                    answer = (await stream.read()).step
+                    answer = cast(pb.StreamStepsResponse, await stream.read()).step
                 if answer.errors:
                     raise RuntimeError(answer.errors[0].message)
                 index += 1
