@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-WAIT_EACH = 0.0004  # seconds for each message of the last turn: what the event loop needs for one
-LONGEST_WAIT = 0.006
+WAIT_EACH = 0.0005  # seconds for each message of the last turn: what the event loop needs for one
+LONGEST_WAIT = 0.01
 FORGET = 16  # turns after which a crowd is about forgotten
 
 
