@@ -35,7 +35,7 @@ from carousel.server.hall import Hall
 from carousel.server.held.keys import KeysError
 from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
-from carousel.server.names import ModelRef, model_name
+from carousel.server.names import ModelRef, model_name, owner_of
 from carousel.server.page import Looks
 from carousel.server.registry import Registry
 from carousel.server.rpc import add_service
@@ -350,18 +350,19 @@ class Server:
     async def _load_models(self) -> None:
         """Load what should serve; what can't be loaded is reported and does not stop the others."""
         store, registry = self.hall.store, self.hall.registry
-        wanted = self.settings.load or tuple(model_name(model) for model in store.models())
-        for name in wanted:
+        wanted = [ModelRef.parse(name, field="load") for name in self.settings.load]
+        for ref in wanted or [ModelRef(model) for model in store.models()]:
             try:
-                stored = store.resolve(ModelRef.parse(name, field="load"))
+                stored = store.resolve(ref)
                 await registry.load(stored.model, stored.number)
             except CarouselError as error:
-                log.error("%s does not serve: %s", name, error.message)
+                log.error("models/%s does not serve: %s", ref.model, error.message)
 
     def _report_models(self) -> None:
         """Health by model: `models/{model}` serves when one of its versions does."""
-        serving = {v.name for v in self.hall.registry.versions}
-        serving |= {model_name(v.model) for v in self.hall.registry.versions}
+        # Health knows no callers: what a tenant brought in is not told of.
+        shared = [v for v in self.hall.registry.versions if not owner_of(v.model)]
+        serving = {v.name for v in shared} | {model_name(v.model) for v in shared}
         self._reported |= serving
         task = asyncio.get_running_loop().create_task(
             self._report(*serving, gone=self._reported - serving)

@@ -20,6 +20,7 @@ from carousel.server.held.queue import HeldWork
 from carousel.server.loaded import LoadedVersion
 from carousel.server.memo import Memo
 from carousel.server.metrics import Metrics
+from carousel.server.names import session_key
 from carousel.server.notices import Notice
 from carousel.server.registry import Registry
 from carousel.server.sessions import Sessions
@@ -47,11 +48,11 @@ class Hall:
     claims: WeakValueDictionary[int, Claim] = field(default_factory=WeakValueDictionary)
     successor: str = ""  # where a drained server's sessions go; empty: to its own address
 
-    def version_of(self, handles: Iterable[int]) -> LoadedVersion | None:
-        """The version of the first session that is live; None when none is."""
+    def version_of(self, handles: Iterable[int], tenant: str) -> LoadedVersion | None:
+        """The version of the tenant's first session that is live; None when none is."""
         table = self.engine.table
         for handle in handles:
-            slot = table.slot_of(handle)
+            slot = table.slot_of(handle, tenant)
             if slot is not None:
                 return self.registry.by_ordinal(int(table.version[slot]))
         return None
@@ -75,9 +76,7 @@ class Hall:
         Raises StoreUnavailable, and SessionFenced when the store has another incarnation.
         """
         ids = [
-            one.name.removeprefix("sessions/")
-            for one in sessions
-            if one.durability != session_pb2.DURABILITY_MEMORY
+            session_key(one) for one in sessions if one.durability != session_pb2.DURABILITY_MEMORY
         ]
         if ids:
             await self.stored(lambda done: self._secure(ids, done))
@@ -88,7 +87,7 @@ class Hall:
 
     async def recorded(self, sessions: Sequence[session_pb2.Session]) -> None:
         """Return when the audit logs of new sessions have begun. Raises StoreUnwritable."""
-        ids = [one.name.removeprefix("sessions/") for one in sessions if one.audited]
+        ids = [session_key(one) for one in sessions if one.audited]
         if not ids:
             return
         table = self.engine.table

@@ -14,6 +14,7 @@ from carousel.errors import (
     SnapshotMismatch,
 )
 from carousel.server.loaded import LoadedVersion
+from carousel.server.names import session_name
 from carousel.server.residence import Residence
 from carousel.server.session_values import describe
 from carousel.server.table import ACTIVE, Mark
@@ -31,7 +32,7 @@ class Moves(Residence):
         slot = self.table.find(session_id)
         if handle is not None and int(self.table.handle[slot]) != handle:
             raise SessionFenced(
-                f"{handle:#018x} is not the current handle of sessions/{session_id}"
+                f"{handle:#018x} is not the current handle of {session_name(session_id)}"
             )
         return slot
 
@@ -66,7 +67,7 @@ class Moves(Residence):
         if bookmark is not None:
             mark = self.table.marks.get(slot, {}).get(bookmark)
             if mark is None:
-                raise RewindUnavailable(f"sessions/{session_id} has no bookmark {bookmark!r}")
+                raise RewindUnavailable(f"{session_name(session_id)} has no bookmark {bookmark!r}")
             self._write_back(slot, mark.row, mark.step_index)
             if slot in self.table.rings:  # its states may be of another past than the bookmark's
                 self.table.rings[slot].indexes[:] = -1
@@ -132,7 +133,7 @@ class Moves(Residence):
             kept = sorted(i for i in ring.indexes.tolist() if 0 <= i < now) if ring else []
             span = f"steps {kept[0]} to {kept[-1]} and {now}" if kept else f"only step {now}"
             raise RewindUnavailable(
-                f"sessions/{self.table.ids[slot]} can go back to {span}, got {target}",
+                f"{session_name(self.table.ids[slot])} can go back to {span}, got {target}",
                 metadata={"kept_steps": ",".join(map(str, [*kept, now]))},
             )
         return row

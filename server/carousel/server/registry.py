@@ -80,12 +80,15 @@ class Registry:
     def by_ordinal(self, ordinal: int) -> LoadedVersion | None:
         return self._by_ordinal.get(ordinal)
 
-    def resolve(self, name: str, *, field: str = "model") -> LoadedVersion:
-        """The loaded version that a request names.
+    def resolve(self, name: str, tenant: str = "", *, field: str = "model") -> LoadedVersion:
+        """The loaded version that a tenant's request names: of a model of its own, or a shared one.
 
         Raises ModelNotFound, VersionNotFound, AliasNotFound, ModelLoading or ModelNotLoaded.
         """
-        ref = ModelRef.parse(name, field=field)
+        return self.serving(self._store.seen(ModelRef.parse(name, field=field), tenant))
+
+    def serving(self, ref: ModelRef) -> LoadedVersion:
+        """The loaded version of what a key says. Raises what `resolve` does."""
         model, number, _ = self._store.resolve(ref)
         version = self._loaded.get((model, number))
         if version is None and ref.version is None and ref.alias is None:

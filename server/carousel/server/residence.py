@@ -24,6 +24,7 @@ from carousel.server.copies import columns_of
 from carousel.server.engine import Engine
 from carousel.server.groups import Done
 from carousel.server.loaded import LoadedVersion
+from carousel.server.names import session_name
 from carousel.server.records import Record
 from carousel.server.settings import Settings
 from carousel.server.stores import Entry
@@ -210,7 +211,7 @@ class Residence:
             record = self.table.parked[slot]
             if record is None:
                 raise StoreUnavailable(
-                    f"sessions/{self.table.ids[slot]} is on its way from the store",
+                    f"{session_name(self.table.ids[slot])} is on its way from the store",
                     retry_after=0.1,
                 )
             self._bring_back(slot, record)
@@ -312,7 +313,7 @@ class Residence:
         table = self.table
         record = records.decode(table.ids[slot], data)
         if not isinstance(record, Record) or record.step_index != table.next_index[slot]:
-            raise SnapshotDamaged(f"the record of sessions/{table.ids[slot]} is another's")
+            raise SnapshotDamaged(f"the record of {session_name(table.ids[slot])} is another's")
         self.fill(self.version_of(slot), slot, record)
         del table.parked[slot]
         self.version_of(slot).metrics.unparks.inc()

@@ -39,7 +39,7 @@ class Sequences:
         self._queue = CallQueue(MAX_WAITING, hall.tracer)
 
     async def predict(self, request: pb.PredictRequest, tenant: str) -> pb.PredictResponse:
-        version = self._hall.registry.resolve(request.model)
+        version = self._hall.registry.resolve(request.model, tenant)
         lengths = np.array(request.lengths, np.int64)
         if not len(lengths) or len(lengths) > steps.MAX_ITEMS or lengths.min() < 1:
             raise InvalidField(
@@ -67,10 +67,10 @@ class Sequences:
         if source is None:
             raise InvalidField("model or session must be set", field="source")
         if source == "model":
-            version = self._hall.registry.resolve(request.model)
+            version = self._hall.registry.resolve(request.model, tenant)
             row = version.network.initial_rows(1)[0]
         else:
-            session_id = names.session_id(request.session, field="session")
+            session_id = names.key_of(tenant, names.session_id(request.session, field="session"))
             await self._hall.resident(session_id)
             exported = await self._hall.engine.call(self._hall.sessions.export, session_id)
             version, row = exported.version, exported.row

@@ -2,6 +2,7 @@
 
     {root}/{model}/{version}/config.json, weights.safetensors, README.md, baseline.json
     {root}/{model}/aliases.json, health.json
+    {root}/@{tenant}/{model}/...
 
 Models that come with Carousel, folders of versions too, lie over it, read-only. Where the store
 has, or had, a version of that very number, it wins; others of the same name, and aliases, add up.
@@ -34,7 +35,19 @@ from carousel.server.health_policy import (
     read_health_policy,
     write_health_policy,
 )
-from carousel.server.names import MAX_VERSION, ModelRef, is_id, is_number, model_name, version_name
+from carousel.server.names import (
+    MAX_VERSION,
+    ModelRef,
+    is_id,
+    is_number,
+    key_of,
+    model_name,
+    owner_of,
+    path_of,
+    tenant_folder,
+    tenants_in,
+    version_name,
+)
 from carousel.server.staging import Staging, open_folder, sweep, sync, writing
 from carousel.server.version import StoredVersion, check_folder, is_promoted, is_version
 
@@ -46,7 +59,7 @@ logger = logging.getLogger(__name__)
 
 
 class StoredModel(NamedTuple):
-    """A model: its versions' numbers, lowest first, and its aliases."""
+    """A model, by its key: its versions' numbers, lowest first, and its aliases."""
 
     model: str
     versions: tuple[int, ...]
@@ -73,10 +86,26 @@ class ModelStore:
         sweep(root)
 
     def models(self) -> list[str]:
-        """Ids of all models that have a version, in order."""
-        own = {entry.name for entry in _entries(self.root) if is_id(entry.name)}
-        known = own | {model for model, _ in self._shipped}
+        """Keys of all models that have a version, in order."""
+        known = {*self._folders(), *(model for model, _ in self._shipped)}
         return sorted(model for model in known if self._numbers(model))
+
+    def seen(self, ref: ModelRef, tenant: str) -> ModelRef:
+        """What a tenant means by a name: a model of its own, or else the operator's.
+
+        The operator's models, and those that came with Carousel, are there for all.
+        """
+        own = ref.of(tenant)
+        return own if not tenant or self._numbers(own.model) else ref
+
+    def _folders(self) -> dict[str, os.DirEntry[str]]:
+        """Folders of models, of whatever is in them, by key."""
+        found = {entry.name: entry for entry in _entries(self.root) if is_id(entry.name)}
+        for tenant in tenants_in(self.root):
+            for entry in _entries(self.root / tenant_folder(tenant)):
+                if is_id(entry.name):
+                    found[key_of(tenant, entry.name)] = entry
+        return found
 
     def get(self, model: str) -> StoredModel:
         """Raises ModelNotFound, WeightsInvalid (damaged aliases)."""
@@ -87,16 +116,15 @@ class ModelStore:
 
     def aliases(self, model: str) -> dict[str, int]:
         """Version numbers by alias; none of a model that there isn't. Raises WeightsInvalid."""
-        return read_aliases(self.root / model)
+        return read_aliases(self._home(model))
 
     def stamps(self) -> dict[str, Stamp]:
         """By model, what changes when its versions or its aliases do: moments, in nanoseconds."""
         found = {}
-        for entry in _entries(self.root):
-            if is_id(entry.name):
-                with contextlib.suppress(OSError):
-                    moment = entry.stat(follow_symlinks=False).st_mtime_ns
-                    found[entry.name] = (moment, aliases_moment(self.root / entry.name))
+        for model, entry in self._folders().items():
+            with contextlib.suppress(OSError):
+                moment = entry.stat(follow_symlinks=False).st_mtime_ns
+                found[model] = (moment, aliases_moment(Path(entry.path)))
         return found
 
     def newest_promoted(self, model: str) -> int | None:
@@ -153,7 +181,7 @@ class ModelStore:
                     field="version",
                 )
             return number
-        if self._has(model, number) or os.path.lexists(self.root / model / str(number)):
+        if self._has(model, number) or os.path.lexists(self._home(model) / str(number)):
             raise VersionExists(
                 f"{version_name(model, number)} exists, or did: versions never change",
                 field="version",
@@ -198,6 +226,7 @@ class ModelStore:
             target = self._own(model) / str(number)
             os.rename(staging.folder, target)
             sync(target.parent)
+            sync(target.parent.parent)
             sync(self.root)
         logger.info("a version came in", extra={"version": version_name(model, number)})
         return StoredVersion(model, number, target)
@@ -239,7 +268,7 @@ class ModelStore:
         """Raises ModelNotFound, WeightsInvalid (damaged)."""
         if not self._numbers(model):
             raise _no_model(model)
-        return read_health_policy(self.root / model)
+        return read_health_policy(self._home(model))
 
     def set_health_policy(self, model: str, policy: HealthPolicy) -> None:
         """Raises ModelNotFound, StoreUnwritable."""
@@ -264,29 +293,38 @@ class ModelStore:
     def _has(self, model: str, number: int) -> bool:
         if self._is_shipped(model, number):
             return True
-        folder = self.root / model
-        return not folder.is_symlink() and is_version(folder / str(number))
+        return not self._is_link(model) and is_version(self._home(model) / str(number))
 
     def _given(self, model: str) -> list[int]:
         """Numbers that the store ever gave, also to versions that are deleted."""
-        if (self.root / model).is_symlink():
+        if self._is_link(model):
             return []
-        return [int(entry.name) for entry in _entries(self.root / model) if is_number(entry.name)]
+        found = _entries(self._home(model))
+        return [int(entry.name) for entry in found if is_number(entry.name)]
 
     def _is_shipped(self, model: str, number: int) -> bool:
-        in_the_way = os.path.lexists(self.root / model / str(number))
+        in_the_way = os.path.lexists(self._home(model) / str(number))
         return (model, number) in self._shipped and not in_the_way
 
     def _folder(self, model: str, number: int) -> Path:
         if self._is_shipped(model, number):
             return self._shipped[model, number]
-        return self.root / model / str(number)
+        return self._home(model) / str(number)
+
+    def _home(self, model: str) -> Path:
+        """Where what the store has of a model lies."""
+        return self.root / path_of(model)
+
+    def _is_link(self, model: str) -> bool:
+        """Whether the model's folder, or its tenant's, leads elsewhere."""
+        folder = self._home(model)
+        return folder.is_symlink() or (owner_of(model) != "" and folder.parent.is_symlink())
 
     def _own(self, model: str) -> Path:
         """The model's folder in the store, made when there is none."""
-        folder = self.root / model
+        folder = self._home(model)
         folder.mkdir(parents=True, exist_ok=True)
-        if folder.is_symlink():
+        if self._is_link(model):
             raise StoreUnwritable(f"the folder of {model_name(model)} is a symbolic link")
         return folder
 

@@ -226,9 +226,9 @@ class InferenceService:
         Raises QueueFull, before anything else is looked at, when none of the items may wait.
         """
         steps.check_columns(request)
-        version = self._hall.version_of(request.handles)
+        version = self._hall.version_of(request.handles, tenant)
         if version is None:
-            return self._refuse_strays(request)
+            return self._refuse_strays(request, tenant)
         lane = version.door.lane(tenant, bulk=request.priority == pb.PRIORITY_BULK)
         room, count = lane.room(), len(request.handles)
         try:
@@ -252,9 +252,9 @@ class InferenceService:
             work.refusals = [*work.refusals, *((item, full) for item in range(room, count))]
         return version, work
 
-    def _refuse_strays(self, request: pb.StepRequest) -> pb.StepResponse:
+    def _refuse_strays(self, request: pb.StepRequest, tenant: str) -> pb.StepResponse:
         """Answer items of which no session is here."""
-        errors = [self._hall.engine.table.why_not(handle) for handle in request.handles]
+        errors = [self._hall.engine.table.why_not(handle, tenant) for handle in request.handles]
         for kind, count in Counter(map(type, errors)).items():
             self._hall.metrics.strayed(kind, count)
         return steps.refuse_each(request, errors)
