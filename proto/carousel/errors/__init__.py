@@ -11,7 +11,7 @@ CarouselError
 |  |- SessionExists, VersionExists, DatasetExists, JobExists
 |- FailedPrecondition       not in this state
 |  |- SessionQuarantined, SessionAtRest, ModelNotLoaded, ModelNotStepwise
-|  |- NoTokenizer, ModelInUse, NonFiniteResult, RewindUnavailable, SnapshotMismatch
+|  |- ModelShared, NoTokenizer, ModelInUse, NonFiniteResult, RewindUnavailable, SnapshotMismatch
 |  |- DurabilityUnsupported, WeightsInvalid, ImportRefused, StoreUnwritable
 |  |- DatasetInUse, JobActive, JobNotResumable
 |- Aborted                  somebody else was faster; look again
@@ -84,6 +84,7 @@ from carousel.errors._resources import (
     ModelNotFound,
     ModelNotLoaded,
     ModelNotStepwise,
+    ModelShared,
     NonFiniteResult,
     NotFound,
     NoTokenizer,
@@ -144,6 +145,7 @@ __all__ = [
     "ModelNotFound",
     "ModelNotLoaded",
     "ModelNotStepwise",
+    "ModelShared",
     "NoTokenizer",
     "NonFiniteInput",
     "NonFiniteResult",

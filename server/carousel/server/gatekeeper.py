@@ -114,8 +114,8 @@ def _lost_steps(table: SessionTable, work: Work, slots: Ints, good: Mask) -> Ref
         (
             item,
             StepsLost(
-                f"the caller knows {known} durable steps of {session_name(table.ids[slots[item]])}, "
-                f"it has {table.next_index[slots[item]]}",
+                f"the caller knows {known} durable steps of "
+                f"{session_name(table.ids[slots[item]])}, it has {table.next_index[slots[item]]}",
                 metadata={"durable_index": str(table.durable_index[slots[item]])},
                 field=f"durable_indexes[{item}]",
             ),

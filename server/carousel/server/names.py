@@ -24,7 +24,7 @@ MAX_VERSION = 2**32 - 1
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _TENANT = re.compile(r"[a-z0-9-]{1,63}")
 _ALIAS = re.compile(r"[a-z][a-z0-9-]{0,62}")
-_NUMBER = re.compile(r"[1-9][0-9]{0,9}")
+_NUMBER = re.compile(r"[1-9][0-9]{0,18}")
 _KEY = re.compile(r"([a-z0-9-]{1,63}/)?[a-z0-9-]{1,63}")
 _SHOWN = 80
 
@@ -121,6 +121,14 @@ def shown(version: str) -> str:
 
 def session_name(key: str) -> str:
     return f"sessions/{id_of(key)}"
+
+
+def dataset_name(key: str) -> str:
+    return f"datasets/{id_of(key)}"
+
+
+def job_name(key: str) -> str:
+    return f"jobs/{id_of(key)}"
 
 
 def session_key(session: Owned) -> str:
@@ -245,10 +253,10 @@ def page_key(token: str, *, field: str = "page_token") -> str:
     return key
 
 
-def page_number(token: str, *, field: str = "page_token") -> int:
-    """As page_key, where the keys are version numbers; 0 for the first page."""
+def page_number(token: str, *, most: int = MAX_VERSION, field: str = "page_token") -> int:
+    """As page_key, where the keys are numbers; 0 for the first page."""
     key = page_key(token, field=field)
-    if key and not is_number(key):
+    if key and not (_NUMBER.fullmatch(key) and int(key) <= most):
         raise _invalid(field, "the next_page_token of the page before", token)
     return int(key or 0)
 

@@ -24,7 +24,7 @@ from carousel.server.engine import Engine
 from carousel.server.health_policy import HealthPolicy
 from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import Metrics
-from carousel.server.names import ModelRef, version_name
+from carousel.server.names import ModelRef, owner_of, version_name
 from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
@@ -255,9 +255,18 @@ class Registry:
         lock = self._locks.get(key)
         return lock is not None and lock.locked()
 
-    def sessions(self, model: str, number: int) -> int:
+    def sessions(self, model: str, number: int, tenant: str = "") -> int:
+        """Live sessions of a version: those of a tenant, or all."""
         version = self._loaded.get((model, number))
-        return version.sessions if version is not None and version.stepwise else 0
+        if version is None or not version.stepwise:
+            return 0
+        if not tenant:
+            return version.sessions
+        return self._engine.table.count(version.ordinal, tenant)
+
+    def seen_by(self, tenant: str) -> list[LoadedVersion]:
+        """Loaded versions of models that a tenant may use."""
+        return [v for v in self.versions if not tenant or owner_of(v.model) in ("", tenant)]
 
 
 def _baseline(folder: Path, network: Network) -> Baseline | None:

@@ -25,6 +25,7 @@ from carousel.errors import (
     ImportRefused,
     ModelInUse,
     ModelNotFound,
+    ModelShared,
     StoreUnwritable,
     VersionExists,
     VersionNotFound,
@@ -38,6 +39,7 @@ from carousel.server.health_policy import (
 from carousel.server.names import (
     MAX_VERSION,
     ModelRef,
+    id_of,
     is_id,
     is_number,
     key_of,
@@ -97,6 +99,28 @@ class ModelStore:
         """
         own = ref.of(tenant)
         return own if not tenant or self._numbers(own.model) else ref
+
+    def own(self, model: str, tenant: str) -> str:
+        """The key of a tenant's model that is to be changed. Raises ModelNotFound, ModelShared."""
+        own = key_of(tenant, model)
+        if not self._numbers(own):
+            if tenant and self._numbers(model):
+                raise ModelShared(f"{model_name(model)} is shared by all tenants", field="name")
+            raise _no_model(own)
+        return own
+
+    def listed(self, tenant: str) -> dict[str, str]:
+        """Keys of the models that a tenant sees, by what orders them.
+
+        The operator sees all, in order of their keys; of two models of one name a tenant sees its
+        own.
+        """
+        models = self.models()
+        if not tenant:
+            return {model: model for model in models}
+        seen = [model for model in models if owner_of(model) in ("", tenant)]
+        own = {id_of(model): model for model in sorted(seen, key=owner_of)}
+        return dict(sorted(own.items()))
 
     def _folders(self) -> dict[str, os.DirEntry[str]]:
         """Folders of models, of whatever is in them, by key."""

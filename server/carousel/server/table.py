@@ -328,6 +328,11 @@ class SessionTable:
             raise SessionNotFound(f"there is no session {session_name(session_id)}")
         return slot
 
+    def count(self, version: int, tenant: str) -> int:
+        """A tenant's live sessions of a version; from any thread."""
+        mine = (self.tenant == self.owners.number(tenant)) & (self.state != FREE)
+        return int((mine & (self.version == version)).sum())
+
     def ended(self, session_id: str) -> Ended | None:
         return self._ended.get(session_id)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from carousel import exposition
 from carousel.server.hall import Hall
 from carousel.server.rpc import Context
+from carousel.server.tenants import tenant_of
 from carousel.v1 import admin_service_pb2 as pb
 
 
@@ -31,20 +32,21 @@ class AdminService:
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.ServerInfo:
-        settings, registry = self._hall.settings, self._hall.registry
+        settings, registry, tenant = self._hall.settings, self._hall.registry, tenant_of(context)
+        table = self._hall.engine.table
         info = pb.ServerInfo(
             version=version("carousel-rnn"),
             instance_id=self._instance_id,
             device=registry.device,
             shards=1,
             draining=self._hall.draining,
-            sessions=len(self._hall.engine.table),
+            sessions=table.owners.holding(tenant).sessions if tenant else len(table),
             max_sessions=settings.max_sessions,
             max_batch=settings.max_batch,
             max_chunk=settings.max_chunk,
             max_message_bytes=settings.max_message_bytes,
             max_tokens=settings.max_tokens,
-            ready_versions=sorted(version.name for version in registry.versions),
+            ready_versions=sorted({version.name for version in registry.seen_by(tenant)}),
             bit_exact=settings.bit_exact,
         )
         behind = self._hall.engine.behind
@@ -53,7 +55,7 @@ class AdminService:
             info.store.kind = behind.store.kind
             info.store.healthy = trouble is None
             info.store.message = "" if trouble is None else trouble.message
-            info.store.lag_steps = behind.lag_steps
+            info.store.lag_steps = 0 if tenant else behind.lag_steps
         info.start_time.FromNanoseconds(self._start_time)
         info.default_ttl.FromNanoseconds(int(settings.default_ttl * 1e9))
         return info

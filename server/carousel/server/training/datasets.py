@@ -23,6 +23,7 @@ from carousel.errors import (
     UploadDamaged,
 )
 from carousel.model.data import DataError
+from carousel.server.names import dataset_name, key_of
 from carousel.server.staging import sync, writing
 from carousel.server.training import describe
 from carousel.server.training.child import Object, run_child
@@ -67,14 +68,14 @@ class Datasets:
                 session.add(self._record(announced))
             elif not _is_same(record, announced):
                 raise DatasetExists(
-                    f"there is a datasets/{record.id} of {record.size_bytes:,} other bytes",
+                    f"there is a {dataset_name(record.id)} of {record.size_bytes:,} other bytes",
                     field="header.dataset_id",
                 )
             elif record.state == READY:
                 return record
             elif record.home != self._folder.home:
                 raise DatasetInUse(
-                    f"datasets/{record.id} is being uploaded to another server, go on there",
+                    f"{dataset_name(record.id)} is being uploaded to another server, go on there",
                     field="header.dataset_id",
                 )
         return Incoming(self._folder.dataset(announced.id), announced)
@@ -121,11 +122,14 @@ class Datasets:
             record = _find(session, dataset)
             return record, _jobs(session, [dataset]).get(dataset, 0)
 
-    def page(self, after: str, size: int) -> tuple[list[tuple[DatasetRecord, int]], bool]:
-        """Datasets after an id, in order, with their unfinished jobs; whether there are more."""
+    def page(
+        self, tenant: str, after: str, size: int
+    ) -> tuple[list[tuple[DatasetRecord, int]], bool]:
+        """A tenant's datasets, or all, after a key, in order, with their unfinished jobs; whether
+        there are more."""
         query = (
             select(DatasetRecord)
-            .where(DatasetRecord.id > after)
+            .where(DatasetRecord.id > after, DatasetRecord.id.startswith(key_of(tenant, "")))
             .order_by(DatasetRecord.id)
             .limit(size + 1)
         )
@@ -140,11 +144,11 @@ class Datasets:
             record = _find(session, dataset, lock=True)
             if jobs := _jobs(session, [dataset]).get(dataset, 0):
                 raise DatasetInUse(
-                    f"{jobs} unfinished jobs learn from datasets/{dataset}", field="name"
+                    f"{jobs} unfinished jobs learn from {dataset_name(dataset)}", field="name"
                 )
             here = record.home == self._folder.home
             if here and record.state == UPLOADING and _is_locked(self._folder.dataset(dataset)):
-                raise DatasetInUse(f"datasets/{dataset} is being uploaded", field="name")
+                raise DatasetInUse(f"{dataset_name(dataset)} is being uploaded", field="name")
             session.delete(record)
         if here:
             self._folder.remove_dataset(dataset)
@@ -229,7 +233,7 @@ class Incoming:
 def _find(session: Session, dataset: str, *, lock: bool = False) -> DatasetRecord:
     record = session.get(DatasetRecord, dataset, with_for_update=lock)
     if record is None:
-        raise DatasetNotFound(f"there is no datasets/{dataset}", field="name")
+        raise DatasetNotFound(f"there is no {dataset_name(dataset)}", field="name")
     return record
 
 

@@ -25,6 +25,7 @@ from carousel.errors import (
 from carousel.model import ConfigError
 from carousel.model.data import DataError, guess_format
 from carousel.model.training.precision import check_precision
+from carousel.server.names import dataset_name, id_of, job_name, key_of
 from carousel.server.training import events
 from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.database import Database
@@ -52,11 +53,12 @@ RETRY_SECONDS = 30.0
 class NewJob:
     """What was asked for, checked as far as that goes without the dataset."""
 
+    tenant: str
     id: str  # "": one is made
-    dataset: str  # "": `uri` is used
+    dataset: str  # a key; "": `uri` is used
     uri: str
     recipe: Mapping[str, Any]
-    model: str
+    model: str  # a key; "": none
     alias: str
     margin: float | None
     workers: int
@@ -85,14 +87,14 @@ class Jobs:
             if (
                 request_id
                 and not validate_only
-                and (made := _same_request(session, request_id, digest))
+                and (made := _same_request(session, key_of(new.tenant, request_id), digest))
             ):
                 return made
             home, kind = self._check_source(session, new)
             if self._runs_here and home == self._folder.home:
                 _check_machine(new.recipe)
             job = JobRecord(
-                id=new.id or f"job-{secrets.token_hex(4)}",
+                id=key_of(new.tenant, new.id or f"job-{secrets.token_hex(4)}"),
                 home=home,
                 dataset=new.dataset,
                 uri=new.uri,
@@ -104,10 +106,10 @@ class Jobs:
                 workers=new.workers,
                 priority=new.priority,
                 state=QUEUED,
-                created=time.time(),
+                created=round(time.time(), 6),  # page tokens are microseconds
             )
             if session.scalar(select(JobRecord.number).where(JobRecord.id == job.id)):
-                raise JobExists(f"there is a jobs/{job.id}", field="job_id")
+                raise JobExists(f"there is a {job_name(job.id)}", field="job_id")
             self._check_queue(session)
             session.add(job)
             session.flush()
@@ -118,7 +120,12 @@ class Jobs:
             events.append(session, job, events.STATE, {"state": QUEUED})
             if request_id:
                 session.add(
-                    RequestRecord(id=request_id, digest=digest, job=job.number, created=job.created)
+                    RequestRecord(
+                        id=key_of(new.tenant, request_id),
+                        digest=digest,
+                        job=job.number,
+                        created=job.created,
+                    )
                 )
         return job
 
@@ -128,19 +135,24 @@ class Jobs:
             return find(session, job)
 
     def page(
-        self, *, before: int, size: int, states: Collection[str], model: str
+        self, *, tenant: str, before: int, size: int, states: Collection[str], model: str
     ) -> tuple[list[JobRecord], int]:
-        """Jobs below a number (0: all), newest first; then the number to go on from, or 0."""
-        query = select(JobRecord).order_by(JobRecord.number.desc()).limit(size + 1)
+        """A tenant's jobs, or all, newest first; then what to go on from, or 0.
+
+        `before` and what to go on from are microseconds: a number would tell how many jobs there
+        are of others.
+        """
+        query = select(JobRecord).order_by(JobRecord.created.desc(), JobRecord.number.desc())
+        query = query.where(JobRecord.id.startswith(key_of(tenant, ""))).limit(size + 1)
         if before:
-            query = query.where(JobRecord.number < before)
+            query = query.where(JobRecord.created < before / 1e6)
         if states:
             query = query.where(JobRecord.state.in_(states))
         if model:
             query = query.where(JobRecord.model == model)
         with self._database.begin() as session:
             jobs = list(session.scalars(query))
-        return jobs[:size], jobs[size - 1].number if len(jobs) > size else 0
+        return jobs[:size], round(jobs[size - 1].created * 1e6) if len(jobs) > size else 0
 
     def events(self, job: str, sequence: int, limit: int) -> tuple[JobRecord, list[EventRecord]]:
         """The job and its events after a sequence, as of one moment. Raises JobNotFound."""
@@ -164,13 +176,14 @@ class Jobs:
             record = find(session, job, lock=True)
             if record.state not in (FAILED, CANCELLED):
                 raise JobNotResumable(
-                    f"only a job that failed or was cancelled can be resumed, jobs/{job} is "
+                    f"only a job that failed or was cancelled can be resumed, {job_name(job)} is "
                     f"{record.state}",
                     field="name",
                 )
             if record.dataset and not _is_ready(session, record.dataset):
                 raise JobNotResumable(
-                    f"datasets/{record.dataset}, from which jobs/{job} learns, was deleted",
+                    f"{dataset_name(record.dataset)}, from which {job_name(job)} learns, was "
+                    "deleted",
                     field="name",
                 )
             self._check_queue(session)
@@ -190,7 +203,8 @@ class Jobs:
             record = find(session, job, lock=True)
             if record.state not in ENDED:
                 raise JobActive(
-                    f"jobs/{job} is {record.state}; cancel it and wait for its end", field="name"
+                    f"{job_name(job)} is {record.state}; cancel it and wait for its end",
+                    field="name",
                 )
             session.delete(record)
         if record.home == self._folder.home:
@@ -203,10 +217,10 @@ class Jobs:
         query = select(DatasetRecord).where(DatasetRecord.id == new.dataset).with_for_update()
         dataset = session.scalar(query)
         if dataset is None:
-            raise DatasetNotFound(f"there is no datasets/{new.dataset}", field="job.dataset")
+            raise DatasetNotFound(f"there is no {dataset_name(new.dataset)}", field="job.dataset")
         if dataset.state != READY:
             raise DatasetInvalid(
-                f"datasets/{new.dataset} has {dataset.received_bytes:,} of "
+                f"{dataset_name(new.dataset)} has {dataset.received_bytes:,} of "
                 f"{dataset.size_bytes:,} bytes: it is being uploaded",
                 field="job.dataset",
             )
@@ -229,7 +243,7 @@ def find(session: Session, job: str, *, lock: bool = False) -> JobRecord:
     query = select(JobRecord).where(JobRecord.id == job)
     record = session.scalar(query.with_for_update() if lock else query)
     if record is None:
-        raise JobNotFound(f"there is no jobs/{job}", field="name")
+        raise JobNotFound(f"there is no {job_name(job)}", field="name")
     return record
 
 
@@ -248,7 +262,7 @@ def check_columns(task: Mapping[str, Any], dataset: DatasetRecord) -> None:
     if text != (dataset.format == "text"):
         wanted = "text" if text else "a table or an archive"
         raise DatasetInvalid(
-            f"{task['type']} learns from {wanted}, datasets/{dataset.id} is {dataset.format}",
+            f"{task['type']} learns from {wanted}, {dataset_name(dataset.id)} is {dataset.format}",
             field="job.recipe.task",
         )
     if dataset.format in ("text", "npz"):
@@ -266,8 +280,8 @@ def check_columns(task: Mapping[str, Any], dataset: DatasetRecord) -> None:
             for name in [value] if isinstance(value, str) else value:
                 if name and name not in there:
                     raise DatasetInvalid(
-                        f"{key} names {name!r}, which datasets/{dataset.id} does not have; it has "
-                        + ", ".join(there)[:500],
+                        f"{key} names {name!r}, which {dataset_name(dataset.id)} does not have; it "
+                        "has " + ", ".join(there)[:500],
                         field=f"job.recipe.{task['type']}.{key}",
                     )
 
@@ -307,6 +321,6 @@ def _same_request(session: Session, request_id: str, digest: bytes) -> JobRecord
         return None
     if known.digest != digest:
         raise InvalidField(
-            f"request_id was used for another request: {request_id!r}", field="request_id"
+            f"request_id was used for another request: {id_of(request_id)!r}", field="request_id"
         )
     return session.get_one(JobRecord, known.job)
