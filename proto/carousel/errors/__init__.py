@@ -17,7 +17,7 @@ CarouselError
 |- Aborted                  somebody else was faster; look again
 |  |- StepConflict, SessionFenced
 |- ResourceExhausted        full; try later
-|  |- SessionCapacity, QueueFull, WatchCapacity, MessageTooLarge
+|  |- SessionCapacity, QuotaExceeded, QueueFull, WatchCapacity, MessageTooLarge
 |- Unavailable              not now; try again
 |  |- ServerDraining, ModelLoading, ServerUnreachable, StoreUnavailable
 |- DataLoss                 bytes are not what they were
@@ -38,6 +38,7 @@ from carousel.errors._moments import (
     MessageTooLarge,
     ModelLoading,
     QueueFull,
+    QuotaExceeded,
     ResourceExhausted,
     SealBroken,
     ServerDraining,
@@ -152,6 +153,7 @@ __all__ = [
     "NotFound",
     "NotGenerative",
     "QueueFull",
+    "QuotaExceeded",
     "ResourceExhausted",
     "RewindUnavailable",
     "SealBroken",

@@ -37,6 +37,8 @@ from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
 from carousel.server.names import ModelRef, model_name, owner_of
 from carousel.server.page import Looks
+from carousel.server.quotas import LimitsError, Quotas
+from carousel.server.quotas.usage import Usage
 from carousel.server.registry import Registry
 from carousel.server.rpc import add_service
 from carousel.server.services.admin_service import AdminService
@@ -99,6 +101,7 @@ class Server:
         self.metrics = Metrics()
         self._ready = False
         self._follower: Follower | None = None
+        self._quota_watch: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
         self._reports: set[asyncio.Task[None]] = set()
@@ -116,8 +119,14 @@ class Server:
             self.tracer = open_tracer(settings, instance_id=self.instance_id)
         except TracingError as error:
             raise StartError(str(error)) from error
-        store = ModelStore(settings.store, shipped=shipped() if settings.shipped else None)
-        sessions = Sessions(settings)
+        try:
+            quotas = Quotas(settings.quotas, refused=self._refused)
+        except LimitsError as error:
+            raise StartError(str(error)) from error
+        store = ModelStore(
+            settings.store, shipped=shipped() if settings.shipped else None, quotas=quotas
+        )
+        sessions = Sessions(settings, quotas)
         engine = Engine(
             asyncio.get_running_loop(),
             metrics=self.metrics,
@@ -152,10 +161,13 @@ class Server:
             ids, lambda entries: engine.post(lambda: found(entries))
         )
         self.hall = Hall(
-            settings, self.metrics, store, engine, sessions, registry, at_rest, self.tracer
+            settings, self.metrics, store, engine, sessions, registry, at_rest, self.tracer, quotas
         )
         self._retention = Retention(self.hall)
-        self.office = Office(settings, self.metrics, store, registry, instance_id=self.instance_id)
+        self.office = Office(
+            settings, self.metrics, store, registry, instance_id=self.instance_id, quotas=quotas
+        )
+        self._usage = Usage(self.hall, self.office, self.metrics)
         self.metrics.build_info.labels(version("carousel-rnn"), registry.device).set(1)
         registry.starting = True
         await self._listen()
@@ -169,6 +181,8 @@ class Server:
         gc.collect()
         gc.freeze()  # torch's hundred thousands of objects stay: no collection looks at them again
         self.office.start()
+        if quotas.on:
+            self._quota_watch = asyncio.get_running_loop().create_task(self._usage.follow())
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep_store())
         if self._follower is not None and settings.store_refresh is not None:
             self._follower.start(registry, every=settings.store_refresh)
@@ -185,6 +199,9 @@ class Server:
                 "seconds": round(time.monotonic() - begin, 2),
             },
         )
+
+    def _refused(self, tenant: str, quota: str) -> None:
+        self.metrics.quota_refusals.labels(self._usage.label(tenant), quota).inc()
 
     def _sampler(self) -> GateSampler | None:
         seconds = self.settings.gate_sample_seconds
@@ -237,6 +254,8 @@ class Server:
             return
         self._ready = False
         self._sweeper.cancel()
+        if self._quota_watch is not None:
+            self._quota_watch.cancel()
         if self._follower is not None:
             await self._follower.close()
         await asyncio.gather(self._grpc.stop(grace), self.office.close(grace))
@@ -326,7 +345,7 @@ class Server:
             self._inference = InferenceService(hall)
         except KeysError as error:
             raise StartError(str(error)) from error
-        admin = AdminService(hall, instance_id=self.instance_id, drain=self.drain)
+        admin = AdminService(hall, self._usage, instance_id=self.instance_id, drain=self.drain)
         models = ModelService(hall.store, hall.registry, settings)
         sessions = SessionService(hall)
         self._looks = Looks(hall, self.office, admin, models, sessions, self.training_service)

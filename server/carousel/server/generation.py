@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from carousel.errors import Cancelled, InvalidField, NotGenerative, QueueFull, StepConflict
+from carousel.errors import (
+    Cancelled,
+    InvalidField,
+    NotGenerative,
+    QueueFull,
+    QuotaExceeded,
+    StepConflict,
+)
 from carousel.server.claim import Claim
 from carousel.server.gatekeeper import reply_of
 from carousel.server.groups import Done
@@ -85,9 +92,9 @@ class Source:
                     memo=memo,
                     notices=self.notices,
                 )
-            except QueueFull as full:
+            except (QueueFull, QuotaExceeded) as full:
                 seconds = full.retry_after or 0.0
-                if not patiently or time.monotonic() + seconds >= self.deadline:
+                if not (patiently and seconds) or time.monotonic() + seconds >= self.deadline:
                     raise
         await asyncio.sleep(seconds)
         return None

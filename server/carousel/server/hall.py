@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from carousel.errors import CarouselError, QueueFull, ServerDraining, StoreUnwritable
+from carousel.errors import CarouselError, QueueFull, QuotaExceeded, ServerDraining, StoreUnwritable
 from carousel.server.at_rest import AtRest
 from carousel.server.claim import Claim
 from carousel.server.engine import Engine
@@ -22,6 +22,7 @@ from carousel.server.memo import Memo
 from carousel.server.metrics import Metrics
 from carousel.server.names import session_key
 from carousel.server.notices import Notice
+from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.registry import Registry
 from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
@@ -44,6 +45,7 @@ class Hall:
     registry: Registry
     at_rest: AtRest
     tracer: Tracer = NO_TRACER
+    quotas: Quotas = UNLIMITED
     draining: bool = False
     claims: WeakValueDictionary[int, Claim] = field(default_factory=WeakValueDictionary)
     successor: str = ""  # where a drained server's sessions go; empty: to its own address
@@ -56,6 +58,22 @@ class Hall:
             if slot is not None:
                 return self.registry.by_ordinal(int(table.version[slot]))
         return None
+
+    def queued(self, tenant: str) -> int:
+        """Items of a tenant that wait, of all models."""
+        return sum(one.door.inside_of(tenant) for one in tuple(self.engine.versions))
+
+    def check_quotas(self, version: LoadedVersion, tenant: str, *, items: int, steps: int) -> None:
+        """Once for a message, before anything of it waits. Raises QuotaExceeded."""
+        if not (tenant and self.quotas.on):
+            return
+        try:
+            if self.quotas.of(tenant).queued_steps is not None:
+                self.quotas.check(tenant, "queued_steps", self.queued(tenant), items)
+            self.quotas.take_steps(tenant, steps)
+        except QuotaExceeded as error:
+            version.metrics.failed(error.reason, items)
+            raise
 
     def refuse_when_draining(self) -> None:
         if self.draining:
@@ -138,6 +156,7 @@ class Hall:
 
         What the model's health policy has to say is added to `notices`.
         """
+        self.check_quotas(version, tenant, items=1, steps=len(inputs))
         lane = version.door.lane(tenant, bulk=bulk)
         if lane.room() < 1:
             version.metrics.failed(QueueFull.reason)
@@ -176,11 +195,13 @@ class Hall:
     async def run_held(self, version: LoadedVersion, work: HeldWork, *, tenant: str = "") -> None:
         """Run a work to its end: its rows, outputs and errors say what came of it.
 
-        Raises QueueFull, ModelNotLoaded.
+        Raises QueueFull, QuotaExceeded, ModelNotLoaded.
         """
         count = int(work.open.sum())
         if not count:
             return
+        steps = int(work.lengths[work.open].sum())
+        self.check_quotas(version, tenant, items=count, steps=steps)
         lane = version.door.lane(tenant)
         if lane.room() < count:
             version.metrics.failed(QueueFull.reason, len(work.lengths))

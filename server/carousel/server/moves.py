@@ -14,7 +14,7 @@ from carousel.errors import (
     SnapshotMismatch,
 )
 from carousel.server.loaded import LoadedVersion
-from carousel.server.names import session_name
+from carousel.server.names import owner_of, session_name
 from carousel.server.residence import Residence
 from carousel.server.session_values import describe
 from carousel.server.table import ACTIVE, Mark
@@ -117,11 +117,14 @@ class Moves(Residence):
                 raise InvalidField(
                     f"a session has at most {MAX_BOOKMARKS} bookmarks", field="bookmark"
                 )
+            if former is None:
+                self.check_quotas(owner_of(session_id), version, 0, 1)
             row = self.allocate(version, 1, beside=slot)
             version.arena.copy(int(self.table.row[slot]), row)
             marks[name] = Mark(int(row[0]), int(self.table.next_index[slot]))
         if not marks:
             del self.table.marks[slot]
+        self.charge(slot, version)
         self._used(slot)
         return self.describe(slot)
 

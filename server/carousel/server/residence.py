@@ -25,6 +25,7 @@ from carousel.server.engine import Engine
 from carousel.server.groups import Done
 from carousel.server.loaded import LoadedVersion
 from carousel.server.names import session_name
+from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.records import Record
 from carousel.server.settings import Settings
 from carousel.server.stores import Entry
@@ -43,8 +44,9 @@ class Residence:
     `fetch` reads entries of the store beside the engine and calls back in the engine's thread.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, quotas: Quotas = UNLIMITED) -> None:
         self._settings = settings
+        self._quotas = quotas
         self._engine: Engine | None = None
         self._pinned: set[int] = set()  # slots that must not be parked now
         self._coming: dict[int, list[Done]] = {}  # slots on their way from the store
@@ -76,6 +78,18 @@ class Residence:
         return version
 
     # Rows
+
+    def check_quotas(self, tenant: str, version: LoadedVersion, sessions: int, rows: int) -> None:
+        """Whether a tenant may have so many sessions and states more. Raises QuotaExceeded."""
+        holding = self.table.owners.holding(tenant)
+        if sessions:
+            self._quotas.check(tenant, "sessions", holding.sessions, sessions)
+        size = rows * version.arena.row_bytes
+        self._quotas.check(tenant, "state_bytes", holding.bytes, size)
+
+    def charge(self, slot: int, version: LoadedVersion) -> None:
+        """Count the states of a session that is in the arena."""
+        self.table.charge(slot, len(self.rows_of(slot)) * version.arena.row_bytes)
 
     def allocate(self, version: LoadedVersion, count: int, *, beside: int | None = None) -> Ints:
         """Rows of the arena; idle sessions make room, but not the one in the slot `beside`.
@@ -121,6 +135,7 @@ class Residence:
         states = torch.from_numpy(record.rows[places].copy()).to(version.arena.device)
         version.arena.write(np.array(targets), states)
         table.row[slot] = rows[0]
+        self.charge(slot, version)
         if len(record.reply):
             self.put_reply(version, slot, record.reply_index, record.reply.copy())
         if record.memo is not None:

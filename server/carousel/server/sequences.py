@@ -58,6 +58,7 @@ class Sequences:
             raise min(refused, key=lambda pair: pair[0])[1]
         only_last = request.output_mode == pb.OUTPUT_MODE_LAST
         bulk = request.priority == pb.PRIORITY_BULK
+        self._hall.check_quotas(version, tenant, items=1, steps=len(inputs))
         async with self._queue.turn(version, len(inputs), tenant=tenant, bulk=bulk):
             outputs = await self._run(_predict, version, inputs, lengths, only_last)
         return pb.PredictResponse(outputs=tensors.encode(outputs), model_version=version.name)
@@ -77,6 +78,7 @@ class Sequences:
         if not version.stepwise:
             raise InvalidField("a bidirectional model has no trace step by step", field="model")
         inputs = self._sequence(request, version)
+        self._hall.check_quotas(version, tenant, items=1, steps=len(inputs))
         async with self._queue.turn(version, len(inputs), tenant=tenant):
             gates, outputs = await self._run(_trace, version, inputs, row)
         layers = [

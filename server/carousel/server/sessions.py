@@ -106,6 +106,8 @@ class Sessions(Moves):
             return self.attach(record.session_id, handle)
         check_open(version)
         self._check_room(version, 1)
+        rows = 1 + record.rewind_depth + len(record.marks)
+        self.check_quotas(owner_of(record.session_id), version, 1, rows)
         table = self.table
         slot = table.insert(
             record.session_id,
@@ -184,6 +186,7 @@ class Sessions(Moves):
             )
         keys = [key_of(tenant, name or secrets.token_hex(16)) for name in ids]
         depth = int(self.table.rewind_depth[source])
+        self.check_quotas(tenant, version, len(ids), len(ids) * (1 + depth))
         rows = self.allocate(version, len(ids) * (1 + depth), beside=source)
         own, rings = rows[: len(ids)], rows[len(ids) :].reshape(len(ids), depth)
         slots = self.table.insert_copies(source, keys, own, self.now())
@@ -193,6 +196,7 @@ class Sessions(Moves):
         for slot, ring in zip(slots.tolist(), rings, strict=True):
             if depth:
                 self.table.rings[slot] = Ring(ring)
+            self.charge(slot, version)
             if chunk is not None:  # shared: its rows never change
                 self.table.chunk_replies.put(slot, chunk)
         version.sessions += len(ids)
@@ -343,6 +347,7 @@ class Sessions(Moves):
         ttl, lifetime = self._ttl(terms.ttl), self._lifetime(terms.lifetime)
         durability = self._durability(terms.durability)
         self._check_room(version, 1)
+        self.check_quotas(terms.tenant, version, 1, 1 + terms.rewind_depth)
         rows = self.allocate(version, 1 + terms.rewind_depth)
         slot = self.table.insert(
             session_id,
@@ -357,6 +362,7 @@ class Sessions(Moves):
         if terms.rewind_depth:
             self.table.rewind_depth[slot] = terms.rewind_depth
             self.table.rings[slot] = Ring(rows[1:])
+        self.charge(slot, version)
         version.sessions += 1
         version.metrics.created.inc()
         return slot

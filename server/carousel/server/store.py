@@ -50,6 +50,7 @@ from carousel.server.names import (
     tenants_in,
     version_name,
 )
+from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.staging import Staging, open_folder, sweep, sync, writing
 from carousel.server.version import StoredVersion, check_folder, is_promoted, is_version
 
@@ -74,7 +75,9 @@ class ModelStore:
     The folder is made when something is first written.
     """
 
-    def __init__(self, root: Path, *, shipped: Mapping[str, Path] | None = None) -> None:
+    def __init__(
+        self, root: Path, *, shipped: Mapping[str, Path] | None = None, quotas: Quotas = UNLIMITED
+    ) -> None:
         self.root = root
         self._shipped = {
             (model, int(entry.name)): Path(entry.path)
@@ -83,6 +86,7 @@ class ModelStore:
             if is_number(entry.name)
         }
         self._lock = threading.Lock()  # one change at a time
+        self.quotas = quotas
         if root.exists() and not os.access(root, os.R_OK | os.X_OK):
             logger.warning("the model store can't be read", extra={"store": str(root)})
         sweep(root)
@@ -247,6 +251,7 @@ class ModelStore:
         staging.sync()
         with self._lock, writing():
             number = self.check_free(model, version)
+            self.check_room(model, _bytes_in(staging.folder))
             target = self._own(model) / str(number)
             os.rename(staging.folder, target)
             sync(target.parent)
@@ -254,6 +259,20 @@ class ModelStore:
             sync(self.root)
         logger.info("a version came in", extra={"version": version_name(model, number)})
         return StoredVersion(model, number, target)
+
+    def check_room(self, model: str, size: int) -> None:
+        """Whether the tenant of a model may have so many bytes more. Raises QuotaExceeded."""
+        tenant = owner_of(model)
+        if self.quotas.of(tenant).model_bytes is not None:
+            self.quotas.check(tenant, "model_bytes", self.bytes_of(tenant), size)
+
+    def bytes_of(self, tenant: str) -> int:
+        """Of all versions of a tenant's models; none of the operator's are counted."""
+        if not tenant:
+            return 0
+        models = _entries(self.root / tenant_folder(tenant))
+        versions = [one for model in models for one in _entries(Path(model.path))]
+        return sum(_bytes_in(Path(one.path)) for one in versions)
 
     def delete(self, model: str, number: int) -> None:
         """Raises ModelNotFound, VersionNotFound, ModelInUse (an alias), StoreUnwritable."""
@@ -360,6 +379,15 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return [entry for entry in found if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as found:  # it goes just now
+        for entry in found:
+            if entry.is_file(follow_symlinks=False):
+                total += entry.stat(follow_symlinks=False).st_size
+    return total
 
 
 def _no_model(model: str) -> ModelNotFound:

@@ -329,9 +329,11 @@ class SessionTable:
         return slot
 
     def count(self, version: int, tenant: str) -> int:
-        """A tenant's live sessions of a version; from any thread."""
-        mine = (self.tenant == self.owners.number(tenant)) & (self.state != FREE)
-        return int((mine & (self.version == version)).sum())
+        """A tenant's live sessions of a version; from any thread, while the table may grow."""
+        number, columns = self.owners.number(tenant), (self.tenant, self.state, self.version)
+        length = min(map(len, columns))
+        tenants, states, versions = (column[:length] for column in columns)
+        return int(((tenants == number) & (states != FREE) & (versions == version)).sum())
 
     def ended(self, session_id: str) -> Ended | None:
         return self._ended.get(session_id)

@@ -22,7 +22,7 @@ from tests.server.training.wire import FOX, pieces
 
 # RPCs whose requests name nothing that somebody can have.
 NAMELESS = {
-    "GetServerInfo", "GetStatistics", "DrainServer", "ListModels", "ListDatasets",
+    "GetServerInfo", "GetStatistics", "GetQuotas", "DrainServer", "ListModels", "ListDatasets",
 }  # fmt: skip
 
 # Fields of requests that name things; what has one of them is no nameless RPC.

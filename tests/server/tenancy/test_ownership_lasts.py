@@ -50,9 +50,9 @@ def test_after_a_restart_a_session_is_still_its_tenant_s_and_goes_on(
                 session = client.attach("same")
                 np.testing.assert_allclose(session.step(X), wanted[tenant], rtol=1e-5)
                 assert [one.step_index for one in client.replay("same")] == [0, 1]
-        with Client(server.target, tenant="stranger") as client:
-            with pytest.raises(errors.SessionNotFound):
-                client.attach("same")
+        stranger = Client(server.target, tenant="stranger")
+        with stranger, pytest.raises(errors.SessionNotFound):
+            stranger.attach("same")
     finally:
         server.stop()
 
@@ -107,9 +107,9 @@ def test_a_record_without_a_tenant_is_the_operator_s(tmp_path: Path, model_store
     store.close()
     server = start(tmp_path, model_store)
     try:
-        with Client(server.target, tenant="acme") as client:
-            with pytest.raises(errors.SessionNotFound):
-                client.attach("old")
+        acme = Client(server.target, tenant="acme")
+        with acme, pytest.raises(errors.SessionNotFound):
+            acme.attach("old")
         with Client(server.target) as client:
             assert client.attach("old").step_index == 1
     finally:

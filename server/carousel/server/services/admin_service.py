@@ -9,6 +9,8 @@ from typing import Protocol
 
 from carousel import exposition
 from carousel.server.hall import Hall
+from carousel.server.quotas import QUOTAS
+from carousel.server.quotas.usage import Usage
 from carousel.server.rpc import Context
 from carousel.server.tenants import tenant_of
 from carousel.v1 import admin_service_pb2 as pb
@@ -23,8 +25,9 @@ class Drain(Protocol):
 class AdminService:
     """Describes the server, reads its metrics, drains it."""
 
-    def __init__(self, hall: Hall, *, instance_id: str, drain: Drain) -> None:
+    def __init__(self, hall: Hall, usage: Usage, *, instance_id: str, drain: Drain) -> None:
         self._hall = hall
+        self._usage = usage
         self._instance_id = instance_id
         self._drain = drain
         self._start_time = time.time_ns()
@@ -59,6 +62,24 @@ class AdminService:
         info.start_time.FromNanoseconds(self._start_time)
         info.default_ttl.FromNanoseconds(int(settings.default_ttl * 1e9))
         return info
+
+    async def GetQuotas(
+        self, request: pb.GetQuotasRequest, context: Context
+    ) -> pb.GetQuotasResponse:
+        tenant, limits = tenant_of(context), self._hall.quotas.of
+        found = await self._usage.of([tenant] if tenant else self._usage.tenants())
+        return pb.GetQuotasResponse(
+            tenants=[
+                pb.TenantQuotas(
+                    tenant=name,
+                    quotas=[
+                        pb.Quota(name=one, limit=limits(name).get(one), in_use=used[one])
+                        for one in QUOTAS
+                    ],
+                )
+                for name, used in found.items()
+            ]
+        )
 
     async def GetStatistics(
         self, request: pb.GetStatisticsRequest, context: Context

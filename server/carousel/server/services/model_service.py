@@ -161,6 +161,8 @@ class ModelService:
         async def work() -> model_pb2.ModelVersion:
             # Before the files come, so that nobody sends them in vain.
             await asyncio.to_thread(self._store.check_free, model, request.version)
+            size = request.weights_bytes if isinstance(request, pb.UploadHeader) else 0
+            await asyncio.to_thread(self._store.check_room, model, size)
             async with files as staging:
                 check_only = request.validate_only
                 version = await to_end(

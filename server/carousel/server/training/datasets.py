@@ -23,7 +23,8 @@ from carousel.errors import (
     UploadDamaged,
 )
 from carousel.model.data import DataError
-from carousel.server.names import dataset_name, key_of
+from carousel.server.names import dataset_name, key_of, owner_of
+from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.staging import sync, writing
 from carousel.server.training import describe
 from carousel.server.training.child import Object, run_child
@@ -51,19 +52,31 @@ class Announced:
 class Datasets:
     """Methods block: in a server, call them in a thread."""
 
-    def __init__(self, database: Database, folder: DataFolder, *, share: Share) -> None:
+    def __init__(
+        self,
+        database: Database,
+        folder: DataFolder,
+        *,
+        share: Share,
+        quotas: Quotas = UNLIMITED,
+    ) -> None:
         self._database = database
         self._folder = folder
         self._share = share
+        self._quotas = quotas
 
     def begin(self, announced: Announced) -> Incoming | DatasetRecord:
         """A new upload, or one that goes on; of a dataset that is READY the dataset.
 
-        Raises DatasetExists, DatasetInUse, InvalidField, StoreUnwritable.
+        Raises DatasetExists, DatasetInUse, InvalidField, QuotaExceeded, StoreUnwritable.
         """
         with self._database.begin() as session:
             record = session.get(DatasetRecord, announced.id)
             if record is None:
+                tenant = owner_of(announced.id)
+                if self._quotas.of(tenant).dataset_bytes is not None:
+                    used = _bytes_of(session, tenant)
+                    self._quotas.check(tenant, "dataset_bytes", used, announced.size_bytes)
                 self._folder.check_room(announced.size_bytes)
                 session.add(self._record(announced))
             elif not _is_same(record, announced):
@@ -137,6 +150,13 @@ class Datasets:
             found = list(session.scalars(query))
             jobs = _jobs(session, [record.id for record in found])
         return [(record, jobs.get(record.id, 0)) for record in found[:size]], len(found) > size
+
+    def bytes_of(self, tenant: str) -> int:
+        """Of all datasets of a tenant, as they were announced."""
+        if not self._database.exists:
+            return 0
+        with self._database.begin() as session:
+            return _bytes_of(session, tenant)
 
     def delete(self, dataset: str) -> None:
         """Raises DatasetNotFound, DatasetInUse."""
@@ -235,6 +255,11 @@ def _find(session: Session, dataset: str, *, lock: bool = False) -> DatasetRecor
     if record is None:
         raise DatasetNotFound(f"there is no {dataset_name(dataset)}", field="name")
     return record
+
+
+def _bytes_of(session: Session, tenant: str) -> int:
+    query = select(func.sum(DatasetRecord.size_bytes))
+    return int(session.scalar(query.where(DatasetRecord.id.startswith(key_of(tenant, "")))) or 0)
 
 
 def _is_same(record: DatasetRecord, announced: Announced) -> bool:

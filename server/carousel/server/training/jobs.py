@@ -25,7 +25,8 @@ from carousel.errors import (
 from carousel.model import ConfigError
 from carousel.model.data import DataError, guess_format
 from carousel.model.training.precision import check_precision
-from carousel.server.names import dataset_name, id_of, job_name, key_of
+from carousel.server.names import dataset_name, id_of, job_name, key_of, owner_of
+from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.training import events
 from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.database import Database
@@ -37,6 +38,7 @@ from carousel.server.training.records import (
     FAILED,
     QUEUED,
     READY,
+    UNFINISHED,
     DatasetRecord,
     EventRecord,
     JobRecord,
@@ -69,11 +71,18 @@ class Jobs:
     """Methods block, each for one transaction: in a server, call them in a thread."""
 
     def __init__(
-        self, database: Database, folder: DataFolder, *, queue: int, runs_here: bool
+        self,
+        database: Database,
+        folder: DataFolder,
+        *,
+        queue: int,
+        runs_here: bool,
+        quotas: Quotas = UNLIMITED,
     ) -> None:
         self._database = database
         self._folder = folder
         self._queue = queue
+        self._quotas = quotas
         self._runs_here = runs_here  # this server trains what is at home in its folder
 
     def create(
@@ -110,7 +119,7 @@ class Jobs:
             )
             if session.scalar(select(JobRecord.number).where(JobRecord.id == job.id)):
                 raise JobExists(f"there is a {job_name(job.id)}", field="job_id")
-            self._check_queue(session)
+            self._check_queue(session, new.tenant)
             session.add(job)
             session.flush()
             if validate_only:
@@ -186,7 +195,7 @@ class Jobs:
                     "deleted",
                     field="name",
                 )
-            self._check_queue(session)
+            self._check_queue(session, owner_of(job))
             if max_steps is not None:
                 if max_steps == 0:
                     raise InvalidField(
@@ -227,7 +236,17 @@ class Jobs:
         check_columns(new.recipe["task"], dataset)
         return dataset.home, dataset.format
 
-    def _check_queue(self, session: Session) -> None:
+    def unfinished(self, tenant: str) -> int:
+        """A tenant's jobs that wait or run."""
+        if not self._database.exists:
+            return 0
+        with self._database.begin() as session:
+            return _unfinished(session, tenant)
+
+    def _check_queue(self, session: Session, tenant: str) -> None:
+        """Raises QueueFull, QuotaExceeded."""
+        if self._quotas.of(tenant).jobs is not None:
+            self._quotas.check(tenant, "jobs", _unfinished(session, tenant))
         waiting = session.scalar(
             select(func.count()).select_from(JobRecord).where(JobRecord.state == QUEUED)
         )
@@ -236,6 +255,11 @@ class Jobs:
                 f"{waiting:,} jobs wait already; at most {self._queue:,} may",
                 retry_after=RETRY_SECONDS,
             )
+
+
+def _unfinished(session: Session, tenant: str) -> int:
+    query = select(func.count()).select_from(JobRecord).where(JobRecord.state.in_(UNFINISHED))
+    return session.scalar(query.where(JobRecord.id.startswith(key_of(tenant, "")))) or 0
 
 
 def find(session: Session, job: str, *, lock: bool = False) -> JobRecord:
