@@ -31,12 +31,13 @@ class Wire:
         self.inference = inference_service_pb2_grpc.InferenceServiceStub(channel)
         self.models = model_service_pb2_grpc.ModelServiceStub(channel)
 
-    def create(
-        self, model: str = "models/tiny", *, tenant: str = "", **fields: object
-    ) -> session_pb2.Session:
+    def create(self, model: str = "models/tiny", **fields: object) -> session_pb2.Session:
         request = session_service_pb2.CreateSessionRequest(model=model, **fields)  # type: ignore[arg-type]
-        metadata = (("x-carousel-tenant", tenant),) if tenant else None
-        return self.sessions.CreateSession(request, metadata=metadata)
+        return self.sessions.CreateSession(request)
+
+    def create_for(self, tenant: str, model: str = "models/tiny") -> session_pb2.Session:
+        request = session_service_pb2.CreateSessionRequest(model=model)
+        return self.sessions.CreateSession(request, metadata=(("x-carousel-tenant", tenant),))
 
     def step(
         self,

@@ -65,7 +65,7 @@ def of(tenant: str) -> tuple[tuple[str, str], ...]:
 
 
 def handles(wire: Wire, count: int, tenant: str = "") -> list[int]:
-    return [wire.create(tenant=tenant).handle for _ in range(count)]
+    return [wire.create_for(tenant).handle for _ in range(count)]
 
 
 def test_a_full_queue_refuses_a_call_at_once_with_a_time_to_come_back(

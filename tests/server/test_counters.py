@@ -157,7 +157,8 @@ def test_who_is_refused_because_too_much_waits(own: RunningServer) -> None:
     with ledger(own) as book, grpc.insecure_channel(own.target) as channel:
 
         def handles(tenant: str, count: int) -> list[int]:
-            return [one.handle for one in create(book, count, tenant=tenant)]
+            book.model("sessions_created_total", count)
+            return [book.wire.create_for(tenant).handle for _ in range(count)]
 
         a, b, c, urgent = handles("a", 11), handles("b", 10), handles("c", 1), handles("urgent", 4)
         bulk = [handles(f"bulk-{n}", 4) for n in range(4)]

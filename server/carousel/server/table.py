@@ -330,10 +330,10 @@ class SessionTable:
 
     def count(self, version: int, tenant: str) -> int:
         """A tenant's live sessions of a version; from any thread, while the table may grow."""
-        number, columns = self.owners.number(tenant), (self.tenant, self.state, self.version)
-        length = min(map(len, columns))
-        tenants, states, versions = (column[:length] for column in columns)
-        return int(((tenants == number) & (states != FREE) & (versions == version)).sum())
+        number, length = self.owners.number(tenant), min(len(self.tenant), len(self.state))
+        length = min(length, len(self.version))
+        mine = (self.tenant[:length] == number) & (self.version[:length] == version)
+        return int((mine & (self.state[:length] != FREE)).sum())
 
     def ended(self, session_id: str) -> Ended | None:
         return self._ended.get(session_id)

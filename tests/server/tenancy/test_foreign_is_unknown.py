@@ -13,7 +13,11 @@ from google.protobuf.message import Message
 from carousel import tensors
 from carousel.v1 import admin_service_pb2 as admin
 from carousel.v1 import inference_service_pb2 as inference
-from carousel.v1 import model_pb2, tensor_pb2
+from carousel.v1 import (
+    model_pb2,
+    session_pb2,
+    tensor_pb2,
+)
 from carousel.v1 import model_service_pb2 as models
 from carousel.v1 import session_service_pb2 as sessions
 from carousel.v1 import training_service_pb2 as training
@@ -90,7 +94,7 @@ BY_NAME: list[tuple[str, Named]] = [
     ("GetDataset", of(training.GetDatasetRequest, "datasets/{}")),
     ("DeleteDataset", of(training.DeleteDatasetRequest, "datasets/{}")),
     ("CreateJob", lambda id, caller: job("new", dataset=id)),
-    ("CreateJob", lambda id, caller: (own_dataset(caller), job(id, dataset="own"))[1]),
+    ("CreateJob", lambda id, caller: job_from_own(id, caller)),
     ("GetJob", of(training.GetJobRequest, "jobs/{}")),
     ("ListJobs", of(training.ListJobsRequest, "models/{}", field="model")),
     ("CancelJob", of(training.CancelJobRequest, "jobs/{}")),
@@ -119,15 +123,17 @@ BY_HANDLE: list[tuple[str, Held]] = [
 tenants = (f"rival-{number}" for number in itertools.count())
 
 
-def snapshot(caller: Caller) -> object:
+def snapshot(caller: Caller) -> session_pb2.Snapshot:
     """Of a session of the caller's own."""
     [made] = caller.call("CreateSession", sessions.CreateSessionRequest(model="models/tiny"))
     [found] = caller.call("ExportSession", sessions.ExportSessionRequest(name=made.name))
-    return found.snapshot
+    taken: session_pb2.Snapshot = found.snapshot
+    return taken
 
 
-def own_dataset(caller: Caller) -> None:
+def job_from_own(id: str, caller: Caller) -> training.CreateJobRequest:
     caller.call("UploadDataset", *pieces(FOX.encode(), name="fox.txt", id="own"))
+    return job(id, dataset="own")
 
 
 def all_of(requests: Requests) -> list[Message]:

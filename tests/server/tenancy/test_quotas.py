@@ -27,7 +27,7 @@ from carousel.v1 import session_service_pb2 as sessions
 from carousel.v1 import training_service_pb2 as training
 from tests.conftest import RunningServer, running, tiny_models
 from tests.server.tenancy.estate import Caller, X, job, step, upload
-from tests.server.test_admission import held_up, until, version_of
+from tests.server.test_departures import held_up, until, version_of
 from tests.server.training.wire import FOX, pieces
 
 ROW = 2 * 2 * 8 * 4  # bytes of a state of `tiny`
