@@ -359,8 +359,10 @@ class SessionTable:
         if not len(self.handle):
             return slots, np.zeros(len(slots), np.bool_)
         good = (self.handle[slots] == handles) & (handles != 0)
-        if owner is not OPERATOR:
+        if not isinstance(owner, int):
             good &= (self.tenant[slots] == owner) | (owner == OPERATOR)
+        elif owner != OPERATOR:
+            good &= self.tenant[slots] == owner
         return slots, good
 
     def why_not(self, handle: int, tenant: str = "") -> CarouselError:
