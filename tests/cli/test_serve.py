@@ -32,6 +32,12 @@ def test_every_default_that_help_names_is_the_default() -> None:
     }
     in_words = {
         "page": "on loopback",
+        "api_keys": "none",
+        "jwt_issuer": "none",
+        "jwt_audience": "none",
+        "jwt_jwks": "none",
+        "jwt_operator": "none",
+        "spiffe_ids": "none",
         "store": "~/.local/share/carousel/models",
         "import_root": "none",
         "load": "all",

@@ -14,6 +14,7 @@ from carousel.cli import (
     exporter,
     generate,
     jobs,
+    keys,
     models,
     predict,
     serve,
@@ -63,6 +64,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(sessions.app, name="sessions")
 server.register(app)
+app.add_typer(keys.app, name="keys")
 top.register(app)
 exporter.register(app)
 app.add_typer(bench.app, name="bench")

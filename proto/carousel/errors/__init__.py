@@ -22,11 +22,13 @@ CarouselError
 |  |- ServerDraining, ModelLoading, ServerUnreachable, StoreUnavailable
 |- DataLoss                 bytes are not what they were
 |  |- SnapshotDamaged, SealBroken, UploadDamaged, StepsLost, AuditDamaged
+|- Unauthenticated, PermissionDenied
 |- DeadlineExceeded, Cancelled, Unimplemented, InternalError
 """
 
 from __future__ import annotations
 
+from carousel.errors._access import PermissionDenied, Unauthenticated
 from carousel.errors._base import CarouselError
 from carousel.errors._moments import (
     Aborted,
@@ -152,6 +154,7 @@ __all__ = [
     "NonFiniteResult",
     "NotFound",
     "NotGenerative",
+    "PermissionDenied",
     "QueueFull",
     "QuotaExceeded",
     "ResourceExhausted",
@@ -174,6 +177,7 @@ __all__ = [
     "StoreUnwritable",
     "TensorMalformed",
     "TokenOutOfRange",
+    "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "UploadDamaged",

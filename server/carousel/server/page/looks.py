@@ -9,9 +9,10 @@ from typing import Any, cast
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from carousel.errors import SessionEnded, SessionNotFound
+from carousel.errors import InvalidField, SessionEnded, SessionNotFound
 from carousel.model import TokenizerError
 from carousel.server import names
+from carousel.server.access.caller import acting_for
 from carousel.server.hall import Hall
 from carousel.server.page.numbers import Past, numbers, read
 from carousel.server.rpc import Context
@@ -19,7 +20,6 @@ from carousel.server.services.admin_service import AdminService
 from carousel.server.services.model_service import ModelService
 from carousel.server.services.session_service import SessionService
 from carousel.server.services.training_service import TrainingService
-from carousel.server.tenants import HEADER
 from carousel.server.training.messages import encode_event, encode_job
 from carousel.server.training.office import Office
 from carousel.v1 import (
@@ -41,20 +41,13 @@ STEPS, UNITS = 128, 24
 
 
 class _Visitor:
-    """The caller that handlers see when the page asks: the operator, who works in a tenant."""
+    """The caller that handlers see when the page asks: nobody in particular."""
 
-    def __init__(self, tenant: str) -> None:
-        self._metadata = ((HEADER, tenant),) if tenant else ()
-
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return self._metadata
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
 
 
-def visitor(tenant: str) -> Context:
-    return cast(Context, _Visitor(tenant))
-
-
-VISITOR = visitor("")
+VISITOR = cast(Context, _Visitor())
 
 
 class Looks:
@@ -95,10 +88,9 @@ class Looks:
         )
         found = []
         for model in page.models:
-            listed = await self._models.ListModelVersions(
-                model_service_pb2.ListModelVersionsRequest(parent=model.name),
-                visitor(model.tenant),
-            )
+            request = model_service_pb2.ListModelVersionsRequest(parent=model.name)
+            with acting_for(model.tenant):
+                listed = await self._models.ListModelVersions(request, VISITOR)
             for version in listed.versions:
                 version.config.json = ""  # a tokenizer's table can have megabytes
                 version.name = keyed(version.name, model.tenant)
@@ -108,20 +100,21 @@ class Looks:
 
     async def sessions(self, query: Mapping[str, str]) -> Json:
         """One page of sessions; `begins` are the first letters of their ids."""
-        begins, model, caller = query.get("begins", "").lower(), query.get("model", ""), VISITOR
+        begins, model, tenant = query.get("begins", "").lower(), query.get("model", ""), ""
         if owner := names.owner_of(model.removeprefix("models/")):
-            model, caller = names.model_name(model), visitor(owner)
+            model, tenant = names.model_name(model), owner
         token = query.get("page_token", "")
         first: list[session_pb2.Session] = []
         if begins and not token:
             if not names.is_id(names.id_of(begins)):
                 return {"sessions": [], "total_size": "0", "next_page_token": ""}
             first = await self._of_key(begins, model)
-            token = names.page_token(begins)
-        page = await self._sessions.ListSessions(
-            session_service.ListSessionsRequest(page_size=SESSIONS, page_token=token, model=model),
-            caller,
+            token = names.page_token(names.id_of(begins) if tenant else begins)
+        request = session_service.ListSessionsRequest(
+            page_size=SESSIONS, page_token=token, model=model
         )
+        with acting_for(tenant_in(f"{tenant}/") if tenant else ""):
+            page = await self._sessions.ListSessions(request, VISITOR)
         found = [one for one in page.sessions if names.session_key(one).startswith(begins)]
         if len(found) < len(page.sessions):  # the others come behind all that begin so
             page.next_page_token = ""
@@ -132,7 +125,8 @@ class Looks:
         """The session that is called exactly so, if it is of the model."""
         request = session_service.GetSessionRequest(name=names.session_name(key))
         try:
-            found = await self._sessions.GetSession(request, visitor(names.owner_of(key)))
+            with acting_for(tenant_in(key)):
+                found = await self._sessions.GetSession(request, VISITOR)
         except (SessionNotFound, SessionEnded):
             return []
         wanted = not model or names.ModelRef.parse(model).covers(found.model_version)
@@ -140,13 +134,12 @@ class Looks:
 
     async def session(self, key: str) -> Json:
         """The inside of a session; from now on it is watched for a minute."""
-        tenant, session_id = names.owner_of(key), names.id_of(key)
-        found = await self._sessions.InspectSession(
-            session_service.InspectSessionRequest(
-                name=f"sessions/{session_id}", steps=STEPS, units=UNITS
-            ),
-            visitor(tenant),
+        tenant = tenant_in(key)
+        request = session_service.InspectSessionRequest(
+            name=names.session_name(key), steps=STEPS, units=UNITS
         )
+        with acting_for(tenant):
+            found = await self._sessions.InspectSession(request, VISITOR)
         texts = self._texts(found.session.model_version, tenant, found.tokens)
         return plain(found) | {"session": owned(found.session), "texts": texts}
 
@@ -186,6 +179,14 @@ def owned(message: Resource) -> Json:
     found = plain(message)
     found["name"] = keyed(message.name, message.tenant)
     return found
+
+
+def tenant_in(key: str) -> str:
+    """The tenant in a key that a browser sent. Raises InvalidField."""
+    tenant = names.owner_of(key)
+    if tenant and not names.is_tenant(tenant):
+        raise InvalidField(f"a tenant is 1 to 63 of a-z, 0-9 and '-', got {tenant!r:.100}")
+    return tenant
 
 
 def keyed(name: str, tenant: str) -> str:

@@ -25,7 +25,7 @@ from carousel.errors import (
 from carousel.model import ConfigError
 from carousel.model.data import DataError, guess_format
 from carousel.model.training.precision import check_precision
-from carousel.server.names import dataset_name, id_of, job_name, key_of, owner_of
+from carousel.server.names import dataset_name, job_name, key_of, owner_of
 from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.training import events
 from carousel.server.training.data_folder import DataFolder
@@ -88,16 +88,12 @@ class Jobs:
     def create(
         self, new: NewJob, *, validate_only: bool, request_id: str, digest: bytes
     ) -> JobRecord:
-        """Queue a job, or give back what the same request made.
+        """Queue a job, or give back what the same request made; the data is not looked at.
 
         Raises DatasetNotFound, DatasetInvalid, JobExists, QueueFull, InvalidField.
         """
         with self._database.begin() as session:
-            if (
-                request_id
-                and not validate_only
-                and (made := _same_request(session, key_of(new.tenant, request_id), digest))
-            ):
+            if not validate_only and (made := _same_request(session, request_id, digest)):
                 return made
             home, kind = self._check_source(session, new)
             if self._runs_here and home == self._folder.home:
@@ -130,13 +126,18 @@ class Jobs:
             if request_id:
                 session.add(
                     RequestRecord(
-                        id=key_of(new.tenant, request_id),
+                        id=request_id,
                         digest=digest,
                         job=job.number,
                         created=job.created,
                     )
                 )
         return job
+
+    def made(self, request_id: str, digest: bytes) -> JobRecord | None:
+        """What the same request made, if it had an id. Raises InvalidField."""
+        with self._database.begin() as session:
+            return _same_request(session, request_id, digest)
 
     def get(self, job: str) -> JobRecord:
         """Raises JobNotFound."""
@@ -337,6 +338,8 @@ def _is_ready(session: Session, dataset: str) -> bool:
 
 
 def _same_request(session: Session, request_id: str, digest: bytes) -> JobRecord | None:
+    if not request_id:
+        return None
     session.execute(
         delete(RequestRecord).where(RequestRecord.created < time.time() - REMEMBER_SECONDS)
     )
@@ -344,7 +347,5 @@ def _same_request(session: Session, request_id: str, digest: bytes) -> JobRecord
     if known is None:
         return None
     if known.digest != digest:
-        raise InvalidField(
-            f"request_id was used for another request: {id_of(request_id)!r}", field="request_id"
-        )
+        raise InvalidField("request_id was used for another request", field="request_id")
     return session.get_one(JobRecord, known.job)

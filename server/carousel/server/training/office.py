@@ -7,6 +7,7 @@ from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
 from carousel.server.training.bells import Bells
+from carousel.server.training.checks import Checks
 from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.database import Database
 from carousel.server.training.dataset_uploads import DatasetUploads
@@ -37,6 +38,7 @@ class Office:
         self.folder = DataFolder(settings.data_folder, settings.dataset_roots)
         self.database = Database(self.folder.root, url.get_secret_value() if url else None)
         self.datasets = Datasets(self.database, self.folder, share=self.share, quotas=quotas)
+        self.checks = Checks(self.folder, share=self.share)
         self.uploads = DatasetUploads(self.datasets)
         self.jobs = Jobs(
             self.database,
