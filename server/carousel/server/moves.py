@@ -13,11 +13,12 @@ from carousel.errors import (
     SessionFenced,
     SnapshotMismatch,
 )
+from carousel.server.kept import Mark
 from carousel.server.loaded import LoadedVersion
 from carousel.server.names import owner_of, session_name
 from carousel.server.residence import Residence
 from carousel.server.session_values import describe
-from carousel.server.table import ACTIVE, Mark
+from carousel.server.table import ACTIVE
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 

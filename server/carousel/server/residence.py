@@ -23,13 +23,14 @@ from carousel.server import records
 from carousel.server.copies import columns_of
 from carousel.server.engine import Engine
 from carousel.server.groups import Done
+from carousel.server.kept import Mark, Ring
 from carousel.server.loaded import LoadedVersion
 from carousel.server.names import session_name
 from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.records import Record
 from carousel.server.settings import Settings
 from carousel.server.stores import Entry
-from carousel.server.table import FREE, MEMORY, NO_ROW, Mark, Ring, SessionTable
+from carousel.server.table import FREE, MEMORY, NO_ROW, SessionTable
 from carousel.server.work import Floats, Ints
 from carousel.v1 import session_pb2
 

@@ -18,6 +18,7 @@ from carousel.errors import (
     StepsLost,
 )
 from carousel.server.gatekeeper import reply_of
+from carousel.server.kept import Ring
 from carousel.server.loaded import LoadedVersion
 from carousel.server.moves import Moves, check_open
 from carousel.server.names import key_of, owner_of, session_name
@@ -31,7 +32,6 @@ from carousel.server.table import (
     QUARANTINED,
     SYNC,
     Ended,
-    Ring,
 )
 from carousel.server.work import NEVER, Floats, Ints
 from carousel.v1 import session_pb2
@@ -39,7 +39,6 @@ from carousel.v1 import session_service_pb2 as pb
 
 MAX_REWIND_DEPTH = 64
 MAX_FORKS = 10_000
-MAX_BOOKMARKS = 64
 REPLY_MEMORY = 2**30  # bytes of chunks' outputs that are kept for retries
 MAX_LIFETIME = 100 * 365 * 86_400.0
 DURABILITIES = {"memory": MEMORY, "async": ASYNC, "sync": SYNC}
