@@ -22,6 +22,7 @@ from carousel.errors import (
 from carousel.server.door import SESSION_FULL, SHED
 from carousel.server.inputs import Refusals, are_good, bad_inputs
 from carousel.server.loaded import LoadedVersion
+from carousel.server.names import session_name
 from carousel.server.plan import Chunk, Plan
 from carousel.server.scheduler import SESSION_QUEUE
 from carousel.server.step_queue import ranks
@@ -43,7 +44,7 @@ def admit_together(table: SessionTable, version: LoadedVersion, works: Sequence[
         return False
     handles = _column([work.handles for work in works])
     inputs = np.concatenate([work.inputs for work in works])
-    slots, good = table.slots_of(handles)
+    slots, good = table.slots_of(handles, table.owners.numbers_of(works))
     fits = (
         _all(good)
         and _all(table.version[slots] == version.ordinal)
@@ -88,7 +89,8 @@ def _all(mask: Mask) -> bool:
 
 def admit(table: SessionTable, version: LoadedVersion, work: Work) -> list[Answer]:
     """Queue the items of a work; gives an answer for those that are refused at the door."""
-    slots, good = table.slots_of(np.array(work.handles, np.uint64))
+    owner = table.owners.number(work.lane.tenant)
+    slots, good = table.slots_of(np.array(work.handles, np.uint64), owner)
     if good.any():
         good &= table.version[slots] == version.ordinal
         good &= table.tail[slots] - table.serving[slots] + ranks(slots) < SESSION_QUEUE
@@ -130,8 +132,8 @@ def _lost_steps(table: SessionTable, work: Work, slots: Ints, good: Mask) -> Ref
         (
             item,
             StepsLost(
-                f"the caller knows {known} durable steps of sessions/{table.ids[slots[item]]}, it "
-                f"has {table.next_index[slots[item]]}",
+                f"the caller knows {known} durable steps of "
+                f"{session_name(table.ids[slots[item]])}, it has {table.next_index[slots[item]]}",
                 metadata={"durable_index": str(table.durable_index[slots[item]])},
                 field=f"durable_indexes[{item}]",
             ),
@@ -406,14 +408,14 @@ def _refusal(
 def _why_refused(
     table: SessionTable, version: LoadedVersion, work: Work, item: int
 ) -> CarouselError:
-    handle = work.handles[item]
-    slot = table.slot_of(handle)
+    handle, tenant = work.handles[item], work.lane.tenant
+    slot = table.slot_of(handle, tenant)
     if slot is None:
-        return table.why_not(handle)
+        return table.why_not(handle, tenant)
     if int(table.version[slot]) != version.ordinal:
         return MixedModels(
             "all sessions of one message must be of one model version; "
-            f"the first is of {version.name}, sessions/{table.ids[slot]} is of another",
+            f"the first is of {version.name}, {session_name(table.ids[slot])} is of another",
             field=f"handles[{item}]",
         )
     version.metrics.rejected(SESSION_FULL)
@@ -423,8 +425,8 @@ def _why_refused(
 def _quarantined(table: SessionTable, slot: int) -> SessionQuarantined:
     index = int(table.next_index[slot])
     return SessionQuarantined(
-        f"step {index} of sessions/{table.ids[slot]} gave NaN or infinity and was not committed; "
-        "reset, rewind or export the session",
+        f"step {index} of {session_name(table.ids[slot])} gave NaN or infinity and was not "
+        "committed; reset, rewind or export the session",
         metadata={"step_index": str(index)},
     )
 
@@ -432,6 +434,6 @@ def _quarantined(table: SessionTable, slot: int) -> SessionQuarantined:
 def _conflict(table: SessionTable, slot: int, index: int) -> StepConflict:
     expected = int(table.next_index[slot])
     return StepConflict(
-        f"the next step of sessions/{table.ids[slot]} is {expected}, got {index % 2**64}",
+        f"the next step of {session_name(table.ids[slot])} is {expected}, got {index % 2**64}",
         metadata={"expected_step": str(expected)},
     )
