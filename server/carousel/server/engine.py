@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
-import numpy as np
 import torch
 
 from carousel.errors import InternalError
@@ -192,7 +191,6 @@ class Engine:
 
     def _run(self) -> None:
         torch.set_grad_enabled(False)
-        np.seterr(over="ignore", invalid="ignore")  # what is not finite is found and refused
         swept = time.monotonic()
         while not self._stopping:
             self._wake.clear()
