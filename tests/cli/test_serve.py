@@ -32,6 +32,9 @@ def test_every_default_that_help_names_is_the_default() -> None:
     }
     in_words = {
         "page": "on loopback",
+        "tls_cert": "none",
+        "tls_key": "none",
+        "tls_client_ca": "none",
         "store": "~/.local/share/carousel/models",
         "import_root": "none",
         "load": "all",

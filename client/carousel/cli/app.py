@@ -7,6 +7,7 @@ import typer
 
 from carousel.cli import (
     bench,
+    certs,
     datasets,
     demo,
     exits,
@@ -65,6 +66,7 @@ app.add_typer(sessions.app, name="sessions")
 server.register(app)
 top.register(app)
 exporter.register(app)
+certs.register(app)
 app.add_typer(bench.app, name="bench")
 experiments.register(app)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from carousel.cli import exits, serve
+from carousel.cli import connection, exits, serve
 from carousel.cli.connection import DEFAULT_TARGET
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def exporter(
     ] = False,
 ) -> None:
     """Show the metrics of servers to Prometheus, until SIGTERM or Ctrl-C."""
+    connection.quiet_grpc()
     try:
         from carousel.client import TLS
         from carousel.exporter import Exporter, Targets, check_host

@@ -60,7 +60,29 @@ def options(
     ] = None,
     insecure: Annotated[
         bool | None,
-        _listen("no", "Listen on any address, though nothing is encrypted and anyone may call."),
+        _listen(
+            "no",
+            "Listen on any address, though what is said can be read or anyone may call; only as "
+            "a flag.",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        _listen(
+            "none",
+            "PEM file of the certificate to show on both ports, read anew when it changes; unset: "
+            "no TLS.",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, _listen("none", "PEM file of the key of tls_cert, without a password.")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        _listen(
+            "none",
+            "PEM file of authorities; only clients with a certificate of theirs may call.",
+        ),
     ] = None,
     store: Annotated[
         Path | None,

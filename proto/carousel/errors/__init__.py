@@ -19,7 +19,7 @@ CarouselError
 |- ResourceExhausted        full; try later
 |  |- SessionCapacity, QueueFull, WatchCapacity, MessageTooLarge
 |- Unavailable              not now; try again
-|  |- ServerDraining, ModelLoading, ServerUnreachable, StoreUnavailable
+|  |- ServerDraining, ModelLoading, ServerUnreachable, TlsFailed, StoreUnavailable
 |- DataLoss                 bytes are not what they were
 |  |- SnapshotDamaged, SealBroken, UploadDamaged, StepsLost, AuditDamaged
 |- DeadlineExceeded, Cancelled, Unimplemented, InternalError
@@ -48,6 +48,7 @@ from carousel.errors._moments import (
     StepConflict,
     StepsLost,
     StoreUnavailable,
+    TlsFailed,
     Unavailable,
     Unimplemented,
     UploadDamaged,
@@ -169,6 +170,7 @@ __all__ = [
     "StoreUnavailable",
     "StoreUnwritable",
     "TensorMalformed",
+    "TlsFailed",
     "TokenOutOfRange",
     "Unavailable",
     "Unimplemented",

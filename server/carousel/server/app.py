@@ -20,9 +20,10 @@ from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
 from carousel.errors import CarouselError
+from carousel.exposition import CertificateError
 from carousel.model import KERNELS
 from carousel.model.zoo import shipped
-from carousel.server import http, logs
+from carousel.server import http, logs, tls
 from carousel.server.at_rest import AtRest
 from carousel.server.audit.retention import Retention
 from carousel.server.audit.writer import Writer
@@ -300,7 +301,11 @@ class Server:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.port}"
         try:
-            self.port = self._grpc.add_insecure_port(address)
+            certificate = tls.open_certificate(settings.certificate_files, self.metrics.registry)
+        except CertificateError as error:
+            raise StartError(str(error)) from error
+        try:
+            self.port = tls.add_port(self._grpc, address, certificate)
         except RuntimeError:
             self.port = 0
         if not self.port:
@@ -310,7 +315,9 @@ class Server:
             )
         await self._grpc.start()
         try:
-            self._http = http.listen(settings, self.metrics.registry, self._looks, self._takes_work)
+            self._http = http.listen(
+                settings, self.metrics.registry, self._looks, self._takes_work, certificate
+            )
         except OSError as error:
             await self._grpc.stop(0)
             raise StartError(

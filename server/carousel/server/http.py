@@ -13,7 +13,11 @@ from carousel.server.settings import Settings
 
 
 def listen(
-    settings: Settings, registry: CollectorRegistry, looks: Looks, ready: Callable[[], bool]
+    settings: Settings,
+    registry: CollectorRegistry,
+    looks: Looks,
+    ready: Callable[[], bool],
+    certificate: exposition.Certificate | None,
 ) -> exposition.HttpServer | None:
     """Where it is wanted, a port that answers from now on; for the event loop. Raises OSError."""
     if settings.http_port is None:
@@ -26,6 +30,8 @@ def listen(
     routes = exposition.routes(read, ready, shared=True)
     if settings.shows_page:
         routes |= StatusPage(looks, asyncio.get_running_loop()).routes
-    server = exposition.HttpServer(settings.host, settings.http_port, routes)
+    server = exposition.HttpServer(
+        settings.host, settings.http_port, routes, certificate=certificate
+    )
     server.start()
     return server

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -25,23 +23,17 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from carousel.errors import InvalidField
-from carousel.exposition import is_loopback
+from carousel.exposition import Files, is_loopback
 from carousel.server.names import ModelRef
-from carousel.server.settings_error import SettingsError, explain, unknown
+from carousel.server.settings_error import SettingsError, explain
+from carousel.server.settings_sources import PREFIX, flags_only, read_file, unknown_variables
 
 __all__ = ["Settings", "SettingsError"]
 
-PREFIX = "CAROUSEL_"
 DEFAULT_PORT = 50_051
 MIB = 1024**2
 DAY = 86_400.0
 
-# Variables of the same prefix that the command, the client and the exporter read.
-_ELSEWHERE = re.compile(r"CAROUSEL_(CONFIG|TARGET|TOKEN|EXPORTER_\w+)")
-# What Kubernetes sets in every pod beside a service of the name `carousel`.
-_INJECTED = re.compile(
-    r"CAROUSEL_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
-)
 _INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://")
 
 
@@ -126,7 +118,21 @@ class Settings(BaseSettings):
         description="Show the status page on the port of /metrics; unset: where host is loopback.",
     )
     insecure: bool = Field(
-        False, description="Listen on any address, though nothing is encrypted and anyone may call."
+        False,
+        description="Listen on any address, though what is said can be read or anyone may call; "
+        "only as a flag.",
+    )
+    tls_cert: UserPath | None = Field(
+        None,
+        description="PEM file of the certificate to show on both ports, read anew when it changes; "
+        "unset: no TLS.",
+    )
+    tls_key: UserPath | None = Field(
+        None, description="PEM file of the key of tls_cert, without a password."
+    )
+    tls_client_ca: UserPath | None = Field(
+        None,
+        description="PEM file of authorities; only clients with a certificate of theirs may call.",
     )
     store: UserPath = Field(
         default_factory=_default_store, description="Folder of the models; made at first need."
@@ -304,12 +310,38 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"default_ttl must be at most max_ttl, {self.max_ttl:g}, got {self.default_ttl:g}"
             )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key must be given both, or neither")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
         if not (self.insecure or is_loopback(self.host)):
-            raise ValueError(
-                "host must be localhost or a loopback address unless insecure is true (the "
-                f"connection is not encrypted, and anyone may use it), got {self.host!r}"
-            )
+            self._check_reach()
         return self
+
+    def _check_reach(self) -> None:
+        """Whoever can be reached by others encrypts what is said, and knows who calls."""
+        missing = []
+        if self.certificate_files is None:
+            missing.append("TLS (tls_cert and tls_key)")
+        if not self.has_credentials:
+            missing.append("credentials of callers (tls_client_ca)")
+        if missing:
+            raise ValueError(
+                f"host must be localhost or a loopback address without {' and '.join(missing)}, "
+                f"unless the flag --insecure is given, got {self.host!r}"
+            )
+
+    @property
+    def certificate_files(self) -> Files | None:
+        """None: no TLS."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return Files(self.tls_cert, self.tls_key, self.tls_client_ca)
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether callers must show who they are."""
+        return self.tls_client_ca is not None
 
     @property
     def shows_page(self) -> bool:
@@ -345,10 +377,11 @@ class Settings(BaseSettings):
         The file is `config_file`, or else the one that CAROUSEL_CONFIG names. Raises
         SettingsError, a line for everything that is wrong.
         """
-        wrong = _unknown_variables(os.environ)
+        wrong = unknown_variables(os.environ, cls.model_fields)
         try:
             from_environment = EnvSettingsSource(cls)()
-            from_file = _read_file(config_file or _path(os.environ.get(f"{PREFIX}CONFIG")))
+            from_file = read_file(config_file)
+            wrong += flags_only(from_environment, from_file)
             given = {name: value for name, value in flags.items() if value is not None}
             if _is_injected(from_environment.get("port")):
                 del from_environment["port"]
@@ -360,33 +393,3 @@ class Settings(BaseSettings):
             if not wrong:
                 return settings
         raise SettingsError("\n".join(wrong))
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None
-
-
-def _read_file(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"the file of settings {file} can't be read: {error}") from None
-
-
-def _unknown_variables(names: Iterable[str]) -> list[str]:
-    """Lines about variables that look like settings and are none."""
-    fields = Settings.model_fields
-    strange = [
-        name
-        for name in sorted(names)
-        if name.startswith(PREFIX)
-        and name.removeprefix(PREFIX).lower() not in fields
-        and not _ELSEWHERE.fullmatch(name)
-        and not _INJECTED.fullmatch(name)
-    ]
-    return [
-        unknown(name.removeprefix(PREFIX).lower(), f"the environment variable {name}", fields)
-        for name in strange
-    ]
