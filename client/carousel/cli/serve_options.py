@@ -288,6 +288,26 @@ def options(
             "OTEL_TRACES_SAMPLER, or else all.",
         ),
     ] = None,
+    access_log: Annotated[
+        str | None,
+        _log(
+            "where callers have credentials",
+            "File of who did what, a line of JSON each; off: none; unset: `access.log` in the "
+            "folder of data where callers have credentials.",
+            metavar="FILE",
+        ),
+    ] = None,
+    access_log_bytes: Annotated[
+        str | None,
+        _log(
+            "64MiB",
+            "Size at which the file is put aside as FILE.1, such as 64MiB.",
+            metavar="SIZE",
+        ),
+    ] = None,
+    access_log_keep: Annotated[
+        int | None, _log("5", "How many files that were put aside are kept.")
+    ] = None,
     channelz: Annotated[
         bool | None,
         _log("no", "Answer grpc.channelz, which shows connections and their callers."),

@@ -24,6 +24,7 @@ from carousel.exposition import CertificateError
 from carousel.model import KERNELS
 from carousel.model.zoo import shipped
 from carousel.server import http, logs, tls
+from carousel.server.access_log import Recorder, open_access_log
 from carousel.server.at_rest import AtRest
 from carousel.server.audit.retention import Retention
 from carousel.server.audit.writer import Writer
@@ -247,6 +248,8 @@ class Server:
         await asyncio.to_thread(self.tracer.close)
         if self._http is not None:
             await asyncio.to_thread(self._http.stop)
+        if self._access_log is not None:
+            await asyncio.to_thread(self._access_log.close)
         self._stopped.set()
         log.info("stopped")
 
@@ -297,7 +300,10 @@ class Server:
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             )
         )
-        self._add_services()
+        try:
+            self._add_services()
+        except OSError as error:
+            raise StartError(f"access_log: {error.filename}: {error.strerror}") from error
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.port}"
         try:
@@ -344,8 +350,10 @@ class Server:
             "session": sessions,
             "training": self.training_service,
         }
+        self._access_log = open_access_log(settings, self.metrics.access_log)
+        recorder = None if self._access_log is None else Recorder(self._access_log)
         for name, servicer in servicers.items():
-            add_service(self._grpc, SERVICES[name], servicer, self.metrics, self.tracer)
+            add_service(self._grpc, SERVICES[name], servicer, self.metrics, self.tracer, recorder)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         names = [*(s.full_name for s in SERVICES.values()), HEALTH, reflection.SERVICE_NAME]

@@ -17,6 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from carousel.errors import CarouselError, InternalError, InvalidField, to_status
+from carousel.server.access_log import Recorder
 from carousel.server.logs import REQUEST_ID_KEY, request_id, take_request_id
 from carousel.server.metrics import Metrics
 from carousel.server.tracing.trace import NO_TRACER, Trace, Tracer
@@ -184,6 +185,7 @@ def add_service(
     servicer: object,
     metrics: Metrics,
     tracer: Tracer = NO_TRACER,
+    recorder: Recorder | None = None,
 ) -> None:
     """Register `servicer`, which has an async method for each RPC of the service."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -196,8 +198,14 @@ def add_service(
             (False, True): grpc.unary_stream_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[method.client_streaming, method.server_streaming]
+        own = getattr(servicer, method.name)
+        if recorder is not None:
+            own = recorder.inside(method, own)
+        handle = wrap(own, call, streams_in=method.client_streaming)
+        if recorder is not None:
+            handle = recorder.outside(method, handle)
         handlers[method.name] = make(
-            wrap(getattr(servicer, method.name), call, streams_in=method.client_streaming),
+            handle,
             request_deserializer=_parser(message_factory.GetMessageClass(method.input_type)),
             response_serializer=message_factory.GetMessageClass(
                 method.output_type

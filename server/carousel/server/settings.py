@@ -300,6 +300,20 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
     )
+    access_log: Literal["off"] | UserPath | None = Field(
+        None,
+        description="File of who did what, a line of JSON each; off: none; unset: `access.log` in "
+        "the folder of data where callers have credentials.",
+    )
+    access_log_bytes: ByteSize = Field(
+        ByteSize(64 * MIB),
+        description="Size at which the file is put aside as FILE.1, such as 64MiB.",
+        ge=4096,
+        le=2**40,
+    )
+    access_log_keep: int = Field(
+        5, description="How many files that were put aside are kept.", ge=0, le=1000
+    )
     channelz: bool = Field(
         False, description="Answer grpc.channelz, which shows connections and their callers."
     )
@@ -356,6 +370,13 @@ class Settings(BaseSettings):
     @property
     def data_folder(self) -> Path:
         return self.store.absolute().parent / "data" if self.data is None else self.data
+
+    @property
+    def access_log_file(self) -> Path | None:
+        """None: who did what is not written down."""
+        if self.access_log is None:
+            return self.data_folder / "access.log" if self.has_credentials else None
+        return None if self.access_log == "off" else Path(self.access_log)
 
     @property
     def audit_folder(self) -> Path:

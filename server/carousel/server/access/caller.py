@@ -1,0 +1,42 @@
+"""The caller: on whose behalf the code of a call runs."""
+
+from __future__ import annotations
+
+import re
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+SCOPES = frozenset({"infer", "sessions", "models", "train", "metrics", "admin"})
+"""All that a credential can allow; the table in rules.py says which RPC needs which."""
+
+TENANT_NAME = re.compile(r"[a-z0-9-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever the gate let in. The empty tenant is the operator's, which is over all tenants."""
+
+    name: str  # for the audit log, as in key/ab12cd; never a secret
+    tenant: str
+    scopes: frozenset[str]
+
+
+SERVER = Caller("server", "", SCOPES)
+"""Work that no call asked for: sweeps, jobs that go on, the status page."""
+
+current: ContextVar[Caller] = ContextVar("caller", default=SERVER)
+"""Set by the wrappers of rpc.py once the gate let the call in, and by nobody else."""
+
+
+def caller_now() -> Caller:
+    """Who asked for what is being done; tasks that a call starts inherit it."""
+    return current.get()
+
+
+def check_rights(tenant: object, scopes: object) -> None:
+    """What a file says that a credential may do. Raises ValueError."""
+    if not isinstance(tenant, str) or not TENANT_NAME.fullmatch(tenant):
+        raise ValueError(f"tenant must be at most 63 of a-z, 0-9 and '-', got {tenant!r:.100}")
+    unknown = [one for one in scopes if one not in SCOPES] if isinstance(scopes, list) else [scopes]
+    if unknown:
+        raise ValueError(f"scopes are {', '.join(sorted(SCOPES))}, got {unknown[0]!r:.100}")
