@@ -14,6 +14,7 @@ from carousel.cli import (
     experiments,
     exporter,
     generate,
+    health,
     jobs,
     models,
     predict,
@@ -67,6 +68,7 @@ server.register(app)
 top.register(app)
 exporter.register(app)
 certs.register(app)
+health.register(app)
 app.add_typer(bench.app, name="bench")
 experiments.register(app)
 
