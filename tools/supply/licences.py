@@ -40,10 +40,9 @@ def licence(package: Package) -> str:
     told = metadata_of(package)
     if told is None:
         return ""
-    expression = told.get("License-Expression")
-    if expression is not None:
-        return str(expression)
-    words = [str(told.get("License") or "").partition("\n")[0]]
+    if expressions := told.get_all("License-Expression"):
+        return str(expressions[0])
+    words = [str(word).partition("\n")[0] for word in told.get_all("License") or [""]]
     words += [line.rpartition(" :: ")[2] for line in told.get_all("Classifier") or []
               if line.startswith("License ::")]  # fmt: skip
     known = [SPDX.get(word, word) for word in words]
