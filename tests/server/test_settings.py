@@ -119,7 +119,7 @@ def test_settings_must_fit_together() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com"])
 def test_other_hosts_than_this_one_need_tls_and_credentials_or_insecure(host: str) -> None:
-    tls = {"tls_cert": "cert.pem", "tls_key": "key.pem"}
+    tls: dict[str, Any] = {"tls_cert": "cert.pem", "tls_key": "key.pem"}
     either = "TLS (tls_cert and tls_key)", "credentials of callers (tls_client_ca)"
     for given, missing in [({}, " and ".join(either)), (tls, either[1])]:
         assert refusal(host=host, **given) == (

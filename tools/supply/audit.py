@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from dataclasses import dataclass
+from typing import Any
 
 from tools.supply.packages import CONSTRAINTS
 
@@ -36,13 +37,11 @@ def audit() -> Audit:
     return read(found)
 
 
-def read(dependencies: list[dict[str, object]]) -> Audit:
+def read(dependencies: list[dict[str, Any]]) -> Audit:
     """What pip-audit says. It takes a service that knows no package for one without complaints."""
     asked = [one for one in dependencies if "skip_reason" not in one]
     known = [
-        f"{one['name']} {one['version']}: {flaw['id']}"
-        for one in asked
-        for flaw in one["vulns"]  # type: ignore[attr-defined]
+        f"{one['name']} {one['version']}: {flaw['id']}" for one in asked for flaw in one["vulns"]
     ]
     trouble = "" if asked else "the service of known vulnerabilities knows none of the packages"
     return Audit(len(asked), known, trouble)
