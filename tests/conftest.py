@@ -48,9 +48,16 @@ DEFAULTS = {
 class RunningServer:
     """A server that listens on `target`; `run` awaits something in its event loop."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.time,
+        made: Callable[..., Server] = Server,
+    ) -> None:
         self.settings = settings
         self._clock = clock
+        self._made = made
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
@@ -62,7 +69,7 @@ class RunningServer:
     async def _main(self) -> None:
         self.loop = asyncio.get_running_loop()
         try:
-            self.server = Server(self.settings, clock=self._clock)
+            self.server = self._made(self.settings, clock=self._clock)
             await self.server.start()
         except BaseException as error:
             self._failure = error

@@ -57,6 +57,23 @@ class Bare:
 
         self._calls[key] = call, batch
 
+    def open_int8(self, key: str, hidden: int, batch: int) -> None:
+        """The step in 8 bits."""
+        import torch
+
+        from carousel.model import make_kernel
+
+        network = self._network("lstm", hidden)
+        kernel = make_kernel(network, precision="int8")
+        xs = [torch.from_numpy(x) for x in inputs(batch)]
+        rows = network.initial_rows(batch)
+
+        def call(number: int) -> None:
+            nonlocal rows
+            _, rows = kernel.step(xs[number % POOL], rows)
+
+        self._calls[key] = call, batch
+
     def open_slices(self, key: str, cell: str, hidden: int, batch: int, exact: bool) -> None:
         """The same kernel on slices of 16 steps."""
         import torch
@@ -179,6 +196,15 @@ class Bare:
             found.append(y.numpy())
         return float(np.abs(np.stack(found, 1) - self.reference(cell, hidden, 6, 8, 8)).max())
 
+    def int8_share(self, hidden: int) -> float:
+        """The largest difference of an output in int8, as a share of the largest output."""
+        import torch
+
+        from carousel.model.precision import compare
+
+        x = torch.from_numpy(inputs(8)).transpose(0, 1).contiguous()  # [8, POOL, D]
+        return compare(self._network("lstm", hidden), x).share
+
     def onnx_lstm_error(self, hidden: int) -> float:
         from tests.bench.onnx_lstm import session
 
@@ -191,6 +217,12 @@ class Bare:
             y, *states = runtime.run(None, {"x": x[None], **given})
             found.append(y[0])
         return float(np.abs(np.stack(found, 1) - self.reference("lstm", hidden, 6, 8, 8)).max())
+
+    def ladder(self, quick: bool) -> Any:
+        """The rungs of `carousel bench kernels`."""
+        from carousel.model import climb
+
+        return climb(blocks=3 if quick else 5, seconds=0.05 if quick else 0.2)
 
     def kernel_name(self) -> str:
         return str(self._kernel("lstm", HIDDEN[0]).name)

@@ -36,6 +36,7 @@ BARS = (
     Bar("alone", "one session alone, p50 / (null + one engine step)", 1.2, 1.05, at_most=True),
     Bar("sgemm", "engine float32 / SGEMM of one core, B 32..256", 0.6, 0.8),
     Bar("onnx", "engine float32 / onnxruntime LSTM at T = 1, B 1..256", 1.0, 1.3),
+    Bar("int8", "engine int8 / float32, H 512", 2.0, 3.5),
     Bar("predict", "Predict / nn.LSTM on a padded batch, W2 lengths", 1.0, 1.5),
     Bar("mixed", "W3: p99 of single steps, with / without long requests", 2, 1.3, at_most=True),
     Bar("overload", "3 x the rate offered, 64 a message: served / peak", 0.9, 0.97),
@@ -52,6 +53,8 @@ BARS = (
     Bar("metrics", "CPU of a turn with / without metrics, H 256", 1.02, 1.01, at_most=True),
     Bar("churn", "W4: sessions opened and closed a second / 1,000", 1.0, 2.0),
     Bar("memory", "100,000 idle sessions, 2 x 256 LSTM: RSS", 1.0, 0.75, "GiB", at_most=True),
+    Bar("start", "carousel serve, ten models, to ready", 5, 3, "s", at_most=True),
+    Bar("import", "import carousel.client", 0.3, 0.2, "s", at_most=True),
     Bar("copies", "10,000 sessions moving: a copy for the store, p99", 5, 1, "ms", at_most=True),
     Bar("fork", "one session forked into 1,000", 5, 1, "ms", at_most=True),
 )

@@ -60,6 +60,25 @@ def engine(bench: Bench) -> None:
         bench.compare("engine", [arm], facts, seconds=0.1)
 
 
+def precision(bench: Bench) -> None:
+    """The kernel in 8 bits against itself in float32."""
+    found: list[Ratio] = []
+    for hidden in (512,) if bench.quick else HIDDEN:
+        share = bench.bare.ask("int8_share", hidden)
+        assert 0 < share < 0.05, share
+        for batch in (1, 32, 256):
+            facts = {"cell": "lstm", "hidden": hidden, "batch": batch}
+            full = bench.bare_arm("engine", "lstm", hidden, batch, name="float32")
+            small = bench.bare_arm("int8", hidden, batch, name="int8")
+            bench.compare("precision", [full, small], facts, seconds=0.25)
+            speed = ratio(small, full)
+            bench.say(f"{'':>10} {speed.median:.2f} x, outputs off by at most {share:.2%}")
+            if hidden == 512:
+                found.append(speed)
+    worst = min(found, key=lambda one: one.median)
+    bench.bar("int8", worst, "the worst of B 1, 32 and 256")
+
+
 def exact(bench: Bench) -> None:
     """What the same bits in any company cost: the kernel padded to one shape against itself."""
     for hidden in (256, 512):
@@ -296,6 +315,34 @@ def _worst(values: list[float]) -> Ratio:
     return Ratio(min(values), min(values), max(values))
 
 
+def ladder(bench: Bench) -> None:
+    """Every way to step, from the slowest up."""
+    from tests.bench.ladder import measure
+
+    measure(bench)
+
+
+def live(bench: Bench) -> None:
+    """Steps beside idle sessions."""
+    from tests.bench.scaling import live
+
+    live(bench)
+
+
+def chunks(bench: Bench) -> None:
+    """Steps in chunks of many lengths."""
+    from tests.bench.scaling import chunks
+
+    chunks(bench)
+
+
+def starting(bench: Bench) -> None:
+    """The start of a server, and the import of the client."""
+    from tests.bench.scaling import starting
+
+    starting(bench)
+
+
 def memory(bench: Bench) -> None:
     """100,000 idle sessions, and one session forked into 1,000."""
     from tests.bench.memory import measure
@@ -319,6 +366,8 @@ def metrics(bench: Bench) -> None:
 
 SUITES: dict[str, Callable[[Bench], None]] = {
     "engine": engine,
+    "ladder": ladder,
+    "precision": precision,
     "exact": exact,
     "unary": unary,
     "alone": alone,
@@ -333,6 +382,9 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "churn": churn,
     "beside": beside,
     "memory": memory,
+    "live": live,
+    "chunks": chunks,
+    "starting": starting,
     "metrics": metrics,
     "durability": durability,
     "audit": audit,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from .conftest import Command
 
 
@@ -14,3 +16,17 @@ def test_the_ladder_is_climbed(carousel: Command) -> None:
 
 def test_bench_alone_points_at_the_suite(carousel: Command) -> None:
     assert "make bench" in carousel("bench").out
+
+
+def test_the_price_of_int8_is_told_by_model_and_text(carousel: Command, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("In the beginning God created the heaven and the earth.\n" * 8)
+    found = carousel("bench", "precision", "--text", text, "--steps", 20, "--json").json
+    assert found["steps"] == 160
+    assert 0 < found["share"] < 0.05
+    assert "bits a token" in carousel("bench", "precision", "--text", text, "--steps", 20).out
+    assert "bits" not in carousel("bench", "precision", "sunspots", "--steps", 20).out
+    refused = carousel("bench", "precision", "sunspots", "--text", text)
+    assert (refused.code, "models that read text" in refused.err) == (2, True)
+    refused = carousel("bench", "precision", "nobody")
+    assert (refused.code, "one of king-james, sunspots" in refused.err) == (2, True)

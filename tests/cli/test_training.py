@@ -150,6 +150,20 @@ def test_what_the_server_refuses_is_exit_code_1(inside: Command, table: Path) ->
     assert done.err.rstrip().endswith("[JOB_NOT_FOUND]")
 
 
+def test_a_wrong_cell_is_shown_and_makes_no_job(inside: Command, tmp_path: Path) -> None:
+    file = tmp_path / "gaps.csv"
+    rows = [f"{hour},{'ab'[hour % 2]}" for hour in range(400)]
+    file.write_text("\n".join(["hour,note", *rows[:250], "250,", *rows[251:]]) + "\n")
+    before = inside("jobs", "list", "--json").json
+    for more in ((), ("--validate-only",)):
+        done = inside("train", file, "--label", "note", *more)
+        assert (done.code, done.out) == (1, "")
+        assert "row 251, column 'note': a value is missing [DATASET_INVALID]" in done.err
+    assert inside("jobs", "list", "--json").json == before
+    [dataset] = [one for one in inside("datasets", "list", "--json").json if "gaps" in one["name"]]
+    assert inside("datasets", "delete", dataset["name"].removeprefix("datasets/")).code == 0
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -115,13 +115,24 @@ def test_errors_without_details_are_told_by_their_code() -> None:
 
 
 def test_tokens_never_travel_in_the_clear() -> None:
-    for target in ("example.com:50051", "10.0.0.1:50051", "localhost.example.com:1"):
+    for target in (
+        "example.com:50051",
+        "10.0.0.1:50051",
+        "localhost.example.com:1",
+        "127.example.com:1",
+    ):
         with pytest.raises(ValueError, match="TLS"):
             Client(target, token="secret")
     for target in ("localhost:50051", "127.0.0.1:50051", "[::1]:50051", "unix:/tmp/carousel"):
         Client(target, token="secret").close()
     with pytest.raises(ValueError, match="both cert and key"):
         TLS(cert="cert.pem")
+
+
+def test_a_token_never_shows_in_messages() -> None:
+    with pytest.raises(ValueError, match="printable characters") as refused:
+        Client("localhost:1", token="se cret")
+    assert "cret" not in str(refused.value)
 
 
 def test_a_token_reaches_a_local_server(server: RunningServer) -> None:

@@ -23,6 +23,7 @@ from carousel.client import (
     NetworkShape,
     Progress,
     Recipe,
+    Tag,
     VersionState,
 )
 from carousel.errors import (
@@ -160,6 +161,27 @@ def test_a_broken_watch_tells_every_event_once(trainer: RunningServer, done: Don
         relay.close()
     assert lost == 2
     assert relay.connections > 4
+
+
+def test_data_that_cannot_be_learned_from_is_refused_by_both(
+    trainer: RunningServer, teacher: Client
+) -> None:
+    rows = [f"{hour},{hour % 7}" for hour in range(400)]
+    rows[299] = "299,"
+    teacher.datasets.upload("\n".join(["hour,load", *rows]).encode(), id="gap", format="csv")
+    wanted = Recipe(task=Tag(label_column="load"), max_steps=2)
+
+    async def refused() -> DatasetInvalid:
+        async with AsyncClient(trainer.target, timeout=30) as client:
+            with pytest.raises(DatasetInvalid) as failed:
+                await client.jobs.create(recipe=wanted, dataset="gap", validate_only=True)
+        return failed.value
+
+    with pytest.raises(DatasetInvalid) as failed:
+        teacher.jobs.create(recipe=wanted, dataset="gap")
+    for error in (failed.value, asyncio.run(refused())):
+        assert error.message == "row 300, column 'load': a value is missing"
+        assert (error.field, error.metadata) == ("job.dataset", {"row": "300", "column": "load"})
 
 
 def test_a_checkpoint_becomes_a_version(teacher: Client, done: Done) -> None:

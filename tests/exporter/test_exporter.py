@@ -217,15 +217,16 @@ def test_it_listens_on_loopback_and_elsewhere_with_certificates_or_when_told(
     host: str, papers: Papers
 ) -> None:
     def shown(host: str, *, mutual: bool = False, **more: Any) -> Certificate | None:
-        given = {"cert": papers.cert("server"), "key": papers.key("server"), "insecure": False}
-        return certificate(host, client_ca=papers.cert("ca") if mutual else None, **given | more)
+        given: dict[str, Any] = {"cert": papers.cert("server"), "key": papers.key("server")}
+        given |= {"client_ca": papers.cert("ca") if mutual else None, "insecure": False}
+        return certificate(host, **given | more)
 
-    plain = {"cert": None, "key": None}
+    plain: dict[str, Any] = {"cert": None, "key": None}
     assert shown(host, **plain) is None
     assert shown("0.0.0.0", **plain, insecure=True) is None
     for public in ("0.0.0.0", "::", "10.0.0.1", "example.org"):
         assert shown(public, mutual=True) is not None
-        for less in (plain, {}):
+        for less in (plain, dict[str, Any]()):
             with pytest.raises(ValueError, match="unless the flag --insecure is given"):
                 shown(public, **less)
 

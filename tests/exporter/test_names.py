@@ -14,7 +14,7 @@ from tests.conftest import RunningServer
 LABELS = {
     *("model", "version", "reason", "layer", "gate", "device", "phase", "tier", "state", "action"),
     *("cell", "layers", "hidden_size", "kernel", "training_job", "target", "le"),
-    *("grpc_type", "grpc_service", "grpc_method", "grpc_code"),
+    *("grpc_type", "grpc_service", "grpc_method", "grpc_code", "credential", "result"),
 }
 NOT_BASE_UNITS = re.compile(
     r"_(ms|us|ns|millis\w*|micros\w*|minutes|hours|days|kb|mb|kib|mib|bits|percent\w*)(_|$)"

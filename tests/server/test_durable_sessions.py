@@ -6,6 +6,7 @@ know that it was succeeded.
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 import time
@@ -441,7 +442,15 @@ def test_a_session_moves_to_a_version_with_the_same_schema_on_request_only(pair:
     session = pair.one.create(rewind_depth=1)
     pair.one.outputs([session.handle], [0], x[:2], [2])
     request = pb.MigrateSessionRequest(name=session.name, model="models/letters")
-    assert refused(lambda: pair.one.sessions.MigrateSession(request)) == "SNAPSHOT_MISMATCH"
+    with pytest.raises(grpc.RpcError) as failure:
+        pair.one.sessions.MigrateSession(request)
+    error = error_of(failure.value)
+    assert error.reason == "SNAPSHOT_MISMATCH"
+    assert re.search(
+        r"with the same states: models/tiny/versions/1 has h \[2, 8\] and c \[2, 8\], "
+        r"models/letters/versions/1 has h \[\d+, \d+\]",
+        error.message,
+    )
     truth = pair.one.outputs([session.handle], [2], x[2:])
     pair.one.sessions.RewindSession(pb.RewindSessionRequest(name=session.name, steps=1))
     request = pb.MigrateSessionRequest(name=session.name, model="models/tiny/versions/1")

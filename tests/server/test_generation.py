@@ -102,6 +102,28 @@ def test_generation_stops_when_the_caller_goes_away(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("temperature", 101.0),
+        ("top_p", 1.5),
+        ("repetition_penalty", 0.5),
+        ("max_tokens", 10**6),
+        ("log_probabilities", 21),
+        ("stop", ["", "x"]),
+    ],
+)
+def test_what_is_wrong_with_an_option_is_said_with_its_field(
+    wire: Wire, field: str, given: object
+) -> None:
+    with pytest.raises(grpc.RpcError) as failure:
+        generate(wire, model="models/king-james", text="a", **{field: given})
+    error = error_of(failure.value)
+    assert (error.reason, error.field) == ("INVALID_FIELD", field)
+    assert error.message.startswith(f"{field} must ")
+    assert str(given) in error.message
+
+
+@pytest.mark.parametrize(
     ("fields", "reason"),
     [
         ({"model": "models/tiny", "tokens": pb.TokenList(ids=[1])}, "NOT_GENERATIVE"),

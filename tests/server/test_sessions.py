@@ -146,6 +146,7 @@ def test_rewind_goes_back_to_every_kept_step_and_no_further(wire: Wire) -> None:
     error = error_of(failure.value)
     assert error.reason == "REWIND_UNAVAILABLE"
     assert error.metadata["kept_steps"] == "4,5"
+    assert "is at step 5 and can go back by at most 1, to step 4; got step_index 0" in str(error)
 
 
 def test_rewind_refuses_what_was_never_kept(wire: Wire) -> None:
@@ -158,6 +159,12 @@ def test_rewind_refuses_what_was_never_kept(wire: Wire) -> None:
         pb.RewindSessionRequest(name=session.name, bookmark="never-made"),
     ):
         assert refused(partial(wire.sessions.RewindSession, request)) == "REWIND_UNAVAILABLE"
+    beyond = pb.RewindSessionRequest(name=session.name, steps=2)
+    with pytest.raises(grpc.RpcError) as failure:
+        wire.sessions.RewindSession(beyond)
+    assert "is at step 1 and keeps no earlier state, with a rewind_depth of 0; got steps 2" in str(
+        error_of(failure.value)
+    )
     wire.outputs([session.handle], [1], features(1, 3))
 
 

@@ -120,13 +120,15 @@ def test_settings_must_fit_together() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com"])
 def test_other_hosts_than_this_one_need_tls_and_credentials_or_insecure(host: str) -> None:
     tls: dict[str, Any] = {"tls_cert": "cert.pem", "tls_key": "key.pem"}
-    either = "TLS (tls_cert and tls_key)", "credentials of callers (tls_client_ca)"
+    callers = "credentials of callers (api_keys, jwt_issuer or tls_client_ca)"
+    either = "TLS (tls_cert and tls_key)", callers
     for given, missing in [({}, " and ".join(either)), (tls, either[1])]:
         assert refusal(host=host, **given) == (
             f"host must be localhost or a loopback address without {missing}, unless the flag "
             f"--insecure is given, got {host!r}"
         )
     assert Settings.read(host=host, **tls, tls_client_ca="ca.pem").host == host
+    assert Settings.read(host=host, **tls, api_keys="keys.jsonl").host == host
     assert Settings.read(host=host, insecure=True).host == host
 
 

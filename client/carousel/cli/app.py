@@ -16,6 +16,7 @@ from carousel.cli import (
     generate,
     health,
     jobs,
+    keys,
     models,
     predict,
     serve,
@@ -65,6 +66,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(sessions.app, name="sessions")
 server.register(app)
+app.add_typer(keys.app, name="keys")
 top.register(app)
 exporter.register(app)
 certs.register(app)

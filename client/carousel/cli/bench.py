@@ -3,7 +3,9 @@
 Modules with signatures for typer can't postpone the evaluation of annotations.
 """
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from carousel.model.ladder import Rung
+    from carousel.model.precision import Comparison
+
+SESSIONS = 8  # that int8 is compared over
 
 app = typer.Typer(help="Measure this machine.", invoke_without_command=True)
 
@@ -22,8 +27,9 @@ app = typer.Typer(help="Measure this machine.", invoke_without_command=True)
 def bench(context: typer.Context) -> None:
     """Measure this machine."""
     if context.invoked_subcommand is None:
-        print("carousel bench kernels   step kernels on this machine, a minute")
-        print("make bench               the whole suite, in a checkout of the repository")
+        print("carousel bench kernels     step kernels on this machine, a minute")
+        print("carousel bench precision   what int8 costs in exactness, by model")
+        print("make bench                 the whole suite, in a checkout of the repository")
 
 
 @app.command()
@@ -56,6 +62,64 @@ def kernels(
         seconds=seconds,
     )
     output.show(rungs, view=_ladder, as_json=as_json)
+
+
+@app.command()
+def precision(
+    model: Annotated[
+        str, typer.Argument(help="A model that comes with Carousel, or a version's folder.")
+    ] = "king-james",
+    text: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Text to read; without it, random inputs."),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=2, help=f"Steps of each of {SESSIONS} sessions.")
+    ] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Compare the outputs of a model in int8 with those in float32, over the same steps."""
+    serve.prepare_threads(1)
+    try:
+        import torch
+
+        from carousel.model import ModelError, load
+        from carousel.model.precision import compare, examples
+    except ModuleNotFoundError as error:
+        exits.leave(exits.FAILED, serve.needs_server("carousel bench precision", error))
+    torch.set_num_threads(1)
+    try:
+        network = load(_folder(model)).eval()
+        read = None if text is None else text.read_text(encoding="utf-8")
+        found = compare(network, examples(network, sessions=SESSIONS, steps=steps, text=read))
+    except (ModelError, OSError, UnicodeDecodeError) as error:
+        exits.leave(exits.USAGE, str(error))
+    output.show(found, view=_prices, as_json=as_json)
+
+
+def _folder(model: str) -> Path:
+    """Of the newest version of a shipped model, or the one that is named."""
+    from carousel.model import shipped
+
+    versions = shipped()
+    if model in versions:
+        return max(versions[model].glob("[0-9]*"), key=lambda one: int(one.name))
+    if not Path(model).is_dir():
+        known = ", ".join(versions)
+        exits.leave(exits.USAGE, f"MODEL must be a folder or one of {known}, got {model!r}")
+    return Path(model)
+
+
+def _prices(found: "Comparison") -> "RenderableType":
+    facts: dict[str, RenderableType] = {
+        "steps": f"{found.steps:,}",
+        "largest difference of an output": f"{found.largest_difference:.2g}",
+        "of the largest output": f"{found.share:.2%}",
+    }
+    if not math.isnan(found.bits_int8):
+        bits = f"{found.bits_float32:.4f} in float32, {found.bits_int8:.4f} in int8"
+        facts["bits a token"] = f"{bits}: {found.more_bits:+.4f}"
+    return tables.facts(facts)
 
 
 def _ladder(rungs: "Sequence[Rung]") -> "RenderableType":

@@ -65,6 +65,7 @@ def version(one: ModelVersion) -> RenderableType:
         "network": network(one),
         "maps": mapping(one) + (", with a tokenizer" if one.config.has_tokenizer else ""),
         "parameters": f"{count(one.parameters)}, {size(one.weights_bytes)}",
+        **({"computed in": one.precision} if one.precision else {}),
         "session state": schema or "none: it can't be stepped",
         "sessions": count(one.sessions),
         "came in": when(one.create_time),

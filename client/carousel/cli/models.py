@@ -4,7 +4,7 @@ Modules with signatures for typer can't postpone the evaluation of annotations.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -81,9 +81,16 @@ def export(
 
 
 @remote(app, view=views.version)
-def load(client: "Client", model: ModelName) -> "ModelVersion":
+def load(
+    client: "Client",
+    model: ModelName,
+    precision: Annotated[
+        Literal["float32", "int8"] | None,
+        typer.Option(help="In what numbers to compute. Default: as the server is set."),
+    ] = None,
+) -> "ModelVersion":
     """Serve a version; it is ready when this returns."""
-    return client.load_model(model)
+    return client.load_model(model, precision=precision)
 
 
 @remote(app, view=views.version)

@@ -23,6 +23,10 @@ def _models(default: str, text: str, **more: Any) -> Any:
     return _flag("Models and device", default, text, **more)
 
 
+def _access(default: str, text: str, **more: Any) -> Any:
+    return _flag("Who may call", default, text, **more)
+
+
 def _audit(default: str, text: str, **more: Any) -> Any:
     return _flag("Sessions", default, text, **more)
 
@@ -84,6 +88,59 @@ def options(
             "PEM file of authorities; only clients with a certificate of theirs may call.",
         ),
     ] = None,
+    api_keys: Annotated[
+        Path | None,
+        _access("none", "File of the API keys that `carousel keys` makes; unset: there are none."),
+    ] = None,
+    jwt_issuer: Annotated[
+        str | None,
+        _access(
+            "none",
+            "Issuer whose tokens (JWT, OpenID Connect) are taken; unset: nobody's.",
+            metavar="URL",
+        ),
+    ] = None,
+    jwt_audience: Annotated[
+        str | None, _access("none", "Audience that tokens must be meant for.")
+    ] = None,
+    jwt_jwks: Annotated[
+        str | None,
+        _access(
+            "none",
+            "The issuer's signing keys: a JWKS file, or an https:// address of one.",
+            metavar="FILE|URL",
+        ),
+    ] = None,
+    jwt_tenant_claim: Annotated[
+        str | None, _access("tenant", "Claim of tokens that names the tenant.")
+    ] = None,
+    jwt_scopes_claim: Annotated[
+        str | None, _access("scope", "Claim of tokens that lists the scopes.")
+    ] = None,
+    jwt_operator: Annotated[
+        str | None,
+        _access(
+            "none",
+            "What the tenant's claim of an operator says, who is over all tenants; unset: no token "
+            "is an operator's.",
+        ),
+    ] = None,
+    spiffe_ids: Annotated[
+        Path | None,
+        _access(
+            "none",
+            "TOML file of the tenant and scopes of each SPIFFE id in client certificates; unset: "
+            "certificates identify nobody.",
+        ),
+    ] = None,
+    public_health: Annotated[
+        bool | None,
+        _access("yes", "Answer grpc.health without a credential, where there are credentials."),
+    ] = None,
+    public_reflection: Annotated[
+        bool | None,
+        _access("yes", "Answer reflection without a credential, where there are credentials."),
+    ] = None,
     store: Annotated[
         Path | None,
         _models("~/.local/share/carousel/models", "Folder of the models; made at first need."),
@@ -144,6 +201,14 @@ def options(
     kernel: Annotated[
         str | None,
         _models("fastest", "Name of the step kernel; unset: the fastest for the device."),
+    ] = None,
+    precision: Annotated[
+        Literal["float32", "int8"] | None,
+        _models(
+            "float32",
+            "In what numbers models compute that are not loaded in another: float32 or int8, which "
+            "is faster, some thousandths off, and for CPUs.",
+        ),
     ] = None,
     threads: Annotated[int | None, _models("1", "Threads that compute on the CPU.")] = None,
     bit_exact: Annotated[

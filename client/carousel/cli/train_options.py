@@ -148,7 +148,13 @@ def options(
         _option(_LEARNING, "--clip", min=0, help="Largest norm of a gradient.", show_default="1"),
     ] = None,
     evaluate_every: Annotated[
-        int | None, _option(_LEARNING, min=1, help="Updates.", show_default="a twentieth of all")
+        int | None,
+        _option(
+            _LEARNING,
+            min=1,
+            help="Updates from one evaluation to the next; there is one at the end in any case.",
+            show_default="a twentieth of all, at least 50",
+        ),
     ] = None,
     patience: Annotated[
         int | None,

@@ -46,8 +46,9 @@ class AsyncJobs:
         The result becomes a version of `model`, and `alias` moves to it, if its test loss is
         below that of the alias's version by the share `margin`. `recipe` may be a mapping, as in
         `{"task": {"type": "forecast", "targets": ["load"]}, "max_steps": 500}`. Higher
-        `priority` runs first. `validate_only` checks everything and queues nothing. Raises
-        InvalidField, DatasetNotFound, DatasetInvalid, JobExists, QueueFull.
+        `priority` runs first. `validate_only` checks everything and queues nothing; its answer's
+        `state_message` says where the data was too large for that. Raises InvalidField,
+        DatasetNotFound, DatasetInvalid (`row` and `column` in its metadata), JobExists, QueueFull.
         """
         call = calls.create_job(
             recipe,

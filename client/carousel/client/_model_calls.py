@@ -68,8 +68,16 @@ def import_model(
     return _version("ImportModelVersion", request, timeout=SLOW)
 
 
-def load(name: str) -> Call[ModelVersion]:
-    request = pb.LoadModelVersionRequest(name=model_name(name))
+def load(name: str, precision: str | None) -> Call[ModelVersion]:
+    wanted = model_pb2.STEP_PRECISION_UNSPECIFIED
+    if precision is not None:
+        numbers = {name: number for number, name in values.PRECISIONS.items()}
+        if precision not in numbers:
+            raise InvalidField(
+                f"precision must be {' or '.join(numbers)}, got {precision!r}", field="precision"
+            )
+        wanted = numbers[precision]
+    request = pb.LoadModelVersionRequest(name=model_name(name), precision=wanted)
     return _version("LoadModelVersion", request, timeout=SLOW)
 
 

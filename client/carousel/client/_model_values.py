@@ -21,6 +21,12 @@ class VersionState(StrEnum):
     FAILED = "failed"
 
 
+PRECISIONS: dict[model_pb2.StepPrecision.ValueType, str] = {
+    model_pb2.STEP_PRECISION_FLOAT32: "float32",
+    model_pb2.STEP_PRECISION_INT8: "int8",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A name with its versions' numbers, lowest first, and the aliases that point at them."""
@@ -89,6 +95,7 @@ class ModelVersion:
     create_time: datetime
     card: str
     baseline_json: str = ""
+    precision: str = ""
 
     @property
     def model(self) -> str:
@@ -118,6 +125,7 @@ def model_version(message: model_pb2.ModelVersion) -> ModelVersion:
         create_time=to_datetime(message.create_time),
         card=message.card,
         baseline_json=message.baseline_json,
+        precision=PRECISIONS.get(message.precision, ""),
     )
 
 

@@ -27,7 +27,7 @@ from carousel.model.zoo import shipped
 
 if TYPE_CHECKING:
     from carousel.model.baseline import BASELINE, Baseline, load_baseline
-    from carousel.model.kernels import KERNELS, make_kernel
+    from carousel.model.kernels import KERNELS, Int8, StepPrecision, check_int8, make_kernel
     from carousel.model.kernels.kernel import Kernel
     from carousel.model.ladder import Rung, climb
     from carousel.model.network import Network, Trace
@@ -44,6 +44,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Features",
+    "Int8",
     "Kernel",
     "Linear",
     "ModelConfig",
@@ -56,6 +57,7 @@ __all__ = [
     "SamplingOptions",
     "Softmax",
     "StateSchema",
+    "StepPrecision",
     "Subwords",
     "TensorSpec",
     "Tokenizer",
@@ -64,6 +66,7 @@ __all__ = [
     "Trace",
     "WeightsError",
     "Words",
+    "check_int8",
     "climb",
     "digest",
     "load",
@@ -78,7 +81,7 @@ __all__ = [
 
 _WITH_TORCH = {
     "baseline": ("BASELINE", "Baseline", "load_baseline"),
-    "kernels": ("KERNELS", "make_kernel"),
+    "kernels": ("KERNELS", "Int8", "StepPrecision", "check_int8", "make_kernel"),
     "kernels.kernel": ("Kernel",),
     "ladder": ("Rung", "climb"),
     "network": ("Network", "Trace"),

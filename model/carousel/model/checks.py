@@ -1,8 +1,9 @@
 """Checks of values that callers give, and the JSON form of frozen dataclasses; for every config."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from carousel.model.errors import ConfigError
@@ -19,14 +20,27 @@ def finite(value: object) -> bool:
 def integer(name: str, value: object, low: int, high: int) -> None:
     """Refuse what is no whole number between low and high."""
     if type(value) is not int or not low <= value <= high:
-        raise ConfigError(f"{name} must be an integer between {low} and {high}, got {value!r:.80}")
+        raise ConfigError(
+            f"{name} must be an integer between {low} and {high}, got {value!r:.80}", field=name
+        )
 
 
 def instance(name: str, value: object, kind: Any) -> None:
     """Refuse what is not of the kind."""
     if not isinstance(value, kind):
         wanted = getattr(kind, "__name__", str(kind)).replace("carousel.model.config.", "")
-        raise ConfigError(f"{name} must be {wanted}, got {value!r:.80}")
+        raise ConfigError(f"{name} must be {wanted}, got {value!r:.80}", field=name)
+
+
+@contextmanager
+def within(name: str) -> Iterator[None]:
+    """Tell of fields below this one by their whole path."""
+    try:
+        yield
+    except ConfigError as error:
+        if not error.field:
+            raise
+        raise ConfigError(f"{name}.{error}", field=f"{name}.{error.field}") from None
 
 
 def mapping(name: str, given: object) -> dict[str, Any]:
@@ -52,10 +66,16 @@ def build(name: str, kind: type[Part], values: dict[str, Any]) -> Part:
     unknown = sorted(set(values) - set(allowed))
     if unknown:
         raise ConfigError(f"{name} has no {unknown[0]!r}: allowed are {', '.join(allowed)}")
+    for needed in fields(kind):  # type: ignore[arg-type]
+        default = (needed.default, needed.default_factory)
+        if needed.init and default == (MISSING, MISSING) and needed.name not in values:
+            raise ConfigError(
+                f"{needed.name} must be given: {name} is not complete", field=needed.name
+            )
     try:
         return kind(**values)
     except TypeError as error:
-        raise ConfigError(f"{name} is not complete: {error}") from None
+        raise ConfigError(f"{name} can't be read: {error}") from None
 
 
 def tagged(part: Any, names: Mapping[str, type[Any]]) -> dict[str, Any]:

@@ -14,7 +14,12 @@ class ModelError(ValueError):
 
 
 class ConfigError(ModelError):
-    """A model configuration that cannot be built."""
+    """A model configuration that cannot be built; `field` is the path of the value at fault, with
+    which the message begins, or empty."""
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class WeightsError(ModelError):
@@ -26,7 +31,12 @@ class TokenizerError(ModelError):
 
 
 class SamplingError(ModelError):
-    """Sampling options out of range."""
+    """Sampling options out of range; `field` is the option at fault, with which the message begins,
+    or empty."""
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class DataError(ModelError):

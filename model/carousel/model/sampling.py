@@ -33,9 +33,13 @@ class SamplingOptions:
         # Zero would keep nothing; the smallest share keeps the likeliest token.
         _number("top_p", self.top_p, 1e-9, 1)
         if type(self.top_k) is not int or self.top_k < 0:
-            raise SamplingError(f"top_k must be an integer of at least 0, got {self.top_k!r}")
+            raise SamplingError(
+                f"top_k must be an integer of at least 0, got {self.top_k!r}", field="top_k"
+            )
         if self.seed is not None and (type(self.seed) is not int or not 0 <= self.seed < 2**64):
-            raise SamplingError(f"seed must be an integer from 0 to 2**64 - 1, got {self.seed!r}")
+            raise SamplingError(
+                f"seed must be an integer from 0 to 2**64 - 1, got {self.seed!r}", field="seed"
+            )
 
     def generator(self) -> np.random.Generator:
         """The source of randomness of one generation: the same seed draws the same tokens."""
@@ -96,4 +100,6 @@ def _penalised(logits: Logits, history: Sequence[int], penalty: float) -> Logits
 def _number(name: str, value: object, low: float, high: float) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not low <= value <= high:  # type: ignore[operator]
-        raise SamplingError(f"{name} must be a number from {low} to {high}, got {value!r:.80}")
+        raise SamplingError(
+            f"{name} must be a number from {low} to {high}, got {value!r:.80}", field=name
+        )

@@ -37,6 +37,10 @@ class StateSchema:
             offset += depth * size
         return cls(tuple(tensors))
 
+    def __str__(self) -> str:
+        """As people read it: `h [2, 64] and c [2, 64]`."""
+        return " and ".join(f"{spec.name} {list(spec.shape)}" for spec in self.tensors)
+
     @property
     def width(self) -> int:
         """float32 numbers in one row."""

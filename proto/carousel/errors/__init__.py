@@ -22,11 +22,13 @@ CarouselError
 |  |- ServerDraining, ModelLoading, ServerUnreachable, TlsFailed, StoreUnavailable
 |- DataLoss                 bytes are not what they were
 |  |- SnapshotDamaged, SealBroken, UploadDamaged, StepsLost, AuditDamaged
+|- Unauthenticated, PermissionDenied
 |- DeadlineExceeded, Cancelled, Unimplemented, InternalError
 """
 
 from __future__ import annotations
 
+from carousel.errors._access import PermissionDenied, Unauthenticated
 from carousel.errors._base import CarouselError
 from carousel.errors._moments import (
     Aborted,
@@ -150,6 +152,7 @@ __all__ = [
     "NonFiniteResult",
     "NotFound",
     "NotGenerative",
+    "PermissionDenied",
     "QueueFull",
     "ResourceExhausted",
     "RewindUnavailable",
@@ -172,6 +175,7 @@ __all__ = [
     "TensorMalformed",
     "TlsFailed",
     "TokenOutOfRange",
+    "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "UploadDamaged",

@@ -63,6 +63,6 @@ class NotGenerative(InvalidArgument):
 
 
 class DatasetInvalid(InvalidArgument):
-    """The data can't be learned from; the message says where, by row and column where known."""
+    """The data can't be learned from; `row` and `column` of the metadata say where, if known."""
 
     reason = "DATASET_INVALID"

@@ -53,6 +53,34 @@ VERSION_STATE_FAILED: VersionState.ValueType  # 4
 """Could not be loaded; `state_message` says why."""
 Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
 
+class _StepPrecision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepPrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepPrecision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_PRECISION_UNSPECIFIED: _StepPrecision.ValueType  # 0
+    """As the server is set."""
+    STEP_PRECISION_FLOAT32: _StepPrecision.ValueType  # 1
+    """32-bit floating point."""
+    STEP_PRECISION_INT8: _StepPrecision.ValueType  # 2
+    """Products over hidden states in whole numbers of 8 bits: faster, and some thousandths off. On a
+    CPU, for models that can be stepped.
+    """
+
+class StepPrecision(_StepPrecision, metaclass=_StepPrecisionEnumTypeWrapper):
+    """In what numbers the steps of a version are computed. The weights in the store stay as they are."""
+
+STEP_PRECISION_UNSPECIFIED: StepPrecision.ValueType  # 0
+"""As the server is set."""
+STEP_PRECISION_FLOAT32: StepPrecision.ValueType  # 1
+"""32-bit floating point."""
+STEP_PRECISION_INT8: StepPrecision.ValueType  # 2
+"""Products over hidden states in whole numbers of 8 bits: faster, and some thousandths off. On a
+CPU, for models that can be stepped.
+"""
+Global___StepPrecision: _TypeAlias = StepPrecision  # noqa: Y015
+
 class _HealthMetric:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -193,6 +221,7 @@ class ModelVersion(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     CARD_FIELD_NUMBER: _builtins.int
     BASELINE_JSON_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`models/{model}/versions/{number}`."""
     state: Global___VersionState.ValueType
@@ -212,6 +241,10 @@ class ModelVersion(_message.Message):
     baseline_json: _builtins.str
     """How its gates and states behave on held-out data, to hold live traffic against: baseline.json
     as it stands in the store. Empty: it was not trained here. Only in GetModelVersion.
+    """
+    precision: Global___StepPrecision.ValueType
+    """Output only. In what numbers its steps are computed while it serves; STEP_PRECISION_UNSPECIFIED while
+    it does not.
     """
     @_builtins.property
     def config(self) -> Global___ModelConfig:
@@ -240,10 +273,11 @@ class ModelVersion(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         card: _builtins.str = ...,
         baseline_json: _builtins.str = ...,
+        precision: Global___StepPrecision.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_json", b"baseline_json", "card", b"card", "config", b"config", "create_time", b"create_time", "digest", b"digest", "name", b"name", "parameters", b"parameters", "sessions", b"sessions", "state", b"state", "state_message", b"state_message", "state_schema", b"state_schema", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_json", b"baseline_json", "card", b"card", "config", b"config", "create_time", b"create_time", "digest", b"digest", "name", b"name", "parameters", b"parameters", "precision", b"precision", "sessions", b"sessions", "state", b"state", "state_message", b"state_message", "state_schema", b"state_schema", "weights_bytes", b"weights_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

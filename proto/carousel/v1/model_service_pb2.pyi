@@ -358,16 +358,23 @@ class LoadModelVersionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As in CreateSessionRequest.model."""
+    precision: _model_pb2.StepPrecision.ValueType
+    """In what numbers to compute. Unspecified: as the server is set, and of what serves already as it
+    does. What serves in another precision must be unloaded first (MODEL_IN_USE); what cannot be
+    computed so is refused with INVALID_FIELD.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        precision: _model_pb2.StepPrecision.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "precision", b"precision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -173,7 +173,7 @@ class ModelServiceServicer:
 
     def LoadModelVersion(self, request, context):
         """Loads and warms up a version; ready when it returns. Loading what is loaded changes nothing.
-        Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, WEIGHTS_INVALID.
+        Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, WEIGHTS_INVALID, MODEL_IN_USE, INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

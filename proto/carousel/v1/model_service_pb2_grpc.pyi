@@ -58,7 +58,7 @@ class ModelServiceStub:
     """
     LoadModelVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.LoadModelVersionRequest, _model_pb2.ModelVersion]
     """Loads and warms up a version; ready when it returns. Loading what is loaded changes nothing.
-    Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, WEIGHTS_INVALID.
+    Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, WEIGHTS_INVALID, MODEL_IN_USE, INVALID_FIELD.
     """
     UnloadModelVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.UnloadModelVersionRequest, _model_pb2.ModelVersion]
     """Takes a version out of service. Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_IN_USE."""
@@ -112,7 +112,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     LoadModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.LoadModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Loads and warms up a version; ready when it returns. Loading what is loaded changes nothing.
-    Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, WEIGHTS_INVALID.
+    Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, WEIGHTS_INVALID, MODEL_IN_USE, INVALID_FIELD.
     """
     UnloadModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UnloadModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Takes a version out of service. Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_IN_USE."""
@@ -211,7 +211,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.ModelVersion, _abc.Awaitable[_model_pb2.ModelVersion]]:
         """Loads and warms up a version; ready when it returns. Loading what is loaded changes nothing.
-        Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, WEIGHTS_INVALID.
+        Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, WEIGHTS_INVALID, MODEL_IN_USE, INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod

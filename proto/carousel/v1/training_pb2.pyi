@@ -466,7 +466,9 @@ class Recipe(_message.Message):
     clip_norm: _builtins.float
     """Largest norm of an update's gradient. Unset: 1. 0: no limit."""
     evaluate_every: _builtins.int
-    """Updates between two evaluations. 0: a twentieth of max_steps."""
+    """Updates between two evaluations; there is always one after the last update. 0: a twentieth of
+    max_steps, but at least 50, and max_steps where that is less.
+    """
     patience: _builtins.int
     """Evaluations without anything better after which it ends. 0: it goes on."""
     checkpoint_every: _builtins.int
@@ -651,7 +653,7 @@ class Job(_message.Message):
     state: Global___JobState.ValueType
     """Output only."""
     state_message: _builtins.str
-    """Output only. Why it failed or was not promoted."""
+    """Output only. Why it failed or was not promoted; of `validate_only`, why its data was not checked."""
     version: _builtins.str
     """Output only. The promoted version, `models/{model}/versions/{number}`."""
     attempts: _builtins.int

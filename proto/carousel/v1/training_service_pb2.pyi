@@ -233,7 +233,9 @@ class CreateJobRequest(_message.Message):
     job_id: _builtins.str
     """The job's id. Empty: the server makes one."""
     validate_only: _builtins.bool
-    """Check everything and queue nothing; the answer is the job as it would be."""
+    """Check everything and queue nothing; the answer is the job as it would be. Where the data was not
+    looked at (see CreateJob), its `state_message` says why.
+    """
     request_id: _builtins.str
     """The same id again returns the first result. Empty: none."""
     @_builtins.property

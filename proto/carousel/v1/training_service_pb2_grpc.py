@@ -146,9 +146,11 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateJob(self, request, context):
-        """Queues a job. The recipe is checked against the dataset's columns at once and against every
-        row in PREPARING. Errors: INVALID_FIELD, DATASET_NOT_FOUND, DATASET_INVALID, JOB_EXISTS,
-        QUEUE_FULL.
+        """Queues a job. Before that, recipe and data are checked as in PREPARING, cell by cell: what can't
+        be learned from is refused with DATASET_INVALID, `row` (from 1, the header not counted) and
+        `column` in its metadata where they are known. Left to PREPARING is data of more than 32 MiB, or
+        that takes more than 8 seconds to look at, or that is on another server. Errors: INVALID_FIELD,
+        DATASET_NOT_FOUND, DATASET_INVALID, JOB_EXISTS, QUEUE_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,9 +49,11 @@ class TrainingServiceStub:
     DeleteDataset: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.DeleteDatasetRequest, _empty_pb2.Empty]
     """Deletes a dataset that no unfinished job needs. Errors: DATASET_NOT_FOUND, DATASET_IN_USE."""
     CreateJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CreateJobRequest, _training_pb2.Job]
-    """Queues a job. The recipe is checked against the dataset's columns at once and against every
-    row in PREPARING. Errors: INVALID_FIELD, DATASET_NOT_FOUND, DATASET_INVALID, JOB_EXISTS,
-    QUEUE_FULL.
+    """Queues a job. Before that, recipe and data are checked as in PREPARING, cell by cell: what can't
+    be learned from is refused with DATASET_INVALID, `row` (from 1, the header not counted) and
+    `column` in its metadata where they are known. Left to PREPARING is data of more than 32 MiB, or
+    that takes more than 8 seconds to look at, or that is on another server. Errors: INVALID_FIELD,
+    DATASET_NOT_FOUND, DATASET_INVALID, JOB_EXISTS, QUEUE_FULL.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.GetJobRequest, _training_pb2.Job]
     """Describes a job. Errors: JOB_NOT_FOUND."""
@@ -102,9 +104,11 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     DeleteDataset: _aio.UnaryUnaryMultiCallable[_training_service_pb2.DeleteDatasetRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a dataset that no unfinished job needs. Errors: DATASET_NOT_FOUND, DATASET_IN_USE."""
     CreateJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CreateJobRequest, _training_pb2.Job]  # type: ignore[assignment]
-    """Queues a job. The recipe is checked against the dataset's columns at once and against every
-    row in PREPARING. Errors: INVALID_FIELD, DATASET_NOT_FOUND, DATASET_INVALID, JOB_EXISTS,
-    QUEUE_FULL.
+    """Queues a job. Before that, recipe and data are checked as in PREPARING, cell by cell: what can't
+    be learned from is refused with DATASET_INVALID, `row` (from 1, the header not counted) and
+    `column` in its metadata where they are known. Left to PREPARING is data of more than 32 MiB, or
+    that takes more than 8 seconds to look at, or that is on another server. Errors: INVALID_FIELD,
+    DATASET_NOT_FOUND, DATASET_INVALID, JOB_EXISTS, QUEUE_FULL.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.GetJobRequest, _training_pb2.Job]  # type: ignore[assignment]
     """Describes a job. Errors: JOB_NOT_FOUND."""
@@ -182,9 +186,11 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.CreateJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.Job, _abc.Awaitable[_training_pb2.Job]]:
-        """Queues a job. The recipe is checked against the dataset's columns at once and against every
-        row in PREPARING. Errors: INVALID_FIELD, DATASET_NOT_FOUND, DATASET_INVALID, JOB_EXISTS,
-        QUEUE_FULL.
+        """Queues a job. Before that, recipe and data are checked as in PREPARING, cell by cell: what can't
+        be learned from is refused with DATASET_INVALID, `row` (from 1, the header not counted) and
+        `column` in its metadata where they are known. Left to PREPARING is data of more than 32 MiB, or
+        that takes more than 8 seconds to look at, or that is on another server. Errors: INVALID_FIELD,
+        DATASET_NOT_FOUND, DATASET_INVALID, JOB_EXISTS, QUEUE_FULL.
         """
 
     @_abc_1.abstractmethod

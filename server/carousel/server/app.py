@@ -14,17 +14,17 @@ from importlib.metadata import version
 
 import grpc
 import torch
-from grpc_channelz.v1 import channelz, channelz_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2
 
 from carousel.errors import CarouselError
 from carousel.exposition import CertificateError
 from carousel.model import KERNELS
 from carousel.model.zoo import shipped
 from carousel.server import http, logs, tls
-from carousel.server.access_log import Recorder, open_access_log
+from carousel.server.access.grant import AccessError
+from carousel.server.access.opening import open_gate
+from carousel.server.access.rules import NoRule
+from carousel.server.access_log import AccessLogError, open_recorder
 from carousel.server.at_rest import AtRest
 from carousel.server.audit.retention import Retention
 from carousel.server.audit.writer import Writer
@@ -33,6 +33,7 @@ from carousel.server.device_gauges import DeviceGauges
 from carousel.server.engine import Engine
 from carousel.server.follower import Follower
 from carousel.server.gates.sampler import GateSampler
+from carousel.server.guests import add_guests
 from carousel.server.hall import Hall
 from carousel.server.held.keys import KeysError
 from carousel.server.live_gauges import LiveGauges
@@ -59,9 +60,6 @@ from carousel.v1 import (
     session_service_pb2,
     training_service_pb2,
 )
-
-HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
 
 log = logging.getLogger("carousel.server")
 
@@ -118,6 +116,10 @@ class Server:
             self.tracer = open_tracer(settings, instance_id=self.instance_id)
         except TracingError as error:
             raise StartError(str(error)) from error
+        try:
+            self.gate = await asyncio.to_thread(open_gate, settings, self.metrics.access)
+        except AccessError as error:
+            raise StartError(str(error)) from error
         store = ModelStore(settings.store, shipped=shipped() if settings.shipped else None)
         sessions = Sessions(settings)
         engine = Engine(
@@ -161,6 +163,7 @@ class Server:
         self.metrics.build_info.labels(version("carousel-rnn"), registry.device).set(1)
         registry.starting = True
         await self._listen()
+        self.gate.start()
         engine.start()
         if settings.store_refresh is not None:
             self._follower = Follower(store, settings.load)
@@ -242,14 +245,15 @@ class Server:
         if self._follower is not None:
             await self._follower.close()
         await asyncio.gather(self._grpc.stop(grace), self.office.close(grace))
+        await self.gate.close()
         await self._store_all(min(max(grace, END_SECONDS), 60.0))
         await asyncio.to_thread(self.hall.engine.stop)
         await self.hall.at_rest.close()
         await asyncio.to_thread(self.tracer.close)
         if self._http is not None:
             await asyncio.to_thread(self._http.stop)
-        if self._access_log is not None:
-            await asyncio.to_thread(self._access_log.close)
+        if self._recorder is not None:
+            await asyncio.to_thread(self._recorder.close)
         self._stopped.set()
         log.info("stopped")
 
@@ -301,15 +305,13 @@ class Server:
             )
         )
         try:
+            self._recorder = open_recorder(settings, self.metrics.access_log)
             self._add_services()
-        except OSError as error:
-            raise StartError(f"access_log: {error.filename}: {error.strerror}") from error
+            certificate = tls.open_certificate(settings.certificate_files, self.metrics.registry)
+        except (AccessLogError, NoRule, CertificateError) as error:
+            raise StartError(str(error)) from error
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.port}"
-        try:
-            certificate = tls.open_certificate(settings.certificate_files, self.metrics.registry)
-        except CertificateError as error:
-            raise StartError(str(error)) from error
         try:
             self.port = tls.add_port(self._grpc, address, certificate)
         except RuntimeError:
@@ -321,9 +323,8 @@ class Server:
             )
         await self._grpc.start()
         try:
-            self._http = http.listen(
-                settings, self.metrics.registry, self._looks, self._takes_work, certificate
-            )
+            shown = (self.metrics.registry, self._looks, self._takes_work, certificate, self.gate)
+            self._http = http.listen(settings, *shown)
         except OSError as error:
             await self._grpc.stop(0)
             raise StartError(
@@ -350,17 +351,11 @@ class Server:
             "session": sessions,
             "training": self.training_service,
         }
-        self._access_log = open_access_log(settings, self.metrics.access_log)
-        recorder = None if self._access_log is None else Recorder(self._access_log)
         for name, servicer in servicers.items():
-            add_service(self._grpc, SERVICES[name], servicer, self.metrics, self.tracer, recorder)
-        self._health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        names = [*(s.full_name for s in SERVICES.values()), HEALTH, reflection.SERVICE_NAME]
-        if settings.channelz:
-            channelz.add_channelz_servicer(self._grpc)
-            names.append(CHANNELZ)
-        reflection.enable_server_reflection(names, self._grpc)
+            every = (self.metrics, self.gate, self.tracer, self._recorder)
+            add_service(self._grpc, SERVICES[name], servicer, *every)
+        names = [service.full_name for service in SERVICES.values()]
+        self._health = add_guests(self._grpc, self.gate, names, channelz=settings.channelz)
 
     async def _load_models(self) -> None:
         """Load what should serve; what can't be loaded is reported and does not stop the others."""

@@ -8,8 +8,15 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Metric
 
 from carousel import exposition
+from carousel.errors import CarouselError
+from carousel.exposition import Answer, Headers, Request
+from carousel.server.access.gate import Gate
+from carousel.server.http_errors import trouble_of
 from carousel.server.page import Looks, StatusPage
 from carousel.server.settings import Settings
+
+METRICS = frozenset({"metrics"})
+PAGE = frozenset({"metrics", "admin"})
 
 
 def listen(
@@ -18,6 +25,7 @@ def listen(
     looks: Looks,
     ready: Callable[[], bool],
     certificate: exposition.Certificate | None,
+    gate: Gate,
 ) -> exposition.HttpServer | None:
     """Where it is wanted, a port that answers from now on; for the event loop. Raises OSError."""
     if settings.http_port is None:
@@ -28,8 +36,22 @@ def listen(
         return exposition.families(exposition.statistics(registry))
 
     routes = exposition.routes(read, ready, shared=True)
+    metrics = routes["/metrics"]
+
+    def asked(headers: Headers, scopes: frozenset[str]) -> None:
+        gate.admit_http(headers.get_all("Authorization") or [], scopes)
+
+    def guarded(request: Request) -> Answer:
+        try:
+            asked(request.headers, METRICS)
+        except CarouselError as error:
+            return trouble_of(error)
+        return metrics(request)
+
+    routes["/metrics"] = guarded
     if settings.shows_page:
-        routes |= StatusPage(looks, asyncio.get_running_loop()).routes
+        loop = asyncio.get_running_loop()
+        routes |= StatusPage(looks, loop, lambda headers: asked(headers, PAGE)).routes
     server = exposition.HttpServer(
         settings.host, settings.http_port, routes, certificate=certificate
     )

@@ -16,6 +16,7 @@ from carousel.model import (
     Network,
     Softmax,
     StateSchema,
+    StepPrecision,
     Tokens,
     make_kernel,
 )
@@ -47,6 +48,7 @@ class LoadedVersion:
         device: str,
         settings: Settings,
         metrics: VersionMetrics,
+        precision: StepPrecision = "float32",
         baseline: Baseline | None = None,
     ) -> None:
         self.model = model
@@ -61,12 +63,14 @@ class LoadedVersion:
         self.device = device
         self.on_cpu = device == "cpu"
         self.bit_exact = settings.bit_exact
+        self.precision: StepPrecision = precision
         self.kernel: Kernel = make_kernel(
             network,
             device=device,
             name=settings.kernel,
             threads=settings.threads,
             bit_exact=settings.bit_exact,
+            precision=precision,
         )
         self.policy: HealthPolicy = ()
         self.health: StateHealth | None = None

@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from carousel import errors
+from carousel.server.access.metrics import AccessMetrics
 from carousel.server.access_log.metrics import AccessLogMetrics
 from carousel.server.audit.metrics import AuditMetrics
 from carousel.server.door import QUEUE_FULL, SESSION_FULL, SHED, TENANT_FULL
@@ -184,6 +185,7 @@ class Metrics:
         )
         self.build_info = gauge("build_info", "1; the labels say what runs.", "version", "device")
         self.store = StoreMetrics(self.registry)
+        self.access = AccessMetrics(self.registry)
         self.audit = AuditMetrics(self.registry)
         self.access_log = AccessLogMetrics(self.registry)
         self.training = TrainingMetrics(self.registry)

@@ -66,14 +66,19 @@ class Moves(Residence):
         if bookmark is not None:
             mark = self.table.marks.get(slot, {}).get(bookmark)
             if mark is None:
-                raise RewindUnavailable(f"sessions/{session_id} has no bookmark {bookmark!r}")
+                there = ", ".join(sorted(self.table.marks.get(slot, ()))) or "none"
+                raise RewindUnavailable(
+                    f"sessions/{session_id} has no bookmark {bookmark!r}; there are {there}",
+                    field="bookmark",
+                )
             self._write_back(slot, mark.row, mark.step_index)
             if slot in self.table.rings:  # its states may be of another past than the bookmark's
                 self.table.rings[slot].indexes[:] = -1
         else:
             target = now - (steps or 0) if step_index is None else step_index
             if target != now:
-                self._write_back(slot, self._kept_row(slot, target), target)
+                given = f"steps {steps}" if step_index is None else f"step_index {step_index}"
+                self._write_back(slot, self._kept_row(slot, target, given), target)
         self.table.state[slot] = ACTIVE
         self.engine.recorder.moved(slot, self.version_of(slot), pb.AUDIT_EVENT_REWOUND)
         self.version_of(slot).metrics.rewinds.inc()
@@ -124,16 +129,22 @@ class Moves(Residence):
         self._used(slot)
         return self.describe(slot)
 
-    def _kept_row(self, slot: int, target: int) -> int:
+    def _kept_row(self, slot: int, target: int, given: str) -> int:
         ring = self.table.rings.get(slot)
         now = int(self.table.next_index[slot])
         row = ring.find(target) if ring is not None and 0 <= target < now else None
-        if ring is None or row is None:
+        if row is None:
             kept = sorted(i for i in ring.indexes.tolist() if 0 <= i < now) if ring else []
-            span = f"steps {kept[0]} to {kept[-1]} and {now}" if kept else f"only step {now}"
+            depth = int(self.table.rewind_depth[slot])
+            reach = (
+                f"can go back by at most {now - kept[0]}, to step {kept[0]}"
+                if kept
+                else f"keeps no earlier state, with a rewind_depth of {depth}"
+            )
             raise RewindUnavailable(
-                f"sessions/{self.table.ids[slot]} can go back to {span}, got {target}",
+                f"sessions/{self.table.ids[slot]} is at step {now} and {reach}; got {given}",
                 metadata={"kept_steps": ",".join(map(str, [*kept, now]))},
+                field=given.split()[0],
             )
         return row
 
@@ -189,13 +200,23 @@ def check_open(version: LoadedVersion) -> None:
 def check_alike(source: LoadedVersion, target: LoadedVersion) -> None:
     """Raises SnapshotMismatch unless a session can go on from one version to the other."""
     for what, one, other in (
-        ("state schema", source.schema, target.schema),
-        ("input", source.input_shape, target.input_shape),
-        ("vocabulary", source.vocabulary, target.vocabulary),
-        ("output size", source.config.output_size, target.config.output_size),
+        ("states", source.schema, target.schema),
+        ("inputs", _inputs(source), _inputs(target)),
+        ("outputs", _outputs(source), _outputs(target)),
     ):
         if one != other:
             raise SnapshotMismatch(
-                f"{target.name} has another {what} than {source.name}: {other}, not {one}",
+                f"a session can only move to a version with the same {what}: {source.name} has "
+                f"{one}, {target.name} has {other}",
                 field="model",
             )
+
+
+def _inputs(version: LoadedVersion) -> str:
+    if version.vocabulary:
+        return f"tokens of {version.vocabulary}"
+    return f"{version.config.input_size} number(s) a step"
+
+
+def _outputs(version: LoadedVersion) -> str:
+    return f"{version.config.output_size} number(s) a step"

@@ -10,12 +10,21 @@ from pathlib import Path
 
 import torch
 
-from carousel.errors import CarouselError, ModelInUse, ModelLoading, ModelNotLoaded, WeightsInvalid
+from carousel.errors import (
+    CarouselError,
+    InvalidField,
+    ModelInUse,
+    ModelLoading,
+    ModelNotLoaded,
+    WeightsInvalid,
+)
 from carousel.model import (
     Baseline,
     ConfigError,
     Network,
+    StepPrecision,
     WeightsError,
+    check_int8,
     digest,
     load,
     load_baseline,
@@ -33,6 +42,10 @@ from carousel.v1 import model_pb2, session_pb2
 log = logging.getLogger("carousel.registry")
 
 WARM_UP_BATCHES = (1, 8, 64, 256)
+PRECISIONS: dict[StepPrecision, model_pb2.StepPrecision.ValueType] = {
+    "float32": model_pb2.STEP_PRECISION_FLOAT32,
+    "int8": model_pb2.STEP_PRECISION_INT8,
+}
 
 
 def pick_device(wanted: str) -> str:
@@ -110,24 +123,30 @@ class Registry:
         numbers = [number for name, number in self._loaded if name == model]
         return self._loaded[model, max(numbers)] if numbers else None
 
-    async def load(self, model: str, number: int) -> None:
+    async def load(
+        self, model: str, number: int, *, precision: StepPrecision | None = None
+    ) -> None:
         """Load and warm up a version; ready when this returns.
 
-        Raises ModelNotFound, VersionNotFound or WeightsInvalid.
+        `precision` None is the one of the settings, where the model can be computed in it. Raises
+        ModelNotFound, VersionNotFound, WeightsInvalid, ModelInUse or InvalidField.
         """
         # To its end also when the caller goes away: half loaded would be of use to nobody.
-        await asyncio.shield(self._bring_in(model, number))
+        await asyncio.shield(self._bring_in(model, number, precision))
 
-    async def _bring_in(self, model: str, number: int) -> None:
+    async def _bring_in(self, model: str, number: int, precision: StepPrecision | None) -> None:
         key = (model, number)
         async with self._locks.setdefault(key, asyncio.Lock()):
             if key in self._loaded:
+                _check_precision(self._loaded[key], precision)
                 return
             folder = self._store.resolve(ModelRef(model, number))[2]
             begin = time.monotonic()
             self._ordinals += 1
             try:
-                version = await asyncio.to_thread(self._read, model, number, folder, self._ordinals)
+                version = await asyncio.to_thread(
+                    self._read, model, number, folder, self._ordinals, precision
+                )
             except (WeightsError, ConfigError) as error:
                 self._failed[key] = str(error)
                 raise WeightsInvalid(f"{version_name(model, number)}: {error}") from error
@@ -145,7 +164,14 @@ class Registry:
             self._count(version, time.monotonic() - begin)
             self._on_change()
 
-    def _read(self, model: str, number: int, folder: Path, ordinal: int) -> LoadedVersion:
+    def _read(
+        self,
+        model: str,
+        number: int,
+        folder: Path,
+        ordinal: int,
+        precision: StepPrecision | None,
+    ) -> LoadedVersion:
         network: Network = load(folder)
         metrics = self._metrics.version(model, number)
         try:
@@ -158,6 +184,7 @@ class Registry:
                 device=self.device,
                 settings=self._settings,
                 metrics=metrics,
+                precision=self._precision(network, precision),
                 baseline=_baseline(folder, network),
             )
             if version.stepwise:
@@ -166,6 +193,18 @@ class Registry:
             metrics.remove()
             raise
         return version
+
+    def _precision(self, network: Network, asked: StepPrecision | None) -> StepPrecision:
+        """What was asked for, or what is set where this network can be computed so."""
+        if asked == "int8" or (asked is None and self._settings.precision == "int8"):
+            try:
+                check_int8(network.config, self.device)
+            except ConfigError as error:
+                if asked is not None:
+                    raise InvalidField(str(error), field="precision") from None
+            else:
+                return "int8"
+        return "float32"
 
     def _count(self, version: LoadedVersion, seconds: float) -> None:
         version.metrics.model_load.observe(seconds)
@@ -248,6 +287,13 @@ class Registry:
             return model_pb2.VERSION_STATE_FAILED, self._failed[key]
         return model_pb2.VERSION_STATE_UNLOADED, ""
 
+    def precision(self, model: str, number: int) -> model_pb2.StepPrecision.ValueType:
+        """In what numbers a loaded version computes."""
+        version = self._loaded.get((model, number))
+        if version is None:
+            return model_pb2.STEP_PRECISION_UNSPECIFIED
+        return PRECISIONS[version.precision]
+
     def _is_loading(self, key: tuple[str, int]) -> bool:
         lock = self._locks.get(key)
         return lock is not None and lock.locked()
@@ -255,6 +301,13 @@ class Registry:
     def sessions(self, model: str, number: int) -> int:
         version = self._loaded.get((model, number))
         return version.sessions if version is not None and version.stepwise else 0
+
+
+def _check_precision(version: LoadedVersion, asked: StepPrecision | None) -> None:
+    if asked not in (None, version.precision):
+        raise ModelInUse(
+            f"{version.name} serves in {version.precision}; unload it first to have {asked}"
+        )
 
 
 def _baseline(folder: Path, network: Network) -> Baseline | None:

@@ -1,4 +1,4 @@
-"""How services hang on the gRPC server: errors, counts and logs around every handler, made once.
+"""How services hang on the gRPC server: the gate, errors, counts and logs around every handler.
 
 grpc.aio's own interceptors run again for every call; these wrappers are made at registration.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -16,7 +17,16 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from carousel.errors import CarouselError, InternalError, InvalidField, to_status
+from carousel.errors import (
+    CarouselError,
+    InternalError,
+    InvalidField,
+    Unauthenticated,
+    to_status,
+)
+from carousel.server.access import caller
+from carousel.server.access.gate import Gate
+from carousel.server.access.grant import Grant
 from carousel.server.access_log import Recorder
 from carousel.server.logs import REQUEST_ID_KEY, request_id, take_request_id
 from carousel.server.metrics import Metrics
@@ -38,17 +48,14 @@ COUNTED = (
     grpc.StatusCode.UNAVAILABLE,
 )
 
-# In place of a request that could not be parsed: gRPC itself would answer UNKNOWN.
-MALFORMED = object()
-
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Call:
-    """The counts of one method, and who traces its calls."""
+    """The counts of one method, who traces its calls, and who lets them in. Raises NoRule."""
 
     def __init__(
-        self, service: str, method: MethodDescriptor, metrics: Metrics, tracer: Tracer
+        self, service: str, method: MethodDescriptor, metrics: Metrics, tracer: Tracer, gate: Gate
     ) -> None:
         kind = ("unary", "client_stream", "server_stream", "bidi_stream")[
             method.client_streaming + 2 * method.server_streaming
@@ -57,6 +64,9 @@ class Call:
         self.name = f"{service}/{method.name}"
         self.hot = method.name in HOT
         self.tracer = tracer
+        self.gate = gate
+        self.rule = gate.rule(self.name)
+        self.parse = _parser(message_factory.GetMessageClass(method.input_type))
         self.started = metrics.rpc_started.labels(*labels)
         self.received = metrics.rpc_received.labels(*labels)
         self.sent = metrics.rpc_sent.labels(*labels)
@@ -76,6 +86,26 @@ class Call:
         trace.end(code, reason=reason)
 
 
+async def admit(gate: Gate, rule: str, context: Context) -> Grant:
+    """Let a call in: from now on it is its caller's. Raises what the gate does."""
+    grant = await gate.admit(rule, context)
+    caller.current.set(grant.caller)
+    return grant
+
+
+async def admit_again(gate: Gate, rule: str, context: Context, grant: Grant) -> Grant:
+    """The grant of a stream that goes on: another, once the former no longer holds.
+
+    Raises Unauthenticated when its credential has expired or was withdrawn.
+    """
+    if grant.holds(time.time()):
+        return grant
+    again = await gate.admit(rule, context)
+    if again.caller != grant.caller:
+        raise Unauthenticated("the credential has changed; open the stream again")
+    return again
+
+
 def identify(context: Context) -> str:
     """The call's id for the logs, which its caller finds in the trailers."""
     own = take_request_id(context.invocation_metadata())
@@ -91,9 +121,15 @@ async def fail(context: Context, error: Exception, call: Call, begin: float, tra
         log.error("%s failed", call.name, exc_info=error)
         error = InternalError(f"a fault of the server; its log has request {own}")
     call.done(error.code, begin, trace, reason=error.reason)
+    await abort(context, error, ((REQUEST_ID_KEY, own),))
+
+
+async def abort(
+    context: Context, error: CarouselError, trailers: tuple[tuple[str, str], ...] = ()
+) -> None:
+    """End a call with an error of the catalogue; does not return."""
     details = to_status(error).SerializeToString()
-    trailers = ((DETAILS_KEY, details), (REQUEST_ID_KEY, own))
-    await context.abort(error.code, error.message, trailers)
+    await context.abort(error.code, error.message, ((DETAILS_KEY, details), *trailers))
 
 
 def _unary(
@@ -103,15 +139,15 @@ def _unary(
         call.started.inc()
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
-        if streams_in:
-            request = _counted(request, call)
-        else:
-            call.received.inc()
         if not call.hot:
             identify(context)
         try:
-            if request is MALFORMED:
-                raise _malformed()
+            grant = await admit(call.gate, call.rule, context)
+            if streams_in:
+                request = _messages(request, call, context, grant)
+            else:
+                call.received.inc()
+                request = call.parse(request)
             response = await method(request, context)
         except asyncio.CancelledError:
             call.done(grpc.StatusCode.CANCELLED, begin, trace)
@@ -127,23 +163,25 @@ def _unary(
 
 
 def _streaming(
-    method: Callable[[Any, Context], AsyncIterator[Any]], call: Call, *, streams_in: bool
+    method: Callable[[Any, Context], AsyncGenerator[Any]], call: Call, *, streams_in: bool
 ) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
         call.started.inc()
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
         identify(context)
-        if streams_in:
-            request = _counted(request, call)
-        else:
-            call.received.inc()
         try:
-            if request is MALFORMED:
-                raise _malformed()
-            async for response in method(request, context):
-                call.sent.inc()
-                yield response
+            grant = await admit(call.gate, call.rule, context)
+            if streams_in:
+                request = _messages(request, call, context, grant)
+            else:
+                call.received.inc()
+                request = call.parse(request)
+            async with aclosing(method(request, context)) as responses:
+                async for response in responses:
+                    grant = await admit_again(call.gate, call.rule, context, grant)
+                    call.sent.inc()
+                    yield response
         except (asyncio.CancelledError, GeneratorExit):
             call.done(grpc.StatusCode.CANCELLED, begin, trace)
             raise
@@ -155,28 +193,32 @@ def _streaming(
     return handle
 
 
-async def _counted(requests: AsyncIterator[Any], call: Call) -> AsyncIterator[Any]:
+async def _messages(
+    requests: AsyncIterator[bytes], call: Call, context: Context, grant: Grant
+) -> AsyncIterator[Any]:
+    """The messages of a stream, for as long as its caller's credential holds."""
     async for request in requests:
+        grant = await admit_again(call.gate, call.rule, context, grant)
         call.received.inc()
-        if request is MALFORMED:
-            raise _malformed()
-        yield request
-
-
-def _malformed() -> InvalidField:
-    return InvalidField("the request is no message of this method's type")
+        yield call.parse(request)
 
 
 def _parser(message: type[Message]) -> Callable[[bytes], Any]:
+    """Parses a request, once its caller was let in; gRPC itself would do it before."""
     parse = message.FromString
 
     def read(data: bytes) -> Any:
         try:
             return parse(data)
         except DecodeError:
-            return MALFORMED
+            raise malformed() from None
 
     return read
+
+
+def malformed() -> InvalidField:
+    """For what gRPC itself would answer with UNKNOWN."""
+    return InvalidField("the request is no message of this method's type")
 
 
 def add_service(
@@ -184,13 +226,14 @@ def add_service(
     service: ServiceDescriptor,
     servicer: object,
     metrics: Metrics,
+    gate: Gate,
     tracer: Tracer = NO_TRACER,
     recorder: Recorder | None = None,
 ) -> None:
-    """Register `servicer`, which has an async method for each RPC of the service."""
+    """Register `servicer`, which has an async method for each RPC of the service. Raises NoRule."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in service.methods:
-        call = Call(service.full_name, method, metrics, tracer)
+        call = Call(service.full_name, method, metrics, tracer, gate)
         wrap = _streaming if method.server_streaming else _unary
         make = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -206,7 +249,6 @@ def add_service(
             handle = recorder.outside(method, handle)
         handlers[method.name] = make(
             handle,
-            request_deserializer=_parser(message_factory.GetMessageClass(method.input_type)),
             response_serializer=message_factory.GetMessageClass(
                 method.output_type
             ).SerializeToString,

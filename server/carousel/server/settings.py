@@ -6,97 +6,34 @@ A flag wins over the environment (`CAROUSEL_PORT`), that over the TOML file, tha
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ByteSize,
-    Field,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
-from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
+from pydantic import ByteSize, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from carousel.errors import InvalidField
 from carousel.exposition import Files, is_loopback
-from carousel.server.names import ModelRef
+from carousel.server.setting_types import (
+    DEFAULT_PORT,
+    DatabaseUrl,
+    Device,
+    Endpoint,
+    Folders,
+    Jwks,
+    Models,
+    Off,
+    Port,
+    UserPath,
+    default_store,
+    is_injected,
+)
 from carousel.server.settings_error import SettingsError, explain
 from carousel.server.settings_sources import PREFIX, flags_only, read_file, unknown_variables
 
 __all__ = ["Settings", "SettingsError"]
 
-DEFAULT_PORT = 50_051
 MIB = 1024**2
 DAY = 86_400.0
-
-_INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://")
-
-
-def _default_store() -> Path:
-    home = os.environ.get("XDG_DATA_HOME", "")
-    # The XDG specification says that a relative path is to be ignored.
-    base = Path(home) if home.startswith("/") else Path.home() / ".local" / "share"
-    return base / "carousel" / "models"
-
-
-def _off(value: object) -> object:
-    """TOML and the environment have no null: `off` stands for it."""
-    return None if value == "off" else value
-
-
-def _is_injected(port: object) -> bool:
-    return isinstance(port, str) and _INJECTED_PORT.match(port) is not None
-
-
-def _not_injected(port: object) -> object:
-    """Kubernetes sets CAROUSEL_PORT to a URL beside a service named carousel; it is not meant."""
-    return DEFAULT_PORT if _is_injected(port) else port
-
-
-def _split(value: object) -> object:
-    """A list in the environment is separated by commas."""
-    if not isinstance(value, str):
-        return value
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {value!r}")
-    return value
-
-
-def _model(value: str) -> str:
-    name = value if value.startswith("models/") else f"models/{value}"
-    try:
-        return str(ModelRef.parse(name, field="each of load"))
-    except InvalidField as error:
-        raise ValueError(error.message) from None
-
-
-def _database_url(value: SecretStr) -> SecretStr:
-    if not re.match(r"postgres(ql)?(\+psycopg)?://", value.get_secret_value()):
-        raise ValueError("database_url must begin with postgresql://; unset: SQLite is used")
-    return value
-
-
-def _endpoint(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"otlp_endpoint must be as in http://localhost:4317, got {value!r}")
-    return value
-
-
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
-Models = Annotated[
-    tuple[Annotated[str, AfterValidator(_model)], ...], NoDecode, BeforeValidator(_split)
-]
-Folders = Annotated[tuple[UserPath, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -107,10 +44,8 @@ class Settings(BaseSettings):
     )
 
     host: str = Field("localhost", description="Address to listen on.", min_length=1)
-    port: Annotated[int, BeforeValidator(_not_injected)] = Field(
-        DEFAULT_PORT, description="Port of gRPC; 0: a free one.", ge=0, le=65_535
-    )
-    http_port: Annotated[int | None, BeforeValidator(_off)] = Field(
+    port: Port = Field(DEFAULT_PORT, description="Port of gRPC; 0: a free one.", ge=0, le=65_535)
+    http_port: Annotated[int | None, Off] = Field(
         9464, description="Port of /metrics and health; 0: a free one; off: none.", ge=0, le=65_535
     )
     page: bool | None = Field(
@@ -134,8 +69,43 @@ class Settings(BaseSettings):
         None,
         description="PEM file of authorities; only clients with a certificate of theirs may call.",
     )
+    api_keys: UserPath | None = Field(
+        None, description="File of the API keys that `carousel keys` makes; unset: there are none."
+    )
+    jwt_issuer: str | None = Field(
+        None, description="Issuer whose tokens (JWT, OpenID Connect) are taken; unset: nobody's."
+    )
+    jwt_audience: str | None = Field(
+        None, description="Audience that tokens must be meant for.", min_length=1
+    )
+    jwt_jwks: Jwks | None = Field(
+        None, description="The issuer's signing keys: a JWKS file, or an https:// address of one."
+    )
+    jwt_tenant_claim: str = Field(
+        "tenant", description="Claim of tokens that names the tenant.", min_length=1
+    )
+    jwt_scopes_claim: str = Field(
+        "scope", description="Claim of tokens that lists the scopes.", min_length=1
+    )
+    jwt_operator: str | None = Field(
+        None,
+        description="What the tenant's claim of an operator says, who is over all tenants; unset: "
+        "no token is an operator's.",
+        min_length=1,
+    )
+    spiffe_ids: UserPath | None = Field(
+        None,
+        description="TOML file of the tenant and scopes of each SPIFFE id in client certificates; "
+        "unset: certificates identify nobody.",
+    )
+    public_health: bool = Field(
+        True, description="Answer grpc.health without a credential, where there are credentials."
+    )
+    public_reflection: bool = Field(
+        True, description="Answer reflection without a credential, where there are credentials."
+    )
     store: UserPath = Field(
-        default_factory=_default_store, description="Folder of the models; made at first need."
+        default_factory=default_store, description="Folder of the models; made at first need."
     )
     import_root: UserPath | None = Field(
         None, description="Folder that models may be imported from; unset: importing is refused."
@@ -156,7 +126,7 @@ class Settings(BaseSettings):
         "async",
         description="What a session gets that asks for nothing: memory, async or sync.",
     )
-    store_refresh: Annotated[float | None, BeforeValidator(_off)] = Field(
+    store_refresh: Annotated[float | None, Off] = Field(
         2.0,
         description="How often to look for what others brought into the store; off: never.",
         ge=0.01,
@@ -171,12 +141,17 @@ class Settings(BaseSettings):
         ge=0,
         le=3650 * DAY,
     )
-    device: Annotated[str, AfterValidator(_device)] = Field(
+    device: Device = Field(
         "auto",
         description="Where models run: auto, cpu, cuda or cuda:N; auto: cuda if there is one.",
     )
     kernel: str | None = Field(
         None, description="Name of the step kernel; unset: the fastest for the device."
+    )
+    precision: Literal["float32", "int8"] = Field(
+        "float32",
+        description="In what numbers models compute that are not loaded in another: float32 or "
+        "int8, which is faster, some thousandths off, and for CPUs.",
     )
     threads: int = Field(1, description="Threads that compute on the CPU.", ge=1, le=1024)
     bit_exact: bool = Field(
@@ -258,7 +233,7 @@ class Settings(BaseSettings):
     dataset_roots: Folders = Field(
         (), description="Folders whose files jobs may read by their uri; empty: none may be."
     )
-    database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
+    database_url: DatabaseUrl | None = Field(
         None, description="PostgreSQL that servers share; unset: SQLite in the folder of data."
     )
     training_jobs_at_once: int = Field(
@@ -288,7 +263,7 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="Lines of JSON or of text; auto: text on a terminal, otherwise JSON."
     )
-    otlp_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+    otlp_endpoint: Endpoint | None = Field(
         None,
         description="OTLP collector (gRPC) that traces go to, such as http://localhost:4317; "
         "unset: OTEL_EXPORTER_OTLP_ENDPOINT, and without that there are none.",
@@ -328,6 +303,9 @@ class Settings(BaseSettings):
             raise ValueError("tls_cert and tls_key must be given both, or neither")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        issued = (self.jwt_issuer, self.jwt_audience, self.jwt_jwks)
+        if any(issued) and not all(issued):
+            raise ValueError("jwt_issuer, jwt_audience and jwt_jwks are given together, or none")
         if not (self.insecure or is_loopback(self.host)):
             self._check_reach()
         return self
@@ -338,7 +316,7 @@ class Settings(BaseSettings):
         if self.certificate_files is None:
             missing.append("TLS (tls_cert and tls_key)")
         if not self.has_credentials:
-            missing.append("credentials of callers (tls_client_ca)")
+            missing.append("credentials of callers (api_keys, jwt_issuer or tls_client_ca)")
         if missing:
             raise ValueError(
                 f"host must be localhost or a loopback address without {' and '.join(missing)}, "
@@ -355,7 +333,12 @@ class Settings(BaseSettings):
     @property
     def has_credentials(self) -> bool:
         """Whether callers must show who they are."""
-        return self.tls_client_ca is not None
+        return self.knows_callers or self.tls_client_ca is not None
+
+    @property
+    def knows_callers(self) -> bool:
+        """Whether calls need credentials."""
+        return any((self.api_keys, self.jwt_issuer, self.spiffe_ids))
 
     @property
     def shows_page(self) -> bool:
@@ -404,7 +387,7 @@ class Settings(BaseSettings):
             from_file = read_file(config_file)
             wrong += flags_only(from_environment, from_file)
             given = {name: value for name, value in flags.items() if value is not None}
-            if _is_injected(from_environment.get("port")):
+            if is_injected(from_environment.get("port")):
                 del from_environment["port"]
             below = {k: v for k, v in from_file.items() if k not in from_environment}
             settings = cls(**below | given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import grpc
 from prometheus_client import CollectorRegistry, Metric
@@ -33,7 +34,7 @@ def credentials(certificate: Certificate) -> grpc.ServerCredentials:
     with what they were shown."""
     given = certificate.current
 
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
+    def fetch() -> Any:  # None: as before, which the types do not know of
         nonlocal given
         secret = certificate.current
         if secret is given:

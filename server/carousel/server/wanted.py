@@ -87,7 +87,10 @@ def _options(
             field="log_probabilities",
         )
     if len(request.stop) > MAX_STOPS or not all(request.stop):
-        raise InvalidField(f"stop must have at most {MAX_STOPS} texts, none empty", field="stop")
+        raise InvalidField(
+            f"stop must have at most {MAX_STOPS} texts, none empty, got {list(request.stop)!r:.80}",
+            field="stop",
+        )
     if request.stop and version.config.tokenizer is None:
         raise InvalidField(f"{version.name} has no tokenizer and so no stop texts", field="stop")
 
@@ -102,7 +105,7 @@ def _options(
             repetition_penalty=given("repetition_penalty", 1.0),
         )
     except SamplingError as error:
-        raise InvalidField(str(error), field=str(error).split(" ", 1)[0]) from error
+        raise InvalidField(str(error), field=error.field) from error
     return options, limit
 
 

@@ -57,7 +57,7 @@ def test_tasks_have_the_fields_of_the_contract(name: str, task: Task) -> None:
         ({"type": "language_model", "tokenization": "words"}, "must be one of characters, bytes"),
         ({"type": "language_model", "vocabulary": 256}, "between 257 and 1000000, got 256"),
         ({"type": "language_model", "document_separator": 1}, "document_separator must be a str"),
-        ({"type": "forecast"}, "task is not complete"),
+        ({"type": "forecast"}, "targets must be given: task is not complete"),
         ({"type": "forecast", "targets": []}, "targets must name at least one column"),
         ({"type": "forecast", "targets": "load"}, "targets must be a list of column names"),
         (
@@ -66,8 +66,8 @@ def test_tasks_have_the_fields_of_the_contract(name: str, task: Task) -> None:
         ),
         ({"type": "forecast", "targets": ["a", "b"], "horizon": 4097}, "between 1 and 4096"),
         ({"type": "forecast", "targets": ["a"], "season": 0}, "season must be an integer"),
-        ({"type": "forecast", "targets": ["a"], "features": ["a"]}, "one part in a task, got 'a'"),
-        ({"type": "tag", "label_column": "y", "time_column": "y"}, "one part in a task, got 'y'"),
+        ({"type": "forecast", "targets": ["a"], "features": ["a"]}, "features names 'a' again"),
+        ({"type": "tag", "label_column": "y", "time_column": "y"}, "time_column names 'y' again"),
         ({"type": "classify", "label_column": 3}, "a column must be a string, got 3"),
     ],
 )

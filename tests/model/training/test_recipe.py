@@ -31,6 +31,14 @@ def test_defaults_are_the_proto_s() -> None:
     assert "max_seconds" not in series.to_dict()
 
 
+@pytest.mark.parametrize(
+    ("max_steps", "between"), [(1, 1), (20, 20), (50, 50), (999, 50), (1000, 50), (1020, 51)]
+)
+def test_evaluations_are_few_by_default(max_steps: int, between: int) -> None:
+    recipe = Recipe.from_dict({"task": TEXT, "max_steps": max_steps})
+    assert recipe.evaluate_every == recipe.checkpoint_every == recipe.gradients_every == between
+
+
 @given(
     st.fixed_dictionaries(
         {},

@@ -204,6 +204,14 @@ def test_it_ends_by_whichever_comes_first(
     assert abs(trainer.step - end) < 2
 
 
+@pytest.mark.parametrize(("max_steps", "at"), [(3, [3]), (5, [5]), (7, [5, 7])])
+def test_there_is_an_evaluation_at_the_end(
+    text_corpus: Corpus, tmp_path: Path, max_steps: int, at: list[int]
+) -> None:
+    _, journal = learn(text_corpus, tmp_path, max_steps=max_steps, evaluate_every=5)
+    assert [event["step"] for event in journal.of("evaluation")] == at
+
+
 def test_the_gradient_s_reach_is_shown(text_corpus: Corpus, tmp_path: Path) -> None:
     _, journal = learn(text_corpus, tmp_path, gradients_every=5)
     events = journal.of("gradients")

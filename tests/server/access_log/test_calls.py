@@ -81,6 +81,7 @@ def test_a_call_is_a_line_with_everything_that_is_asked_of_it(
     assert (line["status"], line["reason"]) == ("OK", "")
     assert line["request_id"] == "asked-by-me"
     assert line["peer"].startswith(("ipv4:127.0.0.1:", "ipv6:"))
+    assert (line["caller"], line["tenant"]) == ("anyone", "acme")
     assert before.timestamp() - 1 < datetime.fromisoformat(line["time"]).timestamp()
     assert line["time"].endswith("Z")
     assert 0 < line["duration_ms"] < 30_000
@@ -164,10 +165,10 @@ def test_what_never_parsed_and_what_broke_off_is_recorded_too(
     logging_server: RunningServer, log: Log
 ) -> None:
     with grpc.insecure_channel(logging_server.target) as channel:
-        broken = channel.unary_unary("/carousel.v1.SessionService/ForkSession")
+        broken: Any = channel.unary_unary("/carousel.v1.SessionService/ForkSession")
         with pytest.raises(grpc.RpcError):
             broken(b"\xff\xff")
-        stream = channel.stream_stream("/carousel.v1.InferenceService/StreamSteps")
+        stream: Any = channel.stream_stream("/carousel.v1.InferenceService/StreamSteps")
         ended = threading.Event()
         call = stream(nothing_until(ended))
         log.of("StreamSteps")

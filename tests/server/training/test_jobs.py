@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import duration_pb2
 
 from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.database import Database
@@ -125,6 +127,55 @@ def test_what_is_impossible_is_refused_with_its_field(jobs: Training) -> None:
         jobs, promotion=training_pb2.Promotion(model="models/m", alias="a", margin=1.5)
     )
     assert jobs.create(uri="fox.txt").uri == "fox.txt"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field", "said"),
+    [
+        ({"window": 2**21}, "window", "must be an integer between 1 and 1048576, got 2097152"),
+        ({"momentum": 1.5}, "momentum", "must be at least 0 and below 1, got 1.5"),
+        ({"learning_rate": float("nan")}, "learning_rate", "must be at least 0, got nan"),
+        ({"test_share": 0.85}, "validation_share", "and test_share must be at most 0.9 together"),
+        ({"max_duration": duration_pb2.Duration(seconds=-1)}, "max_duration", "at least 0, got -1"),
+        ({"optimizer": 9}, "optimizer", "must be one of OptimizerKind, got 9"),
+        (
+            {"network": training_pb2.NetworkShape(cell="lsmt")},
+            "network.cell",
+            "must be one of lstm, gru, rnn_tanh, rnn_relu, got 'lsmt'",
+        ),
+        (
+            {"network": training_pb2.NetworkShape(layers=65)},
+            "network.layers",
+            "must be an integer between 1 and 64, got 65",
+        ),
+        (
+            {"network": training_pb2.NetworkShape(layers=1, dropout=0.5)},
+            "network.dropout",
+            "acts between layers",
+        ),
+        (
+            {"language_model": training_pb2.LanguageModelTask(vocabulary=3)},
+            "language_model.vocabulary",
+            "must be an integer between 257 and",
+        ),
+        ({"forecast": training_pb2.ForecastTask()}, "forecast.targets", "must be given"),
+        (
+            {"forecast": training_pb2.ForecastTask(targets=["a"], time_column="a")},
+            "forecast.time_column",
+            "names 'a' again",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_said_with_its_field(
+    jobs: Training, wrong: dict[str, Any], field: str, said: str
+) -> None:
+    for validate_only in (True, False):
+        with pytest.raises(grpc.RpcError) as failed:
+            jobs.create(recipe=recipe(**wrong), validate_only=validate_only)
+        error = error_of(failed.value)
+        assert (error.reason, error.field) == ("INVALID_FIELD", f"job.recipe.{field}")
+        assert error.message.startswith(f"job.recipe.{field} ")
+        assert said in error.message
 
 
 def test_the_queue_is_bounded(jobs: Training) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from carousel.model.training.precision import has_bfloat16
+from carousel.server.training.checks import MOST_BYTES
 from carousel.server.training.process import signal_all
 from carousel.v1 import model_service_pb2, training_pb2
 from carousel.v1 import training_service_pb2 as pb
@@ -98,12 +99,17 @@ def test_a_margin_keeps_what_is_no_better_from_being_promoted(training: Training
     assert "not promoted: its test loss" in shut.state_message
 
 
-def test_bad_data_is_refused_with_row_and_column(training: Training) -> None:
-    rows = [f"{day},{day % 7}" for day in range(400)]
-    rows[299] = "299,many"
-    training.upload("day,load\n" + "\n".join(rows) + "\n", name="bad.csv", id="bad")
+def test_bad_data_that_was_too_large_to_look_at_fails_its_job_with_row_and_column(
+    start: Start, tmp_path: Path
+) -> None:
+    note = "-" * 100_000
+    rows = [f"{day},{day % 7},{note}" for day in range(MOST_BYTES // len(note) + 3)]
+    rows[299] = "299,many,"
+    (tmp_path / "roots").mkdir()
+    (tmp_path / "roots" / "bad.csv").write_text("day,load,note\n" + "\n".join(rows) + "\n")
+    _, training = start(dataset_roots=(tmp_path / "roots",))
     training.create(
-        "bad", dataset="bad", recipe=recipe(forecast=training_pb2.ForecastTask(targets=["load"]))
+        "bad", uri="bad.csv", recipe=recipe(forecast=training_pb2.ForecastTask(targets=["load"]))
     )
     job = training.finish("bad")
     assert job.state == training_pb2.JOB_STATE_FAILED

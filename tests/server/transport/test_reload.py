@@ -54,7 +54,7 @@ def shown(server: RunningServer) -> set[bytes]:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             context.set_alpn_protocols(["h2", "http/1.1"])
             try:
-                plain = socket.create_connection(address[:2], timeout=10)
+                plain = socket.create_connection((str(address[0]), port), timeout=10)
             except ConnectionRefusedError:  # the HTTP port has one address
                 continue
             with plain, context.wrap_socket(plain) as secured:

@@ -24,11 +24,14 @@ def shares(validation: float, test: float) -> tuple[float, float]:
     """The shares after which validation and test begin; raises ConfigError when impossible."""
     for name, share in (("validation_share", validation), ("test_share", test)):
         if not isinstance(share, int | float) or not 0 <= share < 1:
-            raise ConfigError(f"{name} must be at least 0 and below 1, got {share!r:.80}")
+            raise ConfigError(
+                f"{name} must be at least 0 and below 1, got {share!r:.80}", field=name
+            )
     if validation + test > 0.9:
         raise ConfigError(
             f"validation_share and test_share must be at most 0.9 together, "
-            f"got {validation} and {test}"
+            f"got {validation} and {test}",
+            field="validation_share",
         )
     return 1 - validation - test, 1 - test
 

@@ -1,7 +1,7 @@
 """What to learn from a file: one frozen, checked dataclass for each kind of task."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from carousel.model.checks import alternative, integer, tagged
@@ -24,7 +24,8 @@ class LanguageModelTask:
         if self.tokenization not in TOKENIZATIONS:
             raise ConfigError(
                 f"tokenization must be one of {', '.join(TOKENIZATIONS)}, "
-                f"got {self.tokenization!r:.80}"
+                f"got {self.tokenization!r:.80}",
+                field="tokenization",
             )
         integer("vocabulary", self.vocabulary, BYTES + 1, MAX_VOCABULARY)
         _text("document_separator", self.document_separator)
@@ -44,7 +45,7 @@ class ForecastTask:
     def __post_init__(self) -> None:
         _columns("targets", self.targets)
         if not self.targets:
-            raise ConfigError("targets must name at least one column, got none")
+            raise ConfigError("targets must name at least one column, got none", field="targets")
         _columns("features", self.features)
         integer("horizon", self.horizon, 1, MAX_SIZE // len(self.targets))
         integer("season", self.season, 1, 2**31 - 1)
@@ -101,12 +102,12 @@ def task_to_dict(task: Task) -> dict[str, Any]:
 
 def _text(name: str, value: object) -> None:
     if not isinstance(value, str):
-        raise ConfigError(f"{name} must be a string, got {value!r:.80}")
+        raise ConfigError(f"{name} must be a string, got {value!r:.80}", field=name)
 
 
 def _columns(name: str, value: object) -> None:
     if not isinstance(value, tuple) or not all(isinstance(v, str) and v for v in value):
-        raise ConfigError(f"{name} must be a list of column names, got {value!r:.80}")
+        raise ConfigError(f"{name} must be a list of column names, got {value!r:.80}", field=name)
 
 
 def _different(task: Task, *columns: str) -> None:
@@ -115,4 +116,8 @@ def _different(task: Task, *columns: str) -> None:
         _text("a column", column)
     twice = next((column for column in named if named.count(column) > 1), None)
     if twice is not None:
-        raise ConfigError(f"a column can have one part in a task, got {twice!r} twice")
+        parts = {f.name: getattr(task, f.name) for f in fields(task)}
+        last = [n for n, v in parts.items() if twice in (v if isinstance(v, tuple) else (v,))][-1]
+        raise ConfigError(
+            f"{last} names {twice!r} again: a column can have one part in a task", field=last
+        )

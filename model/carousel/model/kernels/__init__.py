@@ -1,14 +1,19 @@
 """The kernels by name, and which one a device gets."""
 
+from typing import Literal
+
 import torch
 
 from carousel.model.errors import ConfigError
 from carousel.model.kernels.fused import Fused
 from carousel.model.kernels.gatewise import Gatewise
+from carousel.model.kernels.int8 import Int8, check_int8
 from carousel.model.kernels.kernel import Kernel
 from carousel.model.kernels.onnx import Onnx
 from carousel.model.kernels.padded import Padded
 from carousel.model.network import Network
+
+__all__ = ["KERNELS", "Int8", "Kernel", "StepPrecision", "check_int8", "make_kernel"]
 
 KERNELS: dict[str, type[Gatewise] | type[Fused] | type[Onnx]] = {
     "gatewise": Gatewise,
@@ -16,6 +21,7 @@ KERNELS: dict[str, type[Gatewise] | type[Fused] | type[Onnx]] = {
     "onnx": Onnx,
 }
 
+StepPrecision = Literal["float32", "int8"]
 
 # Rows of every product in bit-exact mode: few enough that a lone step is not slow.
 EXACT_BATCH = 16
@@ -28,15 +34,19 @@ def make_kernel(
     *,
     threads: int = 1,
     bit_exact: bool = False,
+    precision: StepPrecision = "float32",
 ) -> Kernel:
     """The kernel of that name, or the fastest for the device: `onnx` on cpu, else `fused`.
 
     `threads` is for onnx; torch's own number of threads is the process's business. With `bit_exact`
-    a row's numbers depend on nothing but the row: see `Padded`.
+    a row's numbers depend on nothing but the row: see `Padded`. int8 has one kernel, whatever the
+    name. Raises ConfigError.
     """
     if bit_exact:
-        kernel = make_kernel(network, device, name, threads=threads)
+        kernel = make_kernel(network, device, name, threads=threads, precision=precision)
         return Padded(kernel, EXACT_BATCH, network.config.output_size)
+    if precision == "int8":
+        return Int8(network.eval(), device, threads=threads)
     name = name or ("onnx" if torch.device(device).type == "cpu" else "fused")
     network = network.eval()
     if name == "onnx":

@@ -19,6 +19,7 @@ State = dict[str, str]  # the values that hold one layer's state
 Inputs = dict[str, tuple[int, list[Any]]]
 
 OPSET, IR_VERSION = 18, 10
+MICROSOFT = "com.microsoft"  # onnxruntime's own operators
 OPERATORS = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "RNN", "rnn_relu": "RNN"}
 # torch's gates i, f, g, o and r, z, n in the order of the ONNX operators: i, o, f, c and z, r, h.
 ONNX_ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn_tanh": (0,), "rnn_relu": (0,)}
@@ -60,6 +61,12 @@ class Graph:
     def affine(self, value: str, weight: Tensor, bias: Tensor) -> str:
         return self("Gemm", value, self.constant(weight.T), self.constant(bias))
 
+    def read_hidden(self, h: str, weight: Tensor, added: str | Tensor) -> str:
+        """The product of hidden states [B, H] with a weight [G H, H], and what is added to it."""
+        if isinstance(added, Tensor):
+            added = self.constant(added)
+        return self("Gemm", h, self.constant(weight.T), added)
+
     def model(self, inputs: Inputs, outputs: dict[str, str]) -> bytes:
         for name, value in outputs.items():
             self.nodes.append(helper.make_node("Identity", [value], [name]))
@@ -70,20 +77,20 @@ class Graph:
             [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
             self.constants,
         )
-        opsets = [helper.make_opsetid("", OPSET)]
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         made = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
         return bytes(made.SerializeToString())
 
 
-def step_graph(network: Network) -> bytes:
+def step_graph(network: Network, graph: Graph | None = None) -> bytes:
     """(x [B, D] or [B], rows [B, width]) -> (y [B, O], new_rows [B, width])."""
-    graph, config = Graph(), network.config
+    graph, config = graph or Graph(), network.config
     states = _split_rows(graph, network)
     hidden = ""
     for layer, state in enumerate(states):
         weights = network.weights(layer)
         if layer:
-            read = graph.affine(hidden, weights.ih, _read_bias(config, weights))  # [B, G H]
+            read = graph.read_hidden(hidden, weights.ih, _read_bias(config, weights))  # [B, G H]
         else:
             read = _first_product(graph, network, weights)
         state |= STEPS[config.cell](graph, read, state, weights)
@@ -95,7 +102,7 @@ def step_graph(network: Network) -> bytes:
 
 def _lstm(graph: Graph, read: str, state: State, w: Weights) -> State:
     # Two products, not one over [x, h]: the second adds to the first and nothing is joined.
-    z = graph("Gemm", state["h"], graph.constant(w.hh.T), read)  # [B, 4 H]
+    z = graph.read_hidden(state["h"], w.hh, read)  # [B, 4 H]
     z_i, z_f, z_g, z_o = graph.split(z, 4)
     i, f, o = (graph("Sigmoid", gate) for gate in (z_i, z_f, z_o))
     written = graph("Mul", i, graph("Tanh", z_g))
@@ -106,7 +113,7 @@ def _lstm(graph: Graph, read: str, state: State, w: Weights) -> State:
 
 def _gru(graph: Graph, read: str, state: State, w: Weights) -> State:
     x_r, x_z, x_n = graph.split(read, 3)
-    h_r, h_z, h_n = graph.split(graph.affine(state["h"], w.hh, w.bias_hh), 3)
+    h_r, h_z, h_n = graph.split(graph.read_hidden(state["h"], w.hh, w.bias_hh), 3)
     r = graph("Sigmoid", graph("Add", x_r, h_r))
     z = graph("Sigmoid", graph("Add", x_z, h_z))
     n = graph("Tanh", graph("Add", x_n, graph("Mul", r, h_n)))
@@ -116,7 +123,7 @@ def _gru(graph: Graph, read: str, state: State, w: Weights) -> State:
 
 def _rnn(activation: str) -> "CellGraph":
     def cell(graph: Graph, read: str, state: State, w: Weights) -> State:
-        return {"h": graph(activation, graph("Gemm", state["h"], graph.constant(w.hh.T), read))}
+        return {"h": graph(activation, graph.read_hidden(state["h"], w.hh, read))}
 
     return cell
 

@@ -37,14 +37,18 @@ class Onnx:
         operators = not config.projection and config.cell != "rnn_relu"
         with torch.no_grad():
             self._step = (
-                None if config.bidirectional else _session(step_graph(network), threads, True)
+                None
+                if config.bidirectional
+                else open_session(step_graph(network), threads, arena=True)
             )
-            self._chunk = _session(chunk_graph(network), threads, False) if operators else None
+            self._chunk = (
+                open_session(chunk_graph(network), threads, arena=False) if operators else None
+            )
 
     def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         if self._step is None:
             forward_only(self.network)
-        return _run(self._step, {"x": x.numpy(), "rows": rows.numpy()})
+        return run_session(self._step, {"x": x.numpy(), "rows": rows.numpy()})
 
     @torch.no_grad()
     def chunk(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,10 +92,11 @@ class Onnx:
 
     def _call(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         given = {"x": x, "lengths": lengths.int(), "rows": rows}
-        return _run(self._chunk, {k: v.contiguous().numpy() for k, v in given.items()})
+        return run_session(self._chunk, {k: v.contiguous().numpy() for k, v in given.items()})
 
 
-def _session(graph: bytes, threads: int, arena: bool) -> Any:
+def open_session(graph: bytes, threads: int, *, arena: bool) -> Any:
+    """A session of onnxruntime on CPU, whose threads never spin."""
     options = onnxruntime.SessionOptions()
     # An arena keeps its largest size for ever: right for steps, whose size is the batch, but one
     # long chunk must not be paid for until the server stops. A pattern is kept for every shape.
@@ -105,6 +110,6 @@ def _session(graph: bytes, threads: int, arena: bool) -> Any:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _run(session: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def run_session(session: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     y, rows = session.run(OUTPUTS, inputs)
     return torch.from_numpy(y), torch.from_numpy(rows)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from carousel.model.checks import build, finite, instance, integer, mapping
+from carousel.model.checks import build, finite, instance, integer, mapping, within
 from carousel.model.config import CELLS, MAX_LAYERS, MAX_SIZE
 from carousel.model.data import LanguageModelTask, Task, task_from_dict, task_to_dict
+from carousel.model.data.segments import shares
 from carousel.model.errors import ConfigError
 
 OPTIMIZERS = ("adamw", "sgd")
@@ -17,6 +18,7 @@ PRECISIONS = ("float32", "bfloat16")
 MAX_COUNT = 2**32 - 1  # a uint32 of the proto
 MAX_BATCH = 2**16
 MAX_WINDOW = 2**20
+EVALUATE_SELDOM = 50  # updates at least, by default: an evaluation may cost as much as some dozen
 DEFAULTS = {"max_steps": 2000, "batch_size": 32, "window": 96, "keep_checkpoints": 2}
 
 
@@ -40,8 +42,7 @@ class NetworkShape:
     chrono_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.cell not in CELLS:
-            raise ConfigError(f"cell must be one of {', '.join(CELLS)}, got {self.cell!r:.80}")
+        _choice("cell", self.cell, CELLS)
         integer("layers", self.layers, 1, MAX_LAYERS)
         integer("hidden_size", self.hidden_size, 0, MAX_SIZE)
         integer("embedding_size", self.embedding_size, 1, MAX_SIZE)
@@ -54,12 +55,17 @@ class NetworkShape:
 
     def _check_combinations(self) -> None:
         if self.dropout and self.layers == 1:
-            raise ConfigError("dropout acts between layers: it needs at least 2, got 1")
+            raise ConfigError(
+                "dropout acts between layers: it needs at least 2, got 1", field="dropout"
+            )
         if self.projection and self.cell != "lstm":
-            raise ConfigError(f"projection is for the lstm cell only, got {self.cell}")
+            raise ConfigError(
+                f"projection is for the lstm cell only, got {self.cell}", field="projection"
+            )
         if self.hidden_size and self.projection >= self.hidden_size:
             raise ConfigError(
-                f"projection must be below hidden_size ({self.hidden_size}), got {self.projection}"
+                f"projection must be below hidden_size ({self.hidden_size}), got {self.projection}",
+                field="projection",
             )
 
     def _check_forget_bias(self) -> None:
@@ -67,7 +73,9 @@ class NetworkShape:
             if self.constant_bias is None and self.cell == "lstm":
                 object.__setattr__(self, "constant_bias", 1.0)
         elif self.constant_bias is not None:
-            raise ConfigError("constant_bias and chrono_steps exclude each other, got both")
+            raise ConfigError(
+                "constant_bias and chrono_steps exclude each other, got both", field="constant_bias"
+            )
         else:
             integer("chrono_steps", self.chrono_steps, 2, MAX_COUNT)
         if self.constant_bias is not None:
@@ -128,9 +136,10 @@ class Recipe:
         self._check_numbers()
 
     def _fill(self) -> None:
-        adamw, twentieth = self.optimizer == "adamw", max(1, self.max_steps // 20)
+        adamw = self.optimizer == "adamw"
         self._default("learning_rate", 3e-3 if adamw else 0.5)
-        self._default("evaluate_every", twentieth)
+        seldom = max(EVALUATE_SELDOM, self.max_steps // 20)
+        self._default("evaluate_every", min(seldom, self.max_steps))
         self._default("checkpoint_every", self.evaluate_every)
         self._default("gradients_every", self.evaluate_every)
         if self.weight_decay is None:
@@ -153,6 +162,7 @@ class Recipe:
         _number("clip_norm", self.clip_norm, low=0)
         _number("validation_share", self.validation_share, low=0, below=1)
         _number("test_share", self.test_share, low=0, below=1)
+        shares(self.validation_share, self.test_share)
         if self.max_seconds is not None:
             _number("max_seconds", self.max_seconds, low=0)
 
@@ -169,10 +179,12 @@ class Recipe:
         values = mapping("recipe", given)
         if "task" not in values:
             raise ConfigError("recipe must have a task, got none")
-        values["task"] = task_from_dict(values["task"])
-        values["network"] = build(
-            "network", NetworkShape, mapping("network", given.get("network", {}))
-        )
+        with within("task"):
+            values["task"] = task_from_dict(values["task"])
+        with within("network"):
+            values["network"] = build(
+                "network", NetworkShape, mapping("network", given.get("network", {}))
+            )
         return build("recipe", cls, values)
 
 
@@ -182,7 +194,9 @@ def _present(values: dict[str, Any]) -> dict[str, Any]:
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {value!r:.80}")
+        raise ConfigError(
+            f"{name} must be one of {', '.join(allowed)}, got {value!r:.80}", field=name
+        )
 
 
 def _number(
@@ -211,4 +225,4 @@ def _number(
         )
     if not good:
         wanted = " and ".join(limits) or "a finite number"
-        raise ConfigError(f"{name} must be {wanted}, got {value!r:.80}")
+        raise ConfigError(f"{name} must be {wanted}, got {value!r:.80}", field=name)

@@ -28,6 +28,10 @@ current: ContextVar[Caller] = ContextVar("caller", default=SERVER)
 """Set by the wrappers of rpc.py once the gate let the call in, and by nobody else."""
 
 
+denied: ContextVar[Caller | None] = ContextVar("denied", default=None)
+"""Whom the gate knows and did not let in, for the access log."""
+
+
 def caller_now() -> Caller:
     """Who asked for what is being done; tasks that a call starts inherit it."""
     return current.get()

@@ -5,9 +5,16 @@ is the file. Not to be taken for the audit logs of sessions, which hold their in
 """
 
 from carousel.server.access_log.metrics import AccessLogMetrics
-from carousel.server.access_log.opening import open_access_log
+from carousel.server.access_log.opening import AccessLogError, open_recorder
 from carousel.server.access_log.recorder import Recorder
 from carousel.server.access_log.rotating_file import RotatingFile
 from carousel.server.access_log.writer import Writer
 
-__all__ = ["AccessLogMetrics", "Recorder", "RotatingFile", "Writer", "open_access_log"]
+__all__ = [
+    "AccessLogError",
+    "AccessLogMetrics",
+    "Recorder",
+    "RotatingFile",
+    "Writer",
+    "open_recorder",
+]

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
-from carousel.server.access.caller import SERVER, caller_now
+from carousel.server.access.caller import SERVER, Caller, caller_now, denied
 from carousel.server.access_log.resources import Resources, resources, results
 from carousel.server.access_log.writer import Entry, Writer
 from carousel.server.logs import request_id, take_request_id
@@ -50,14 +50,15 @@ class Record:
         self.received = self.sent = 0
 
     def entry(self, event: str, **more: Any) -> Entry:
-        caller = caller_now()
-        known = caller is not SERVER  # which it is until the gate lets the call in
+        caller: Caller | None = caller_now()
+        if caller is SERVER:  # the gate did not let the call in
+            caller = denied.get()
         own = request_id.get() or take_request_id(self.context.invocation_metadata())
         return {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "event": event,
-            "caller": caller.name if known else None,
-            "tenant": caller.tenant if known else None,
+            "caller": None if caller is None else caller.name,
+            "tenant": None if caller is None else caller.tenant,
             "method": self.method,
             "resources": dict(self.resources),
             "peer": self.context.peer(),
@@ -85,6 +86,10 @@ class Recorder:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._writer.close()
 
     def outside(self, method: MethodDescriptor, handle: Handler) -> Handler:
         """Sees how calls end."""
@@ -208,7 +213,7 @@ def _outcome(context: Context) -> tuple[grpc.StatusCode, str]:
     code: Any = context.code()
     reason = ""
     for key, value in context.trailing_metadata() or ():
-        if key == DETAILS_KEY:
+        if key == DETAILS_KEY and isinstance(value, bytes):
             info = error_details_pb2.ErrorInfo()
             for detail in status_pb2.Status.FromString(value).details:
                 if detail.Unpack(info):

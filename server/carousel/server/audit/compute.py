@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from carousel.errors import SnapshotMismatch
-from carousel.model import Kernel, make_kernel
+from carousel.model import Int8, Kernel, make_kernel
 from carousel.server.audit.head import Head
 from carousel.server.loaded import LoadedVersion
 from carousel.server.work import Floats, Inputs
@@ -20,6 +20,8 @@ Numbers = npt.NDArray[np.float32 | np.float64]
 # How far a served number may lie from the reference in double precision, over the steps from one
 # logged state to the next: docs/audit.md has what was measured.
 TOLERANCE = {"cpu": 1e-4, "cuda": 1e-2}
+# From the same steps in 8 bits, where company may have rounded to the next whole number.
+INT8_TOLERANCE = 5e-2
 
 
 class Again:
@@ -32,9 +34,13 @@ class Again:
                 f"has {version.digest.hex()[:12]}"
             )
         self.head = head
-        self.tolerance = 0.0 if head.bit_exact else TOLERANCE[head.device.split(":")[0]]
         self._version = version
+        self._int8 = head.kernel.split(",")[0] == Int8.name
+        self._by_kernel = head.bit_exact or self._int8
+        self.tolerance = INT8_TOLERANCE if self._int8 else TOLERANCE[head.device.split(":")[0]]
         if head.bit_exact:
+            self.tolerance = 0.0
+        if self._by_kernel:
             self._kernel = self._same_kernel()
         else:
             self._reference = copy.deepcopy(version.network).cpu().double().eval()
@@ -43,21 +49,27 @@ class Again:
         head, version = self.head, self._version
         if version.device.split(":")[0] != head.device.split(":")[0]:
             raise SnapshotMismatch(
-                f"the log is bit-exact on {head.device}; this server computes on {version.device}"
+                f"the log needs the same kernel, {head.kernel} on {head.device}; this server "
+                f"computes on {version.device}"
             )
         if version.kernel.name == head.kernel:
             return version.kernel
-        name = head.kernel.split(",")[0]
-        return make_kernel(version.network, version.device, name, bit_exact=True)
+        return make_kernel(
+            version.network,
+            version.device,
+            None if self._int8 else head.kernel.split(",")[0],
+            bit_exact=head.bit_exact,
+            precision="int8" if self._int8 else "float32",
+        )
 
     def run(self, inputs: Inputs, row: Floats) -> tuple[Numbers, Numbers]:
         """Inputs [T, D] or [T] from a row [width] on: outputs [T, O] and the row after them.
 
-        Of a bit-exact log float32, the very numbers; otherwise float64.
+        Of a bit-exact log float32, the very numbers; of int8 float32; otherwise float64.
         """
         x, rows = torch.from_numpy(inputs.copy())[None], torch.from_numpy(row.copy())[None]
         with torch.no_grad():
-            if not self.head.bit_exact:
+            if not self._by_kernel:
                 x = x if x.dtype == torch.int64 else x.double()
                 outputs, rows = self._reference(x, rows.double())
             else:

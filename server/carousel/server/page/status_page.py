@@ -8,14 +8,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from http import HTTPStatus
 from importlib import resources
 from typing import Any
 
-import grpc
-
 from carousel.errors import CarouselError, DeadlineExceeded
 from carousel.exposition import Answer, Headers, Request, Route
+from carousel.server.http_errors import trouble, trouble_of
 from carousel.server.page.looks import Json, Looks
 from carousel.server.page.numbers import SAMPLE_SECONDS
 
@@ -41,26 +39,17 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-CODES = {
-    grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
-    grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
-    grpc.StatusCode.FAILED_PRECONDITION: HTTPStatus.CONFLICT,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
-    grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
-}
 
-
-def may_look(headers: Headers) -> bool:
-    """Whether whoever sends these headers may see the page: all may, for no caller is known."""
-    return True
+MayLook = Callable[[Headers], None]
+"""Whether whoever sends these headers may see the page. Raises CarouselError if not."""
 
 
 class StatusPage:
     """The routes. They run in threads of the HTTP server, and ask in the server's event loop."""
 
-    def __init__(self, looks: Looks, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, looks: Looks, loop: asyncio.AbstractEventLoop, may_look: MayLook) -> None:
         self._looks = looks
+        self._may_look = may_look
         self._loop = loop
         self._files = _read_files()
         self._status = Fresh(lambda: self._ask(looks.status()))
@@ -89,24 +78,26 @@ class StatusPage:
 
     def _guarded(self, route: Route) -> Route:
         def answer(request: Request) -> Answer:
-            refused = self._refusal(request)
-            found = route(request) if refused is None else _trouble(*refused)
-            return Answer(found.body, found.kind, found.code, HEADERS)
+            found = self._refusal(request) or route(request)
+            return Answer(found.body, found.kind, found.code, {**HEADERS, **found.headers})
 
         return answer
 
-    def _refusal(self, request: Request) -> tuple[int, str, str] | None:
-        headers = request.headers
-        elsewhere = headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
+    def _refusal(self, request: Request) -> Answer | None:
+        elsewhere = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
         if elsewhere and request.path != "/":
-            return 403, "WRONG_SITE", "pages of other sites may link to this page, and not ask"
-        if not may_look(headers):
-            return 401, "UNAUTHENTICATED", "who asks may not see this page"
+            return trouble(
+                403, "WRONG_SITE", "pages of other sites may link to this page, and not ask"
+            )
+        try:
+            self._may_look(request.headers)
+        except CarouselError as error:
+            return trouble_of(error)
         return None
 
     def _file(self, name: str) -> Answer:
         found = self._files.get(name)
-        return found or _trouble(404, "NOT_FOUND", "there is no such file")
+        return found or trouble(404, "NOT_FOUND", "there is no such file")
 
     def _ask(self, look: Coroutine[Any, Any, Json]) -> Json:
         """Raises CarouselError."""
@@ -139,14 +130,9 @@ def _as_json(look: Callable[[Request], Json]) -> Route:
             body = json.dumps(look(request), allow_nan=False)
             return Answer(body.encode(), "application/json")
         except CarouselError as error:
-            return _trouble(CODES.get(error.code, 500), error.reason, error.message)
+            return trouble_of(error)
 
     return answer
-
-
-def _trouble(code: int, reason: str, message: str) -> Answer:
-    body = {"error": {"reason": reason, "message": message}}
-    return Answer(json.dumps(body).encode(), "application/json", int(code))
 
 
 def _id(path: str) -> str:

@@ -19,10 +19,12 @@ from carousel.errors import (
     ModelNotFound,
     WeightsInvalid,
 )
+from carousel.model import StepPrecision
 from carousel.server import names
 from carousel.server.health_messages import decode_policy, encode_policy
 from carousel.server.health_policy import HealthPolicy
 from carousel.server.names import ModelRef
+from carousel.server.registry import PRECISIONS
 from carousel.server.request_ids import RequestIds
 from carousel.server.rpc import Context
 from carousel.server.services.model_messages import (
@@ -52,11 +54,14 @@ PAGE_BYTES = 1024**2
 class Loader(Protocol):
     """What this service needs of the registry."""
 
-    async def load(self, model: str, number: int) -> None: ...
+    async def load(
+        self, model: str, number: int, *, precision: StepPrecision | None = None
+    ) -> None: ...
     async def set_health_policy(self, model: str, policy: HealthPolicy) -> None: ...
     async def unload(self, model: str, number: int, *, force: bool) -> None: ...
     def state(self, model: str, number: int) -> tuple[model_pb2.VersionState.ValueType, str]: ...
     def sessions(self, model: str, number: int) -> int: ...
+    def precision(self, model: str, number: int) -> model_pb2.StepPrecision.ValueType: ...
 
 
 class ModelService:
@@ -186,9 +191,10 @@ class ModelService:
     async def LoadModelVersion(
         self, request: pb.LoadModelVersionRequest, context: Context
     ) -> model_pb2.ModelVersion:
+        precision = _precision(request.precision)
         version = await asyncio.to_thread(self._store.resolve, ModelRef.parse(request.name))
         async with self._lock(version):
-            await self._registry.load(version.model, version.number)
+            await self._registry.load(version.model, version.number, precision=precision)
         return await self._describe(version)
 
     async def UnloadModelVersion(
@@ -282,7 +288,20 @@ class ModelService:
             )
         response.state, response.state_message = self._registry.state(version.model, version.number)
         response.sessions = self._registry.sessions(version.model, version.number)
+        response.precision = self._registry.precision(version.model, version.number)
         return response
+
+
+def _precision(asked: model_pb2.StepPrecision.ValueType) -> StepPrecision | None:
+    if asked == model_pb2.STEP_PRECISION_UNSPECIFIED:
+        return None
+    for precision, number in PRECISIONS.items():
+        if number == asked:
+            return precision
+    raise InvalidField(
+        f"precision must be one of StepPrecision, 0 to {max(PRECISIONS.values())}, got {asked}",
+        field="precision",
+    )
 
 
 def _tokenize(version: StoredVersion, texts: Iterable[str]) -> pb.TokenizeTextResponse:

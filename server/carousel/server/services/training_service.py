@@ -99,16 +99,23 @@ class TrainingService:
                 field="request_id",
             )
         digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
-        job = await to_end(
-            lambda: self._jobs.create(
-                new,
-                validate_only=request.validate_only,
-                request_id=request.request_id,
-                digest=digest,
-            ),
-            final=True,
-        )
-        return self._changed(job)
+
+        def create(*, validate_only: bool) -> JobRecord:
+            return self._jobs.create(
+                new, validate_only=validate_only, request_id=request.request_id, digest=digest
+            )
+
+        if not request.validate_only:
+            made = await asyncio.to_thread(self._jobs.made, request.request_id, digest)
+            if made is not None:
+                return encode_job(made)
+        # First whatever is known at once; nothing is kept before the data was looked at.
+        job = await asyncio.to_thread(lambda: create(validate_only=True))
+        unchecked = await self._office.checks.look(job)
+        if request.validate_only:
+            job.message = unchecked
+            return encode_job(job)
+        return self._changed(await to_end(lambda: create(validate_only=False), final=True))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> training_pb2.Job:
         return encode_job(await asyncio.to_thread(self._jobs.get, names.job_id(request.name)))

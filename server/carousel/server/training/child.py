@@ -10,14 +10,25 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from carousel.errors import DatasetInvalid
+from carousel.model import ConfigError, ModelError
 from carousel.server.training.process import Share, environment, yield_to_server
 
 log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
+
+# What reading a file may end with.
+FAULTS = (ValueError, OSError, MemoryError)
+HARMLESS_BYTES = 1024**2
+
+
+def is_harmless(file: Path, kind: str) -> bool:
+    """Whether it can do no harm, being plain and small, and need not wait for a process."""
+    return kind in ("text", "csv", "jsonl") and file.stat().st_size <= HARMLESS_BYTES
 
 
 def run_child(module: str, *arguments: str, share: Share, seconds: float) -> Object:
@@ -45,14 +56,32 @@ def run_child(module: str, *arguments: str, share: Share, seconds: float) -> Obj
             f"the process that reads the data died with status {child.returncode}"
         ) from None
     if "error" in said:
-        raise DatasetInvalid(said["error"])
+        raise refusal(said)
     return said
+
+
+def fault(error: BaseException) -> Object:
+    """What ended the reading: its text, what is to blame ("data", "task", or "": neither), and
+    where it is; `row` (from 1) and `column` are None where they are not known."""
+    blame = "task" if isinstance(error, ConfigError) else "data"
+    return {
+        "error": str(error) or type(error).__name__,
+        "blame": blame if isinstance(error, ModelError) else "",
+        "row": getattr(error, "row", None),
+        "column": getattr(error, "column", None),
+    }
+
+
+def refusal(fault: Object, *, field: str = "") -> DatasetInvalid:
+    """The error that tells a caller of a fault, with `row` and `column` as metadata."""
+    places = {name: str(fault[name]) for name in ("row", "column") if fault[name] is not None}
+    return DatasetInvalid(fault["error"], field=field, metadata=places)
 
 
 def answer(work: Callable[[], Object]) -> None:
     """Print what the work gives, or what is wrong with the data, as one JSON object."""
     try:
         said = work()
-    except (ValueError, OSError, MemoryError) as error:
-        said = {"error": str(error) or type(error).__name__}
+    except FAULTS as error:
+        said = fault(error)
     print(json.dumps(said))

@@ -4,6 +4,7 @@
 {root}/records.sqlite            the records, unless they are in PostgreSQL
 {root}/datasets/{id}/data        the bytes
 {root}/jobs/{number}/            see docs/training.md; and corpus/, prepare.json
+{root}/scratch/                  folders of what goes on now, removed at its end
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import contextlib
 import os
 import secrets
 import shutil
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from carousel.errors import InvalidField, StoreUnwritable
@@ -19,6 +23,7 @@ from carousel.server.staging import writing
 from carousel.server.training.records import JobRecord
 
 RESERVE = 64 * 1024**2  # bytes that stay free for records and checkpoints
+SCRATCH_SECONDS = 3600.0  # after which nobody uses a folder any more
 
 
 class DataFolder:
@@ -90,6 +95,25 @@ class DataFolder:
             raise StoreUnwritable(
                 f"the data folder has {free:,} bytes free, {size + RESERVE:,} are needed"
             )
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder while the block runs; those that a killed server left long ago go with it.
+
+        Raises StoreUnwritable.
+        """
+        root = self.root / "scratch"
+        with writing():
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder = Path(tempfile.mkdtemp(dir=root))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            for other in root.iterdir():
+                with contextlib.suppress(OSError):
+                    if time.time() - other.stat().st_mtime > SCRATCH_SECONDS:
+                        shutil.rmtree(other)
 
     def remove_dataset(self, dataset: str) -> None:
         shutil.rmtree(self.dataset(dataset).parent, ignore_errors=True)

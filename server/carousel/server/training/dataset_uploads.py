@@ -91,9 +91,14 @@ async def _read_header(requests: Requests) -> Announced:
     header = first.header
     dataset = header.dataset_id or f"dataset-{secrets.token_hex(4)}"
     check_id(dataset, field="header.dataset_id")
-    if not 0 < header.size_bytes <= MAX_BYTES:
+    if not header.size_bytes:
         raise InvalidField(
-            f"header.size_bytes must be between 1 and {MAX_BYTES:,}, got {header.size_bytes:,}",
+            "header.size_bytes must be at least 1, got 0: the file is empty",
+            field="header.size_bytes",
+        )
+    if header.size_bytes > MAX_BYTES:
+        raise InvalidField(
+            f"header.size_bytes must be at most {MAX_BYTES:,}, got {header.size_bytes:,}",
             field="header.size_bytes",
         )
     if len(header.sha256) != SHA256_BYTES:

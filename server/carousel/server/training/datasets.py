@@ -25,14 +25,13 @@ from carousel.errors import (
 from carousel.model.data import DataError
 from carousel.server.staging import sync, writing
 from carousel.server.training import describe
-from carousel.server.training.child import Object, run_child
+from carousel.server.training.child import Object, fault, is_harmless, refusal, run_child
 from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.database import Database
 from carousel.server.training.process import Share
 from carousel.server.training.records import READY, UNFINISHED, UPLOADING, DatasetRecord, JobRecord
 
 DESCRIBE_SECONDS = 3600.0
-SMALL_BYTES = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +103,12 @@ class Datasets:
         return record
 
     def describe(self, file: Path, kind: str) -> Object:
-        """What is in it, read by a process of its own. Raises DatasetInvalid.
-
-        Plain files that are small can do no harm, and need not wait for a process.
-        """
-        if kind in ("text", "csv", "jsonl") and file.stat().st_size <= SMALL_BYTES:
+        """What is in it, read by a process unless it is harmless. Raises DatasetInvalid."""
+        if is_harmless(file, kind):
             try:
                 return describe.read(file, kind)
             except DataError as error:
-                raise DatasetInvalid(str(error)) from None
+                raise refusal(fault(error)) from None
         return run_child("describe", str(file), kind, share=self._share, seconds=DESCRIBE_SECONDS)
 
     def get(self, dataset: str) -> tuple[DatasetRecord, int]:

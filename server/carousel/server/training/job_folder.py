@@ -12,7 +12,7 @@ from pathlib import Path
 from carousel.model import BASELINE, ModelError, load
 from carousel.model.data import Corpus
 from carousel.model.training.result import write_baseline
-from carousel.server.training.records import JobRecord
+from carousel.server.training.records import JobRecord, Object
 
 LOG_BYTES = 600
 
@@ -80,14 +80,14 @@ class JobFolder:
             if given["recipe"] != job.recipe:
                 shutil.rmtree(self.result, ignore_errors=True)
 
-    def take_error(self) -> str:
-        """What is wrong with the data, once; empty: nothing."""
+    def take_fault(self) -> Object | None:
+        """What the preparation ended with, once; None: nothing is wrong."""
         file = self.path / "prepare.json"
         if not file.exists():
-            return ""
-        error = str(json.loads(file.read_text())["error"])
+            return None
+        found: Object = json.loads(file.read_text())
         file.unlink()
-        return error
+        return found
 
     def last_words(self) -> str:
         """The end of what its processes printed."""

@@ -77,16 +77,12 @@ class Jobs:
     def create(
         self, new: NewJob, *, validate_only: bool, request_id: str, digest: bytes
     ) -> JobRecord:
-        """Queue a job, or give back what the same request made.
+        """Queue a job, or give back what the same request made; the data is not looked at.
 
         Raises DatasetNotFound, DatasetInvalid, JobExists, QueueFull, InvalidField.
         """
         with self._database.begin() as session:
-            if (
-                request_id
-                and not validate_only
-                and (made := _same_request(session, request_id, digest))
-            ):
+            if not validate_only and (made := _same_request(session, request_id, digest)):
                 return made
             home, kind = self._check_source(session, new)
             if self._runs_here and home == self._folder.home:
@@ -121,6 +117,11 @@ class Jobs:
                     RequestRecord(id=request_id, digest=digest, job=job.number, created=job.created)
                 )
         return job
+
+    def made(self, request_id: str, digest: bytes) -> JobRecord | None:
+        """What the same request made, if it had an id. Raises InvalidField."""
+        with self._database.begin() as session:
+            return _same_request(session, request_id, digest)
 
     def get(self, job: str) -> JobRecord:
         """Raises JobNotFound."""
@@ -299,6 +300,8 @@ def _is_ready(session: Session, dataset: str) -> bool:
 
 
 def _same_request(session: Session, request_id: str, digest: bytes) -> JobRecord | None:
+    if not request_id:
+        return None
     session.execute(
         delete(RequestRecord).where(RequestRecord.created < time.time() - REMEMBER_SECONDS)
     )

@@ -6,6 +6,7 @@ from carousel.server.metrics import Metrics
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
 from carousel.server.training.bells import Bells
+from carousel.server.training.checks import Checks
 from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.database import Database
 from carousel.server.training.dataset_uploads import DatasetUploads
@@ -35,6 +36,7 @@ class Office:
         self.folder = DataFolder(settings.data_folder, settings.dataset_roots)
         self.database = Database(self.folder.root, url.get_secret_value() if url else None)
         self.datasets = Datasets(self.database, self.folder, share=self.share)
+        self.checks = Checks(self.folder, share=self.share)
         self.uploads = DatasetUploads(self.datasets)
         self.jobs = Jobs(
             self.database,

@@ -12,15 +12,17 @@ import sys
 from pathlib import Path
 
 from carousel.model.data import prepare, task_from_dict
+from carousel.server.training.child import FAULTS, fault
 
 
-def main(file: str, kind: str, folder: Path) -> None:
+def main(file: Path, kind: str, folder: Path) -> bool:
+    """Whether the corpus is there now."""
     recipe = json.loads((folder / "job.json").read_text())["recipe"]
     part = folder / "corpus.part"
     shutil.rmtree(part, ignore_errors=True)
     try:
         prepare(
-            Path(file),
+            file,
             task_from_dict(recipe["task"]),
             part,
             format=kind,
@@ -28,12 +30,12 @@ def main(file: str, kind: str, folder: Path) -> None:
             test_share=recipe["test_share"],
             seed=recipe["seed"],
         )
-    except (ValueError, OSError, MemoryError) as error:
-        said = {"error": str(error) or type(error).__name__}
-        (folder / "prepare.json").write_text(json.dumps(said))
-        sys.exit(1)
+    except FAULTS as error:
+        (folder / "prepare.json").write_text(json.dumps(fault(error)))
+        return False
     part.rename(folder / "corpus")
+    return True
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    sys.exit(not main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))

@@ -17,6 +17,7 @@ from carousel.v1 import training_pb2 as pb
 
 _TASKS = [field.name for field in pb.Recipe.DESCRIPTOR.oneofs_by_name["task"].fields]
 _SECONDS = {"max_duration": "max_seconds"}
+_DURATIONS = {seconds: duration for duration, seconds in _SECONDS.items()}
 
 
 def decode_recipe(message: pb.Recipe, *, field: str = "job.recipe") -> Recipe:
@@ -31,7 +32,18 @@ def decode_recipe(message: pb.Recipe, *, field: str = "job.recipe") -> Recipe:
     try:
         return Recipe.from_dict(given)
     except ConfigError as error:
-        raise InvalidField(f"{field}: {error}", field=field) from None
+        raise _refusal(error, field, task) from None
+
+
+def _refusal(error: ConfigError, field: str, task: str) -> InvalidField:
+    """With the path that the proto has for what the JSON form calls by its own."""
+    if not error.field:
+        return InvalidField(f"{field}: {error}", field=field)
+    path = error.field
+    if path.startswith("task."):
+        path = task + path.removeprefix("task")
+    path = f"{field}.{_DURATIONS.get(path, path)}"
+    return InvalidField(path + str(error).removeprefix(error.field), field=path)
 
 
 def encode_recipe(recipe: Mapping[str, Any]) -> pb.Recipe:

@@ -147,8 +147,8 @@ class Run:
         while self._process.alive and not self._order:  # noqa: ASYNC110 (a process rings no bell)
             await asyncio.sleep(LOOK_SECONDS)
         await self._clear_up()
-        if error := self._folder.take_error():
-            await self._end(FAILED, error)
+        if fault := self._folder.take_fault():
+            await self._end(FAILED, str(fault["error"]))
 
     async def _train(self) -> None:
         if self._process is None:
