@@ -48,9 +48,9 @@ def results(message: Message) -> Resources:
     for field, value in message.ListFields():
         if field.name in ("name", "version") and isinstance(value, str):
             found["result"] = value[:LONGEST]
-        elif field.type == FieldDescriptor.TYPE_MESSAGE and field.is_repeated:
-            named = [str(one.name)[:LONGEST] for one in value[:MOST] if hasattr(one, "name")]
-            found |= {"results": named} if named else {}
+        elif field.is_repeated and "name" in _fields(field):
+            named = [str(one.name)[:LONGEST] for one in value[:MOST]]
+            found["results"] = named
     return found
 
 
@@ -64,3 +64,11 @@ def _own(message: Message, prefix: str) -> Resources:
         else:
             found[prefix + field.name] = value if isinstance(value, int) else str(value)[:LONGEST]
     return found
+
+
+def _fields(field: FieldDescriptor) -> set[str]:
+    """Of the messages that a field holds; of a map, which is none, nothing."""
+    held = field.message_type
+    if held is None or held.GetOptions().map_entry:
+        return set()
+    return {one.name for one in held.fields}
