@@ -26,13 +26,14 @@ def filled(kind: Descriptor, depth: int = 3) -> Message:
     """A message with something in every field, as far down as is looked."""
     message = message_factory.GetMessageClass(kind)()
     for field in kind.fields:
-        if field.type == FieldDescriptor.TYPE_MESSAGE:
-            if field.message_type.GetOptions().map_entry:
+        held: Any = field.message_type
+        if held is not None:
+            if held.GetOptions().map_entry:
                 fill_map(getattr(message, field.name), field)
             elif depth and field.is_repeated:
-                getattr(message, field.name).add().MergeFrom(filled(field.message_type, depth - 1))
+                getattr(message, field.name).add().MergeFrom(filled(held, depth - 1))
             elif depth:
-                getattr(message, field.name).MergeFrom(filled(field.message_type, depth - 1))
+                getattr(message, field.name).MergeFrom(filled(held, depth - 1))
         elif field.is_repeated:
             getattr(message, field.name).append(value(field))
         else:
@@ -41,7 +42,8 @@ def filled(kind: Descriptor, depth: int = 3) -> Message:
 
 
 def fill_map(container: Any, field: FieldDescriptor) -> None:
-    key, held = field.message_type.fields
+    entry: Any = field.message_type
+    key, held = entry.fields
     if held.message_type is not None:
         container[value(key)].SetInParent()
     else:
