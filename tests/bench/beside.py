@@ -14,10 +14,14 @@ class Beside:
     """Two closed loops of two tenants, each with connections of its own."""
 
     def __init__(self, port: int, model: str, modest: Shape, greedy: Shape | None) -> None:
-        self._modest = ClosedLoop(port, modest, make_sessions(port, model, modest.sessions))
+        self._modest = ClosedLoop(
+            port, modest, make_sessions(port, model, modest.sessions, tenant=modest.tenant)
+        )
         self._greedy = None
         if greedy is not None:
-            self._greedy = ClosedLoop(port, greedy, make_sessions(port, model, greedy.sessions))
+            self._greedy = ClosedLoop(
+                port, greedy, make_sessions(port, model, greedy.sessions, tenant=greedy.tenant)
+            )
 
     async def open(self) -> None:
         await self._modest.open()

@@ -62,18 +62,25 @@ class Group:
         )
 
 
-def make_sessions(port: int, model: str, count: int, **terms: Any) -> list[int]:
+def make_sessions(
+    port: int, model: str, count: int, *, tenant: str = "", **terms: Any
+) -> list[int]:
     """Handles of new sessions: one is made and forked. `terms` are of CreateSessionRequest."""
+    metadata = (("x-carousel-tenant", tenant),) if tenant else None
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         service = session_service_pb2_grpc.SessionServiceStub(channel)
         first = service.CreateSession(
-            session_service_pb2.CreateSessionRequest(model=f"models/{model}", **terms)
+            session_service_pb2.CreateSessionRequest(model=f"models/{model}", **terms),
+            metadata=metadata,
         )
         found = [first.handle]
         while len(found) < count:
             more = min(count - len(found), 10_000)
             request = session_service_pb2.ForkSessionRequest(name=first.name, count=more)
-            found += [session.handle for session in service.ForkSession(request).sessions]
+            found += [
+                session.handle
+                for session in service.ForkSession(request, metadata=metadata).sessions
+            ]
         return found
 
 

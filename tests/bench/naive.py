@@ -80,7 +80,7 @@ class NaiveInference:
         raise NotImplementedError
 
     StreamSteps: Any = missing
-    Predict = Trace = Generate = missing
+    Predict = Trace = Generate = StepStates = missing
 
 
 class BatchingInference(NaiveInference):

@@ -49,4 +49,4 @@ class NullInference:
     async def Predict(self, request: Any, context: Context) -> Any:
         raise NotImplementedError
 
-    Trace = Generate = Predict
+    Trace = Generate = StepStates = Predict

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from .conftest import Command
 
 
@@ -30,3 +32,12 @@ def test_the_price_of_int8_is_told_by_model_and_text(carousel: Command, tmp_path
     assert (refused.code, "models that read text" in refused.err) == (2, True)
     refused = carousel("bench", "precision", "nobody")
     assert (refused.code, "one of king-james, sunspots" in refused.err) == (2, True)
+
+
+def test_stages_of_a_load_add_up(carousel: Command) -> None:
+    small = ("--hidden-size", 8, "--layers", 1, "--seconds", 0.0, "--load", "batch-64")
+    rows = carousel("bench", "stages", *small, "--json").json
+    *stages, whole = rows
+    assert whole["stage"] == "whole"
+    assert sum(row["share"] for row in stages) == pytest.approx(1.0)
+    assert sum(row["message_us"] for row in stages) == pytest.approx(whole["message_us"])

@@ -52,6 +52,7 @@ def test_every_default_that_help_names_is_the_default() -> None:
         "kernel": "fastest",
         "max_tenant_queue": "half",
         "state_key_file": "a key of its own",
+        "quotas": "no limits",
         "max_message_bytes": "64MiB",
         "prefix_cache_bytes": "64MiB",
         "data": "beside the store",

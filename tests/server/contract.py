@@ -35,6 +35,10 @@ class Wire:
         request = session_service_pb2.CreateSessionRequest(model=model, **fields)  # type: ignore[arg-type]
         return self.sessions.CreateSession(request)
 
+    def create_for(self, tenant: str, model: str = "models/tiny") -> session_pb2.Session:
+        request = session_service_pb2.CreateSessionRequest(model=model)
+        return self.sessions.CreateSession(request, metadata=(("x-carousel-tenant", tenant),))
+
     def step(
         self,
         handles: Sequence[int],

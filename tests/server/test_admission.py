@@ -64,14 +64,14 @@ def of(tenant: str) -> tuple[tuple[str, str], ...]:
     return (("x-carousel-tenant", tenant),)
 
 
-def handles(wire: Wire, count: int) -> list[int]:
-    return [wire.create().handle for _ in range(count)]
+def handles(wire: Wire, count: int, tenant: str = "") -> list[int]:
+    return [wire.create_for(tenant).handle for _ in range(count)]
 
 
 def test_a_full_queue_refuses_a_call_at_once_with_a_time_to_come_back(
     narrow: RunningServer, wire: Wire
 ) -> None:
-    first, late, other = handles(wire, 8), handles(wire, 1), handles(wire, 1)
+    first, late, other = handles(wire, 8, "a"), handles(wire, 1, "a"), handles(wire, 1, "b")
     before = rejected(narrow, "tenant_full")
     with held_up(narrow):
         waiting = wire.inference.Step.future(request(first), metadata=of("a"))
@@ -108,7 +108,7 @@ def details(failure: grpc.RpcError, kind: type[M]) -> list[M]:
 def test_of_a_message_that_fits_in_part_the_first_items_run(
     narrow: RunningServer, wire: Wire
 ) -> None:
-    many = handles(wire, 11)
+    many = handles(wire, 11, "a")
     response = wire.inference.Step(request(many), metadata=of("a"), timeout=30)
     assert [error.item for error in response.errors] == [8, 9, 10]
     assert {error.reason for error in response.errors} == {"QUEUE_FULL"}
@@ -117,7 +117,7 @@ def test_of_a_message_that_fits_in_part_the_first_items_run(
 
 
 def test_a_stream_lives_on_when_items_of_it_are_refused(narrow: RunningServer, wire: Wire) -> None:
-    first, late = handles(wire, 8), handles(wire, 3)
+    first, late = handles(wire, 8, "a"), handles(wire, 3, "a")
     refused = threading.Event()
 
     def messages() -> Iterator[pb.StreamStepsRequest]:
@@ -142,8 +142,8 @@ def test_a_stream_lives_on_when_items_of_it_are_refused(narrow: RunningServer, w
 def test_bulk_makes_room_for_interactive_work_newest_first(
     narrow: RunningServer, wire: Wire
 ) -> None:
-    bulk = [handles(wire, 4) for _ in range(4)]
-    urgent, more = handles(wire, 6), handles(wire, 1)
+    bulk = [handles(wire, 4, f"bulk-{number}") for number in range(4)]
+    urgent, more = handles(wire, 6, "urgent"), handles(wire, 1, "bulk-9")
     before = rejected(narrow, "shed")
     with held_up(narrow):
         calls = []

@@ -15,6 +15,7 @@ from carousel.cli import exits, output, serve, tables
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from carousel.cli.bench_stages import Row
     from carousel.model.ladder import Rung
     from carousel.model.precision import Comparison
 
@@ -29,6 +30,7 @@ def bench(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         print("carousel bench kernels     step kernels on this machine, a minute")
         print("carousel bench precision   what int8 costs in exactness, by model")
+        print("carousel bench stages      where a step's time goes in a server, half a minute")
         print("make bench                 the whole suite, in a checkout of the repository")
 
 
@@ -120,6 +122,56 @@ def _prices(found: "Comparison") -> "RenderableType":
         bits = f"{found.bits_float32:.4f} in float32, {found.bits_int8:.4f} in int8"
         facts["bits a token"] = f"{bits}: {found.more_bits:+.4f}"
     return tables.facts(facts)
+
+
+@app.command()
+def stages(
+    load: Annotated[
+        list[str] | None,
+        typer.Option(help="alone, unary, stream, batch-64 or batch-256; may be given again."),
+    ] = None,
+    cell: Annotated[str, typer.Option(help="lstm, gru, rnn_tanh or rnn_relu.")] = "lstm",
+    hidden_size: Annotated[int, typer.Option(min=1, max=8192, help="Units of a layer.")] = 256,
+    layers: Annotated[int, typer.Option(min=1, max=16, help="Stacked layers.")] = 2,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time for each load.")] = 3.0,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Start a server, step its sessions, and show what each stage of a step takes."""
+    from carousel.cli import bench_stages
+
+    known = {one.name: one for one in bench_stages.LOADS}
+    wrong = [name for name in load or () if name not in known]
+    if wrong:
+        exits.leave(exits.USAGE, f"--load must be one of {', '.join(known)}, got {wrong[0]!r}")
+    serve.prepare_threads(1)
+    try:
+        found = bench_stages.measure(
+            [known[name] for name in load or known],
+            cell=cell,
+            layers=layers,
+            hidden_size=hidden_size,
+            seconds=seconds,
+        )
+        rows = serve.run_loop(found)
+    except ModuleNotFoundError as error:
+        exits.leave(exits.FAILED, serve.needs_server("carousel bench stages", error))
+    output.show(rows, view=_stages, as_json=as_json)
+
+
+def _stages(rows: "Sequence[Row]") -> "RenderableType":
+    columns = ("load", "stage", "us a message", "share", "us a turn", "us a step")
+    texts = [
+        (
+            row.load,
+            row.stage,
+            f"{row.message_us:,.0f}",
+            f"{row.share:.0%}",
+            "waits" if row.turn_us is None else f"{row.turn_us:,.0f}",
+            "waits" if row.step_us is None else f"{row.step_us:,.1f}",
+        )
+        for row in rows
+    ]
+    return tables.table(*columns, rows=texts, numbers=columns[2:])
 
 
 def _ladder(rungs: "Sequence[Rung]") -> "RenderableType":

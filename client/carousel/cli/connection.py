@@ -80,6 +80,7 @@ def connect(
     more: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
     # Not an option: the arguments of a command can be seen by everyone on the machine.
     token = os.environ.get("CAROUSEL_TOKEN") or None
+    more.setdefault("tenant", os.environ.get("CAROUSEL_TENANT", ""))
     try:
         with Client(target, tls=wanted, token=token, **more) as client:
             yield client

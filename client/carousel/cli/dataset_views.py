@@ -22,7 +22,7 @@ def datasets(listed: Sequence[Dataset]) -> RenderableType:
         return "There are no datasets: carousel datasets upload FILE brings one in."
     rows = [
         (
-            one.id,
+            tables.owned(one),
             str(one.format),
             tables.state(one.state),
             size(one.size_bytes),

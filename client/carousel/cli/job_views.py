@@ -22,7 +22,7 @@ def jobs(listed: Sequence[Job]) -> RenderableType:
         return "There are no jobs: carousel train FILE --name MODEL makes one."
     rows = [
         (
-            one.id,
+            tables.owned(one),
             one.promotion.model,
             tables.state(one.state),
             _steps(one),

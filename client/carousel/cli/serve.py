@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -18,6 +18,8 @@ from carousel.cli import connection, exits, serve_options
 
 if TYPE_CHECKING:
     from carousel.server import Server, Settings
+
+T = TypeVar("T")
 
 EPILOG = (
     "Every setting can also stand in the environment, as in CAROUSEL_PORT, or in the file, as in "
@@ -70,7 +72,7 @@ def serve(
     from carousel.server import app
 
     try:
-        _run_loop(app.serve(settings, on_ready=lambda ready: _announce(ready, as_json=as_json)))
+        run_loop(app.serve(settings, on_ready=lambda ready: _announce(ready, as_json=as_json)))
     except app.StartError as error:
         exits.leave(exits.CANNOT_START, str(error), as_json=as_json)
 
@@ -112,13 +114,13 @@ def _read(config: Path | None, flags: dict[str, Any]) -> "Settings":
         exits.leave(exits.USAGE, str(error))
 
 
-def _run_loop(main: Coroutine[Any, Any, None]) -> None:
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run it on the event loop that servers run on."""
     try:
         import uvloop
     except ModuleNotFoundError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+        return asyncio.run(main)
+    return uvloop.run(main)
 
 
 def _announce(server: "Server", *, as_json: bool) -> None:

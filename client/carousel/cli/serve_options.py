@@ -265,6 +265,14 @@ def options(
             "Items of one tenant that may wait for one model; unset: half of max_queue.",
         ),
     ] = None,
+    quotas: Annotated[
+        Path | None,
+        _limit(
+            "no limits",
+            "File of what tenants may use, read again when it changes; unset: no limits.",
+            metavar="FILE",
+        ),
+    ] = None,
     max_message_bytes: Annotated[
         str | None, _limit("64MiB", "Bytes of one message, such as 64MiB.", metavar="SIZE")
     ] = None,

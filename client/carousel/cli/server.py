@@ -1,4 +1,4 @@
-"""`carousel info`, `stats` and `drain`: what operators ask of a server.
+"""`carousel info`, `quotas`, `stats` and `drain`: what operators ask of a server.
 
 Modules with signatures for typer can't postpone the evaluation of annotations.
 """
@@ -12,11 +12,12 @@ from carousel.cli.arguments import Grace
 from carousel.cli.remote import remote
 
 if TYPE_CHECKING:
-    from carousel.client import Client, MetricFamily, ServerInfo
+    from carousel.client import Client, MetricFamily, ServerInfo, TenantQuotas
 
 
 def register(app: typer.Typer) -> None:
     remote(app, view=server_views.info)(info)
+    remote(app, view=server_views.quotas)(quotas)
     remote(app, view=metric_views.statistics)(stats)
     remote(app, view=server_views.draining)(drain)
 
@@ -24,6 +25,11 @@ def register(app: typer.Typer) -> None:
 def info(client: "Client") -> "ServerInfo":
     """Describe the server and its limits."""
     return client.server_info()
+
+
+def quotas(client: "Client") -> "list[TenantQuotas]":
+    """Show what tenants use and may use: all of them, or that of CAROUSEL_TENANT."""
+    return client.quotas()
 
 
 def stats(

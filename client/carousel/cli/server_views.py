@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from carousel.cli import tables
@@ -11,7 +11,7 @@ from carousel.cli.quantities import count, size, span, when
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from carousel.client import ServerInfo, StoreStatus
+    from carousel.client import Quota, ServerInfo, StoreStatus, TenantQuotas
 
 
 def info(one: ServerInfo) -> RenderableType:
@@ -35,6 +35,24 @@ def info(one: ServerInfo) -> RenderableType:
             "store": _store(one.store),
         }
     )
+
+
+def quotas(tenants: Sequence[TenantQuotas]) -> RenderableType:
+    if not tenants:
+        return "There are no tenants."
+    rows = [
+        (one.tenant, quota.name, shown(quota.in_use), _limit(quota, shown))
+        for one in tenants
+        for quota in one.quotas
+        for shown in [size if quota.name.endswith("_bytes") else count]
+        if quota.in_use or quota.limit is not None
+    ]
+    return tables.table("tenant", "quota", "in use", "limit", rows=rows,
+                        numbers=("in use", "limit"))  # fmt: skip
+
+
+def _limit(quota: Quota, shown: Callable[[int], str]) -> str:
+    return "none" if quota.limit is None else shown(quota.limit)
 
 
 def _store(store: StoreStatus | None) -> str:

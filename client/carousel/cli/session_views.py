@@ -19,7 +19,7 @@ def sessions(listed: Sequence[SessionInfo]) -> RenderableType:
         return "There are no live sessions."
     rows = [
         (
-            one.id,
+            tables.owned(one),
             _model(one),
             count(one.step_index),
             _state(one),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,6 +26,20 @@ STATE_STYLES = {
     "queued": "dim",
     "cancelled": "dim",
 }
+
+
+class Owned(Protocol):
+    """Something of a tenant's."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def tenant(self) -> str: ...
+
+
+def owned(one: Owned) -> str:
+    """An id, with the tenant before it where that is not the operator."""
+    return f"{one.tenant}/{one.id}" if one.tenant else one.id
 
 
 def table(

@@ -134,12 +134,12 @@ def _model(name: str, seen: Look, growth: Growth | None) -> ModelNow:
 
 def _sessions(seen: Look, before: Look | None, growth: Growth | None) -> tuple[SessionNow, ...]:
     """The busiest first, those of about the same speed by their ids; then the last used."""
-    former = {one.name: one.step_index for one in before.sessions} if before else {}
+    former = {(one.tenant, one.name): one.step_index for one in before.sessions} if before else {}
 
     def speed(one: SessionInfo) -> float | None:
-        if growth is None or one.name not in former:
+        if growth is None or (one.tenant, one.name) not in former:
             return None
-        return max(0, one.step_index - former[one.name]) / growth.seconds
+        return max(0, one.step_index - former[one.tenant, one.name]) / growth.seconds
 
     found = [SessionNow(session=one, steps_per_second=speed(one)) for one in seen.sessions]
     found.sort(key=_place)

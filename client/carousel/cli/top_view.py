@@ -101,7 +101,7 @@ def _sessions(sessions: Sequence[SessionNow]) -> RenderableType:
         return said("none is open", "dim")
     rows = [
         (
-            one.session.id,
+            tables.owned(one.session),
             one.session.model_version.removeprefix("models/").replace("/versions/", "/"),
             count(one.session.step_index),
             short(one.steps_per_second),
@@ -117,7 +117,7 @@ def _sessions(sessions: Sequence[SessionNow]) -> RenderableType:
 def _jobs(jobs: Sequence[Job]) -> RenderableType:
     rows = [
         (
-            one.id,
+            tables.owned(one),
             _bar(one.progress.step / max(one.progress.max_steps, 1)) if one.progress else "",
             job_lines.number(one.progress.loss) if one.progress else "",
             short(one.progress.steps_per_second if one.progress else None),

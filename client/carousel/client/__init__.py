@@ -45,9 +45,11 @@ from carousel.client._server_values import (
     MetricFamily,
     MetricSample,
     MetricType,
+    Quota,
     ServerInfo,
     Statistics,
     StoreStatus,
+    TenantQuotas,
 )
 from carousel.client._session import Session
 from carousel.client._session_values import (
@@ -114,6 +116,7 @@ __all__ = [
     "NetworkShape",
     "Progress",
     "Promotion",
+    "Quota",
     "Recipe",
     "Replay",
     "ReplaySummary",
@@ -129,6 +132,7 @@ __all__ = [
     "StepErrors",
     "StoreStatus",
     "Tag",
+    "TenantQuotas",
     "TextStatistics",
     "Token",
     "TokenProbability",

@@ -18,7 +18,7 @@ from carousel.client._async_sessions import AsyncSessions
 from carousel.client._async_transport import AsyncTransport
 from carousel.client._channel import door
 from carousel.client._events import Event, Link
-from carousel.client._server_values import ServerInfo, Statistics
+from carousel.client._server_values import ServerInfo, Statistics, TenantQuotas
 from carousel.client._times import Seconds
 from carousel.client._tls import TLS
 from carousel.errors import CarouselError
@@ -72,6 +72,10 @@ class AsyncClient(AsyncSessions, AsyncInference, AsyncModels):
     async def server_info(self, *, timeout: float | None = None) -> ServerInfo:
         """Describe the server and its limits."""
         return await self._transport.call(calls.server_info(), timeout)
+
+    async def quotas(self, *, timeout: float | None = None) -> list[TenantQuotas]:
+        """What this client's tenant uses and may use; of all tenants where it has none."""
+        return await self._transport.call(calls.quotas(), timeout)
 
     async def statistics(self, *, timeout: float | None = None) -> Statistics:
         """All of the server's metrics at this moment."""

@@ -14,7 +14,7 @@ from carousel.client._events import Event, Link
 from carousel.client._inference import Inference
 from carousel.client._jobs import Jobs
 from carousel.client._models import Models
-from carousel.client._server_values import ServerInfo, Statistics
+from carousel.client._server_values import ServerInfo, Statistics, TenantQuotas
 from carousel.client._sessions import Sessions
 from carousel.client._times import Seconds
 from carousel.client._tls import TLS
@@ -67,6 +67,10 @@ class Client(Sessions, Inference, Models):
     def server_info(self, *, timeout: float | None = None) -> ServerInfo:
         """Describe the server and its limits."""
         return self._transport.call(calls.server_info(), timeout)
+
+    def quotas(self, *, timeout: float | None = None) -> list[TenantQuotas]:
+        """What this client's tenant uses and may use; of all tenants where it has none."""
+        return self._transport.call(calls.quotas(), timeout)
 
     def statistics(self, *, timeout: float | None = None) -> Statistics:
         """All of the server's metrics at this moment."""

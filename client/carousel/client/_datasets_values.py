@@ -62,7 +62,7 @@ class Dataset:
     `sha256` is in hexadecimal. `received_bytes` are safely there, less than `size_bytes` while
     it is uploading. `rows` counts rows, characters of a text or steps of an archive. `columns`
     are not there in lists. `jobs` counts the unfinished ones that learn from it. `text` is of texts
-    alone.
+    alone. `tenant` is whose it is.
     """
 
     name: str
@@ -77,6 +77,7 @@ class Dataset:
     create_time: datetime
     jobs: int
     text: TextStatistics | None = None
+    tenant: str = ""
 
     @property
     def id(self) -> str:
@@ -97,4 +98,5 @@ def dataset(message: pb.Dataset) -> Dataset:
         create_time=to_datetime(message.create_time),
         jobs=message.jobs,
         text=read(TextStatistics, message.text) if message.HasField("text") else None,
+        tenant=message.tenant,
     )

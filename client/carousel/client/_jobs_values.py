@@ -30,7 +30,7 @@ class Job:
 
     Of `dataset` and `uri` one is empty. `state_message` says why it failed or was not promoted,
     `version` is the promoted one, `evaluation` is of the best weights on the test part.
-    `start_time` and `end_time` are None before they come.
+    `start_time` and `end_time` are None before they come. `tenant` is whose it is.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Job:
     attempts: int
     checkpoint_step: int
     parameters: int
+    tenant: str = ""
 
     @property
     def id(self) -> str:
@@ -101,6 +102,7 @@ def job(message: pb.Job) -> Job:
         attempts=message.attempts,
         checkpoint_step=message.checkpoint_step,
         parameters=message.parameters,
+        tenant=message.tenant,
     )
 
 

@@ -16,7 +16,7 @@ from carousel.client._call import Call, nothing
 from carousel.client._health import HealthRule, policy, policy_message
 from carousel.client._model_values import Model, ModelVersion
 from carousel.client._names import model_name, parent_name
-from carousel.client._server_values import ServerInfo, Statistics
+from carousel.client._server_values import ServerInfo, Statistics, TenantQuotas
 from carousel.client._times import Seconds, to_duration
 from carousel.errors import (
     CarouselError,
@@ -116,6 +116,11 @@ def get_health_policy(model: str) -> Call[tuple[HealthRule, ...]]:
 def set_health_policy(model: str, rules: Sequence[HealthRule]) -> Call[tuple[HealthRule, ...]]:
     request = pb.SetHealthPolicyRequest(name=parent_name(model), policy=policy_message(rules))
     return Call(_path("SetHealthPolicy"), request, model_pb2.HealthPolicy, policy)
+
+
+def quotas() -> Call[list[TenantQuotas]]:
+    path, request = "carousel.v1.AdminService/GetQuotas", admin_pb.GetQuotasRequest()
+    return Call(path, request, admin_pb.GetQuotasResponse, _server_values.tenant_quotas)
 
 
 def server_info() -> Call[ServerInfo]:

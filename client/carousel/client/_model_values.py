@@ -29,11 +29,15 @@ PRECISIONS: dict[model_pb2.StepPrecision.ValueType, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A name with its versions' numbers, lowest first, and the aliases that point at them."""
+    """A name with its versions' numbers, lowest first, and the aliases that point at them.
+
+    `tenant` is whose it is; models of the operator, the empty tenant, are shared by all.
+    """
 
     name: str
     versions: tuple[int, ...]
     aliases: Mapping[str, int]
+    tenant: str = ""
 
     @property
     def id(self) -> str:
@@ -108,7 +112,7 @@ class ModelVersion:
 
 
 def model(message: model_pb2.Model) -> Model:
-    return Model(message.name, tuple(message.versions), dict(message.aliases))
+    return Model(message.name, tuple(message.versions), dict(message.aliases), message.tenant)
 
 
 def model_version(message: model_pb2.ModelVersion) -> ModelVersion:

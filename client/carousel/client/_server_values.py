@@ -43,6 +43,23 @@ class ServerInfo:
     bit_exact: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a tenant uses of one thing; `limit` is None where there is none."""
+
+    name: str
+    limit: int | None
+    in_use: int
+
+
+@dataclass(frozen=True, slots=True)
+class TenantQuotas:
+    """All quotas of one tenant."""
+
+    tenant: str
+    quotas: tuple[Quota, ...]
+
+
 class MetricType(StrEnum):
     """What kind of metric a family is."""
 
@@ -82,6 +99,19 @@ class Statistics:
         wanted = labels.items()
         samples = (sample for family in self.families for sample in family.samples)
         return sum(s.value for s in samples if s.name == name and wanted <= s.labels.items())
+
+
+def tenant_quotas(message: pb.GetQuotasResponse) -> list[TenantQuotas]:
+    return [
+        TenantQuotas(
+            one.tenant,
+            tuple(
+                Quota(q.name, q.limit if q.HasField("limit") else None, q.in_use)
+                for q in one.quotas
+            ),
+        )
+        for one in message.tenants
+    ]
 
 
 def server_info(message: pb.ServerInfo) -> ServerInfo:

@@ -67,7 +67,8 @@ class SessionInfo:
     `lifetime` the age at which it ends whatever happens (None: never). `end_reason` is None while
     it lives. `state_bytes` is the size of its recurrent state. `durable_index`: steps below it are
     in the server's store. `bookmarks` are step indexes by name. `tier` is None after the end.
-    `audited`: everything that changes its state is logged, for `Client.replay`.
+    `audited`: everything that changes its state is logged, for `Client.replay`. `tenant` is whose
+    it is: only the operator, the empty tenant, sees those of others.
     """
 
     name: str
@@ -88,6 +89,7 @@ class SessionInfo:
     tier: SessionTier | None
     bookmarks: Mapping[str, int]
     audited: bool
+    tenant: str = ""
 
     @property
     def id(self) -> str:
@@ -114,6 +116,7 @@ def session_info(message: session_pb2.Session) -> SessionInfo:
         tier=_TIERS.get(message.tier),
         bookmarks={mark.name: mark.step_index for mark in message.bookmarks},
         audited=message.audited,
+        tenant=message.tenant,
     )
 
 

@@ -11,13 +11,13 @@ CarouselError
 |  |- SessionExists, VersionExists, DatasetExists, JobExists
 |- FailedPrecondition       not in this state
 |  |- SessionQuarantined, SessionAtRest, ModelNotLoaded, ModelNotStepwise
-|  |- NoTokenizer, ModelInUse, NonFiniteResult, RewindUnavailable, SnapshotMismatch
+|  |- ModelShared, NoTokenizer, ModelInUse, NonFiniteResult, RewindUnavailable, SnapshotMismatch
 |  |- DurabilityUnsupported, WeightsInvalid, ImportRefused, StoreUnwritable
 |  |- DatasetInUse, JobActive, JobNotResumable
 |- Aborted                  somebody else was faster; look again
 |  |- StepConflict, SessionFenced
 |- ResourceExhausted        full; try later
-|  |- SessionCapacity, QueueFull, WatchCapacity, MessageTooLarge
+|  |- SessionCapacity, QuotaExceeded, QueueFull, WatchCapacity, MessageTooLarge
 |- Unavailable              not now; try again
 |  |- ServerDraining, ModelLoading, ServerUnreachable, TlsFailed, StoreUnavailable
 |- DataLoss                 bytes are not what they were
@@ -40,6 +40,7 @@ from carousel.errors._moments import (
     MessageTooLarge,
     ModelLoading,
     QueueFull,
+    QuotaExceeded,
     ResourceExhausted,
     SealBroken,
     ServerDraining,
@@ -87,6 +88,7 @@ from carousel.errors._resources import (
     ModelNotFound,
     ModelNotLoaded,
     ModelNotStepwise,
+    ModelShared,
     NonFiniteResult,
     NotFound,
     NoTokenizer,
@@ -147,6 +149,7 @@ __all__ = [
     "ModelNotFound",
     "ModelNotLoaded",
     "ModelNotStepwise",
+    "ModelShared",
     "NoTokenizer",
     "NonFiniteInput",
     "NonFiniteResult",
@@ -154,6 +157,7 @@ __all__ = [
     "NotGenerative",
     "PermissionDenied",
     "QueueFull",
+    "QuotaExceeded",
     "ResourceExhausted",
     "RewindUnavailable",
     "SealBroken",

@@ -39,6 +39,12 @@ class SessionCapacity(ResourceExhausted):
     reason = "SESSION_CAPACITY"
 
 
+class QuotaExceeded(ResourceExhausted):
+    """The tenant has, or does, as much as it may; `quota`, `limit` and `in_use` say of what."""
+
+    reason = "QUOTA_EXCEEDED"
+
+
 class QueueFull(ResourceExhausted):
     """Too much work waits already."""
 

@@ -136,6 +136,12 @@ class NoTokenizer(FailedPrecondition):
     reason = "NO_TOKENIZER"
 
 
+class ModelShared(FailedPrecondition):
+    """The model is the operator's: all tenants may use it, and none of them may change it."""
+
+    reason = "MODEL_SHARED"
+
+
 class ModelInUse(FailedPrecondition):
     """Sessions or aliases still need the version."""
 

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63\x61rousel/v1/admin_service.proto\x12\x0b\x63\x61rousel.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\x95\x03\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0e\n\x06shards\x18\x05 \x01(\r\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x10\n\x08sessions\x18\x07 \x01(\x04\x12\x14\n\x0cmax_sessions\x18\x08 \x01(\x04\x12\x11\n\tmax_batch\x18\t \x01(\r\x12\x11\n\tmax_chunk\x18\n \x01(\r\x12\x19\n\x11max_message_bytes\x18\x0b \x01(\x04\x12\x12\n\nmax_tokens\x18\x0c \x01(\r\x12.\n\x0b\x64\x65\x66\x61ult_ttl\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eready_versions\x18\x0e \x03(\t\x12\x11\n\tbit_exact\x18\x0f \x01(\x08\x12\'\n\x05store\x18\x10 \x01(\x0b\x32\x18.carousel.v1.StoreStatus\"P\n\x0bStoreStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07healthy\x18\x02 \x01(\x08\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x11\n\tlag_steps\x18\x04 \x01(\x04\"\x16\n\x14GetStatisticsRequest\"j\n\nStatistics\x12/\n\x0b\x63reate_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x66\x61milies\x18\x02 \x03(\x0b\x32\x19.carousel.v1.MetricFamily\"}\n\x0cMetricFamily\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04help\x18\x02 \x01(\t\x12%\n\x04type\x18\x03 \x01(\x0e\x32\x17.carousel.v1.MetricType\x12*\n\x07samples\x18\x04 \x03(\x0b\x32\x19.carousel.v1.MetricSample\"\xba\x01\n\x0cMetricSample\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x06labels\x18\x02 \x03(\x0b\x32%.carousel.v1.MetricSample.LabelsEntry\x12\r\n\x05value\x18\x03 \x01(\x01\x12\'\n\x08\x65xemplar\x18\x04 \x01(\x0b\x32\x15.carousel.v1.Exemplar\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xac\x01\n\x08\x45xemplar\x12\x31\n\x06labels\x18\x01 \x03(\x0b\x32!.carousel.v1.Exemplar.LabelsEntry\x12\r\n\x05value\x18\x02 \x01(\x01\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"S\n\x12\x44rainServerRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tsuccessor\x18\x02 \x01(\t\"\x15\n\x13\x44rainServerResponse*t\n\nMetricType\x12\x1b\n\x17METRIC_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13METRIC_TYPE_COUNTER\x10\x01\x12\x15\n\x11METRIC_TYPE_GAUGE\x10\x02\x12\x19\n\x15METRIC_TYPE_HISTOGRAM\x10\x03\x32\xfa\x01\n\x0c\x41\x64minService\x12K\n\rGetServerInfo\x12!.carousel.v1.GetServerInfoRequest\x1a\x17.carousel.v1.ServerInfo\x12K\n\rGetStatistics\x12!.carousel.v1.GetStatisticsRequest\x1a\x17.carousel.v1.Statistics\x12P\n\x0b\x44rainServer\x12\x1f.carousel.v1.DrainServerRequest\x1a .carousel.v1.DrainServerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63\x61rousel/v1/admin_service.proto\x12\x0b\x63\x61rousel.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\x95\x03\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0e\n\x06shards\x18\x05 \x01(\r\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x10\n\x08sessions\x18\x07 \x01(\x04\x12\x14\n\x0cmax_sessions\x18\x08 \x01(\x04\x12\x11\n\tmax_batch\x18\t \x01(\r\x12\x11\n\tmax_chunk\x18\n \x01(\r\x12\x19\n\x11max_message_bytes\x18\x0b \x01(\x04\x12\x12\n\nmax_tokens\x18\x0c \x01(\r\x12.\n\x0b\x64\x65\x66\x61ult_ttl\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eready_versions\x18\x0e \x03(\t\x12\x11\n\tbit_exact\x18\x0f \x01(\x08\x12\'\n\x05store\x18\x10 \x01(\x0b\x32\x18.carousel.v1.StoreStatus\"P\n\x0bStoreStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07healthy\x18\x02 \x01(\x08\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x11\n\tlag_steps\x18\x04 \x01(\x04\"\x12\n\x10GetQuotasRequest\"?\n\x11GetQuotasResponse\x12*\n\x07tenants\x18\x01 \x03(\x0b\x32\x19.carousel.v1.TenantQuotas\"B\n\x0cTenantQuotas\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\"\n\x06quotas\x18\x02 \x03(\x0b\x32\x12.carousel.v1.Quota\"C\n\x05Quota\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x0e\n\x06in_use\x18\x03 \x01(\x04\x42\x08\n\x06_limit\"\x16\n\x14GetStatisticsRequest\"j\n\nStatistics\x12/\n\x0b\x63reate_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x66\x61milies\x18\x02 \x03(\x0b\x32\x19.carousel.v1.MetricFamily\"}\n\x0cMetricFamily\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04help\x18\x02 \x01(\t\x12%\n\x04type\x18\x03 \x01(\x0e\x32\x17.carousel.v1.MetricType\x12*\n\x07samples\x18\x04 \x03(\x0b\x32\x19.carousel.v1.MetricSample\"\xba\x01\n\x0cMetricSample\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x06labels\x18\x02 \x03(\x0b\x32%.carousel.v1.MetricSample.LabelsEntry\x12\r\n\x05value\x18\x03 \x01(\x01\x12\'\n\x08\x65xemplar\x18\x04 \x01(\x0b\x32\x15.carousel.v1.Exemplar\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xac\x01\n\x08\x45xemplar\x12\x31\n\x06labels\x18\x01 \x03(\x0b\x32!.carousel.v1.Exemplar.LabelsEntry\x12\r\n\x05value\x18\x02 \x01(\x01\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"S\n\x12\x44rainServerRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tsuccessor\x18\x02 \x01(\t\"\x15\n\x13\x44rainServerResponse*t\n\nMetricType\x12\x1b\n\x17METRIC_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13METRIC_TYPE_COUNTER\x10\x01\x12\x15\n\x11METRIC_TYPE_GAUGE\x10\x02\x12\x19\n\x15METRIC_TYPE_HISTOGRAM\x10\x03\x32\xc6\x02\n\x0c\x41\x64minService\x12K\n\rGetServerInfo\x12!.carousel.v1.GetServerInfoRequest\x1a\x17.carousel.v1.ServerInfo\x12K\n\rGetStatistics\x12!.carousel.v1.GetStatisticsRequest\x1a\x17.carousel.v1.Statistics\x12J\n\tGetQuotas\x12\x1d.carousel.v1.GetQuotasRequest\x1a\x1e.carousel.v1.GetQuotasResponse\x12P\n\x0b\x44rainServer\x12\x1f.carousel.v1.DrainServerRequest\x1a .carousel.v1.DrainServerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,32 +37,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METRICSAMPLE_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_EXEMPLAR_LABELSENTRY']._loaded_options = None
   _globals['_EXEMPLAR_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_METRICTYPE']._serialized_start=1358
-  _globals['_METRICTYPE']._serialized_end=1474
+  _globals['_METRICTYPE']._serialized_start=1580
+  _globals['_METRICTYPE']._serialized_end=1696
   _globals['_GETSERVERINFOREQUEST']._serialized_start=113
   _globals['_GETSERVERINFOREQUEST']._serialized_end=135
   _globals['_SERVERINFO']._serialized_start=138
   _globals['_SERVERINFO']._serialized_end=543
   _globals['_STORESTATUS']._serialized_start=545
   _globals['_STORESTATUS']._serialized_end=625
-  _globals['_GETSTATISTICSREQUEST']._serialized_start=627
-  _globals['_GETSTATISTICSREQUEST']._serialized_end=649
-  _globals['_STATISTICS']._serialized_start=651
-  _globals['_STATISTICS']._serialized_end=757
-  _globals['_METRICFAMILY']._serialized_start=759
-  _globals['_METRICFAMILY']._serialized_end=884
-  _globals['_METRICSAMPLE']._serialized_start=887
-  _globals['_METRICSAMPLE']._serialized_end=1073
-  _globals['_METRICSAMPLE_LABELSENTRY']._serialized_start=1028
-  _globals['_METRICSAMPLE_LABELSENTRY']._serialized_end=1073
-  _globals['_EXEMPLAR']._serialized_start=1076
-  _globals['_EXEMPLAR']._serialized_end=1248
-  _globals['_EXEMPLAR_LABELSENTRY']._serialized_start=1028
-  _globals['_EXEMPLAR_LABELSENTRY']._serialized_end=1073
-  _globals['_DRAINSERVERREQUEST']._serialized_start=1250
-  _globals['_DRAINSERVERREQUEST']._serialized_end=1333
-  _globals['_DRAINSERVERRESPONSE']._serialized_start=1335
-  _globals['_DRAINSERVERRESPONSE']._serialized_end=1356
-  _globals['_ADMINSERVICE']._serialized_start=1477
-  _globals['_ADMINSERVICE']._serialized_end=1727
+  _globals['_GETQUOTASREQUEST']._serialized_start=627
+  _globals['_GETQUOTASREQUEST']._serialized_end=645
+  _globals['_GETQUOTASRESPONSE']._serialized_start=647
+  _globals['_GETQUOTASRESPONSE']._serialized_end=710
+  _globals['_TENANTQUOTAS']._serialized_start=712
+  _globals['_TENANTQUOTAS']._serialized_end=778
+  _globals['_QUOTA']._serialized_start=780
+  _globals['_QUOTA']._serialized_end=847
+  _globals['_GETSTATISTICSREQUEST']._serialized_start=849
+  _globals['_GETSTATISTICSREQUEST']._serialized_end=871
+  _globals['_STATISTICS']._serialized_start=873
+  _globals['_STATISTICS']._serialized_end=979
+  _globals['_METRICFAMILY']._serialized_start=981
+  _globals['_METRICFAMILY']._serialized_end=1106
+  _globals['_METRICSAMPLE']._serialized_start=1109
+  _globals['_METRICSAMPLE']._serialized_end=1295
+  _globals['_METRICSAMPLE_LABELSENTRY']._serialized_start=1250
+  _globals['_METRICSAMPLE_LABELSENTRY']._serialized_end=1295
+  _globals['_EXEMPLAR']._serialized_start=1298
+  _globals['_EXEMPLAR']._serialized_end=1470
+  _globals['_EXEMPLAR_LABELSENTRY']._serialized_start=1250
+  _globals['_EXEMPLAR_LABELSENTRY']._serialized_end=1295
+  _globals['_DRAINSERVERREQUEST']._serialized_start=1472
+  _globals['_DRAINSERVERREQUEST']._serialized_end=1555
+  _globals['_DRAINSERVERRESPONSE']._serialized_start=1557
+  _globals['_DRAINSERVERRESPONSE']._serialized_end=1578
+  _globals['_ADMINSERVICE']._serialized_start=1699
+  _globals['_ADMINSERVICE']._serialized_end=2025
 # @@protoc_insertion_point(module_scope)

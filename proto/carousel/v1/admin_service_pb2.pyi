@@ -99,7 +99,7 @@ class ServerInfo(_message.Message):
     draining: _builtins.bool
     """Being drained."""
     sessions: _builtins.int
-    """Live sessions."""
+    """Live sessions; where the caller is a tenant, its own."""
     max_sessions: _builtins.int
     """The most sessions it takes, all models together."""
     max_batch: _builtins.int
@@ -124,7 +124,7 @@ class ServerInfo(_message.Message):
 
     @_builtins.property
     def ready_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ready versions: `models/{model}/versions/{number}`."""
+        """Ready versions that the caller can use: `models/{model}/versions/{number}`."""
 
     @_builtins.property
     def store(self) -> Global___StoreStatus:
@@ -177,7 +177,9 @@ class StoreStatus(_message.Message):
     message: _builtins.str
     """What went wrong last, when not healthy."""
     lag_steps: _builtins.int
-    """Steps that are committed and not in the store yet, of all sessions together."""
+    """Steps that are committed and not in the store yet, of all sessions together; 0 where the caller
+    is a tenant.
+    """
     def __init__(
         self,
         *,
@@ -193,6 +195,111 @@ class StoreStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoreStatus: _TypeAlias = StoreStatus  # noqa: Y015
+
+@_typing.final
+class GetQuotasRequest(_message.Message):
+    """Asks for quotas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQuotasRequest: _TypeAlias = GetQuotasRequest  # noqa: Y015
+
+@_typing.final
+class GetQuotasResponse(_message.Message):
+    """Quotas of tenants."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantQuotas]:
+        """In order of their names: those that the file of quotas names and those with live sessions, at
+        most 1,000; where the caller is a tenant, itself.
+        """
+
+    def __init__(
+        self,
+        *,
+        tenants: _abc.Iterable[Global___TenantQuotas] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenants", b"tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQuotasResponse: _TypeAlias = GetQuotasResponse  # noqa: Y015
+
+@_typing.final
+class TenantQuotas(_message.Message):
+    """Quotas of one tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Its name."""
+    @_builtins.property
+    def quotas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quota]:
+        """Each of `sessions`, `state_bytes`, `steps_per_second`, `streams`, `queued_steps`, `jobs`,
+        `dataset_bytes` and `model_bytes`, as docs/operations.md describes them.
+        """
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        quotas: _abc.Iterable[Global___Quota] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quotas", b"quotas", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantQuotas: _TypeAlias = TenantQuotas  # noqa: Y015
+
+@_typing.final
+class Quota(_message.Message):
+    """One quota of one tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Which."""
+    limit: _builtins.int
+    """The most that there may be; unset: no limit."""
+    in_use: _builtins.int
+    """What there is now."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        limit: _builtins.int | None = ...,
+        in_use: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "in_use", b"in_use", "limit", b"limit", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___Quota: _TypeAlias = Quota  # noqa: Y015
 
 @_typing.final
 class GetStatisticsRequest(_message.Message):

@@ -45,6 +45,11 @@ class AdminServiceStub:
                 request_serializer=carousel_dot_v1_dot_admin__service__pb2.GetStatisticsRequest.SerializeToString,
                 response_deserializer=carousel_dot_v1_dot_admin__service__pb2.Statistics.FromString,
                 _registered_method=True)
+        self.GetQuotas = channel.unary_unary(
+                '/carousel.v1.AdminService/GetQuotas',
+                request_serializer=carousel_dot_v1_dot_admin__service__pb2.GetQuotasRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_admin__service__pb2.GetQuotasResponse.FromString,
+                _registered_method=True)
         self.DrainServer = channel.unary_unary(
                 '/carousel.v1.AdminService/DrainServer',
                 request_serializer=carousel_dot_v1_dot_admin__service__pb2.DrainServerRequest.SerializeToString,
@@ -70,6 +75,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetQuotas(self, request, context):
+        """What tenants use, and may use: where the caller is a tenant, itself alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DrainServer(self, request, context):
         """Takes no new sessions, finishes what waits, and shuts down, as on SIGTERM. Returns at once.
         """
@@ -89,6 +101,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetStatistics,
                     request_deserializer=carousel_dot_v1_dot_admin__service__pb2.GetStatisticsRequest.FromString,
                     response_serializer=carousel_dot_v1_dot_admin__service__pb2.Statistics.SerializeToString,
+            ),
+            'GetQuotas': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuotas,
+                    request_deserializer=carousel_dot_v1_dot_admin__service__pb2.GetQuotasRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_admin__service__pb2.GetQuotasResponse.SerializeToString,
             ),
             'DrainServer': grpc.unary_unary_rpc_method_handler(
                     servicer.DrainServer,
@@ -151,6 +168,33 @@ class AdminService:
             '/carousel.v1.AdminService/GetStatistics',
             carousel_dot_v1_dot_admin__service__pb2.GetStatisticsRequest.SerializeToString,
             carousel_dot_v1_dot_admin__service__pb2.Statistics.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuotas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carousel.v1.AdminService/GetQuotas',
+            carousel_dot_v1_dot_admin__service__pb2.GetQuotasRequest.SerializeToString,
+            carousel_dot_v1_dot_admin__service__pb2.GetQuotasResponse.FromString,
             options,
             channel_credentials,
             insecure,

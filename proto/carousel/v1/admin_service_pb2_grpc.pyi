@@ -37,6 +37,8 @@ class AdminServiceStub:
     """Describes the server and its limits."""
     GetStatistics: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetStatisticsRequest, _admin_service_pb2.Statistics]
     """All metrics at this moment; what the exporter reads."""
+    GetQuotas: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetQuotasRequest, _admin_service_pb2.GetQuotasResponse]
+    """What tenants use, and may use: where the caller is a tenant, itself alone."""
     DrainServer: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DrainServerRequest, _admin_service_pb2.DrainServerResponse]
     """Takes no new sessions, finishes what waits, and shuts down, as on SIGTERM. Returns at once."""
 
@@ -49,6 +51,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Describes the server and its limits."""
     GetStatistics: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetStatisticsRequest, _admin_service_pb2.Statistics]  # type: ignore[assignment]
     """All metrics at this moment; what the exporter reads."""
+    GetQuotas: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetQuotasRequest, _admin_service_pb2.GetQuotasResponse]  # type: ignore[assignment]
+    """What tenants use, and may use: where the caller is a tenant, itself alone."""
     DrainServer: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DrainServerRequest, _admin_service_pb2.DrainServerResponse]  # type: ignore[assignment]
     """Takes no new sessions, finishes what waits, and shuts down, as on SIGTERM. Returns at once."""
 
@@ -70,6 +74,14 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.Statistics, _abc.Awaitable[_admin_service_pb2.Statistics]]:
         """All metrics at this moment; what the exporter reads."""
+
+    @_abc_1.abstractmethod
+    def GetQuotas(
+        self,
+        request: _admin_service_pb2.GetQuotasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetQuotasResponse, _abc.Awaitable[_admin_service_pb2.GetQuotasResponse]]:
+        """What tenants use, and may use: where the caller is a tenant, itself alone."""
 
     @_abc_1.abstractmethod
     def DrainServer(

@@ -102,6 +102,7 @@ class Dataset(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`datasets/{id}`; the id has 1 to 63 of a-z, 0-9 and '-', and begins with a letter or digit."""
     state: Global___DatasetState.ValueType
@@ -120,6 +121,10 @@ class Dataset(_message.Message):
     """Output only. Rows of a table, characters of a text, steps of an archive."""
     jobs: _builtins.int
     """Output only. Jobs that are not finished and learn from it."""
+    tenant: _builtins.str
+    """Output only. The tenant that uploaded it; empty: the operator. Only the operator, whose lists
+    have the datasets of all tenants, sees another than its own.
+    """
     @_builtins.property
     def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___Column]:
         """Output only. One for each column of a table or array of an archive, in their order."""
@@ -147,10 +152,11 @@ class Dataset(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         jobs: _builtins.int = ...,
         text: Global___TextStatistics | None = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "create_time", b"create_time", "file_name", b"file_name", "format", b"format", "jobs", b"jobs", "name", b"name", "received_bytes", b"received_bytes", "rows", b"rows", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "create_time", b"create_time", "file_name", b"file_name", "format", b"format", "jobs", b"jobs", "name", b"name", "received_bytes", b"received_bytes", "rows", b"rows", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "tenant", b"tenant", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

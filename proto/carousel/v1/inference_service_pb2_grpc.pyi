@@ -30,8 +30,10 @@ class InferenceServiceStub:
     """Runs models: statefully by session, or statelessly on whole sequences.
 
     The metadata `x-carousel-tenant` (at most 63 of a-z, 0-9 and '-'; absent: the empty one) says for
-    whom a call works: tenants that wait for the same model get the same number of steps, and each
-    may have only so many items in the queue.
+    whom a call works. What a tenant makes is its own: another tenant's session, model, dataset or
+    job looks exactly like one that there is not. The models of the empty tenant, the operator, are
+    for all to use. Tenants that wait for the same model get the same number of steps, each may have
+    only so many items in the queue, and QUOTA_EXCEEDED refuses what is over its quotas.
     """
 
     @_typing.overload
@@ -84,8 +86,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Runs models: statefully by session, or statelessly on whole sequences.
 
     The metadata `x-carousel-tenant` (at most 63 of a-z, 0-9 and '-'; absent: the empty one) says for
-    whom a call works: tenants that wait for the same model get the same number of steps, and each
-    may have only so many items in the queue.
+    whom a call works. What a tenant makes is its own: another tenant's session, model, dataset or
+    job looks exactly like one that there is not. The models of the empty tenant, the operator, are
+    for all to use. Tenants that wait for the same model get the same number of steps, each may have
+    only so many items in the queue, and QUOTA_EXCEEDED refuses what is over its quotas.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -134,8 +138,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs models: statefully by session, or statelessly on whole sequences.
 
     The metadata `x-carousel-tenant` (at most 63 of a-z, 0-9 and '-'; absent: the empty one) says for
-    whom a call works: tenants that wait for the same model get the same number of steps, and each
-    may have only so many items in the queue.
+    whom a call works. What a tenant makes is its own: another tenant's session, model, dataset or
+    job looks exactly like one that there is not. The models of the empty tenant, the operator, are
+    for all to use. Tenants that wait for the same model get the same number of steps, each may have
+    only so many items in the queue, and QUOTA_EXCEEDED refuses what is over its quotas.
     """
 
     @_abc_1.abstractmethod

@@ -26,7 +26,7 @@ from carousel.v1 import tensor_pb2 as carousel_dot_v1_dot_tensor__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63\x61rousel/v1/model.proto\x12\x0b\x63\x61rousel.v1\x1a\x18\x63\x61rousel/v1/tensor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\r\x12\x30\n\x07\x61liases\x18\x03 \x03(\x0b\x32\x1f.carousel.v1.Model.AliasesEntry\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\x88\x03\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.carousel.v1.VersionState\x12\x15\n\rstate_message\x18\x03 \x01(\t\x12(\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x18.carousel.v1.ModelConfig\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x12\n\nparameters\x18\x06 \x01(\x04\x12\x15\n\rweights_bytes\x18\x07 \x01(\x04\x12-\n\x0cstate_schema\x18\x08 \x03(\x0b\x32\x17.carousel.v1.TensorSpec\x12\x10\n\x08sessions\x18\t \x01(\x04\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x63\x61rd\x18\x0b \x01(\t\x12\x15\n\rbaseline_json\x18\x0c \x01(\t\x12-\n\tprecision\x18\x0e \x01(\x0e\x32\x1a.carousel.v1.StepPrecision\")\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\r\"\x99\x02\n\x0bModelConfig\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x01(\r\x12\x13\n\x0bhidden_size\x18\x03 \x01(\r\x12)\n\ninput_type\x18\x04 \x01(\x0e\x32\x15.carousel.v1.DataType\x12\x12\n\ninput_size\x18\x05 \x01(\r\x12\x0c\n\x04head\x18\x06 \x01(\t\x12\x13\n\x0boutput_size\x18\x07 \x01(\r\x12\x0e\n\x06labels\x18\x08 \x03(\t\x12\x15\n\rbidirectional\x18\t \x01(\x08\x12\x15\n\rhas_tokenizer\x18\n \x01(\x08\x12\x0c\n\x04json\x18\x0b \x01(\t\x12\x13\n\x0binput_names\x18\x0c \x03(\t\x12\x14\n\x0ctarget_names\x18\r \x03(\t\"u\n\nHealthRule\x12)\n\x06metric\x18\x01 \x01(\x0e\x32\x19.carousel.v1.HealthMetric\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12)\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\x19.carousel.v1.HealthAction\"6\n\x0cHealthPolicy\x12&\n\x05rules\x18\x01 \x03(\x0b\x32\x17.carousel.v1.HealthRule*\x97\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16VERSION_STATE_UNLOADED\x10\x01\x12\x19\n\x15VERSION_STATE_LOADING\x10\x02\x12\x17\n\x13VERSION_STATE_READY\x10\x03\x12\x18\n\x14VERSION_STATE_FAILED\x10\x04*d\n\rStepPrecision\x12\x1e\n\x1aSTEP_PRECISION_UNSPECIFIED\x10\x00\x12\x1a\n\x16STEP_PRECISION_FLOAT32\x10\x01\x12\x17\n\x13STEP_PRECISION_INT8\x10\x02*\x80\x01\n\x0cHealthMetric\x12\x1d\n\x19HEALTH_METRIC_UNSPECIFIED\x10\x00\x12\x1c\n\x18HEALTH_METRIC_STATE_NORM\x10\x01\x12\x1c\n\x18HEALTH_METRIC_SATURATION\x10\x02\x12\x15\n\x11HEALTH_METRIC_AGE\x10\x03*\x95\x01\n\x0cHealthAction\x12\x1d\n\x19HEALTH_ACTION_UNSPECIFIED\x10\x00\x12\x17\n\x13HEALTH_ACTION_ALERT\x10\x01\x12\x16\n\x12HEALTH_ACTION_CLIP\x10\x02\x12\x1c\n\x18HEALTH_ACTION_SOFT_RESET\x10\x03\x12\x17\n\x13HEALTH_ACTION_RESET\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63\x61rousel/v1/model.proto\x12\x0b\x63\x61rousel.v1\x1a\x18\x63\x61rousel/v1/tensor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\r\x12\x30\n\x07\x61liases\x18\x03 \x03(\x0b\x32\x1f.carousel.v1.Model.AliasesEntry\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\x88\x03\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.carousel.v1.VersionState\x12\x15\n\rstate_message\x18\x03 \x01(\t\x12(\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x18.carousel.v1.ModelConfig\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x12\n\nparameters\x18\x06 \x01(\x04\x12\x15\n\rweights_bytes\x18\x07 \x01(\x04\x12-\n\x0cstate_schema\x18\x08 \x03(\x0b\x32\x17.carousel.v1.TensorSpec\x12\x10\n\x08sessions\x18\t \x01(\x04\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x63\x61rd\x18\x0b \x01(\t\x12\x15\n\rbaseline_json\x18\x0c \x01(\t\x12-\n\tprecision\x18\x0e \x01(\x0e\x32\x1a.carousel.v1.StepPrecision\")\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\r\"\x99\x02\n\x0bModelConfig\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x01(\r\x12\x13\n\x0bhidden_size\x18\x03 \x01(\r\x12)\n\ninput_type\x18\x04 \x01(\x0e\x32\x15.carousel.v1.DataType\x12\x12\n\ninput_size\x18\x05 \x01(\r\x12\x0c\n\x04head\x18\x06 \x01(\t\x12\x13\n\x0boutput_size\x18\x07 \x01(\r\x12\x0e\n\x06labels\x18\x08 \x03(\t\x12\x15\n\rbidirectional\x18\t \x01(\x08\x12\x15\n\rhas_tokenizer\x18\n \x01(\x08\x12\x0c\n\x04json\x18\x0b \x01(\t\x12\x13\n\x0binput_names\x18\x0c \x03(\t\x12\x14\n\x0ctarget_names\x18\r \x03(\t\"u\n\nHealthRule\x12)\n\x06metric\x18\x01 \x01(\x0e\x32\x19.carousel.v1.HealthMetric\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12)\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\x19.carousel.v1.HealthAction\"6\n\x0cHealthPolicy\x12&\n\x05rules\x18\x01 \x03(\x0b\x32\x17.carousel.v1.HealthRule*\x97\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16VERSION_STATE_UNLOADED\x10\x01\x12\x19\n\x15VERSION_STATE_LOADING\x10\x02\x12\x17\n\x13VERSION_STATE_READY\x10\x03\x12\x18\n\x14VERSION_STATE_FAILED\x10\x04*d\n\rStepPrecision\x12\x1e\n\x1aSTEP_PRECISION_UNSPECIFIED\x10\x00\x12\x1a\n\x16STEP_PRECISION_FLOAT32\x10\x01\x12\x17\n\x13STEP_PRECISION_INT8\x10\x02*\x80\x01\n\x0cHealthMetric\x12\x1d\n\x19HEALTH_METRIC_UNSPECIFIED\x10\x00\x12\x1c\n\x18HEALTH_METRIC_STATE_NORM\x10\x01\x12\x1c\n\x18HEALTH_METRIC_SATURATION\x10\x02\x12\x15\n\x11HEALTH_METRIC_AGE\x10\x03*\x95\x01\n\x0cHealthAction\x12\x1d\n\x19HEALTH_ACTION_UNSPECIFIED\x10\x00\x12\x17\n\x13HEALTH_ACTION_ALERT\x10\x01\x12\x16\n\x12HEALTH_ACTION_CLIP\x10\x02\x12\x1c\n\x18HEALTH_ACTION_SOFT_RESET\x10\x03\x12\x17\n\x13HEALTH_ACTION_RESET\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,26 +35,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODEL_ALIASESENTRY']._loaded_options = None
   _globals['_MODEL_ALIASESENTRY']._serialized_options = b'8\001'
-  _globals['_VERSIONSTATE']._serialized_start=1137
-  _globals['_VERSIONSTATE']._serialized_end=1288
-  _globals['_STEPPRECISION']._serialized_start=1290
-  _globals['_STEPPRECISION']._serialized_end=1390
-  _globals['_HEALTHMETRIC']._serialized_start=1393
-  _globals['_HEALTHMETRIC']._serialized_end=1521
-  _globals['_HEALTHACTION']._serialized_start=1524
-  _globals['_HEALTHACTION']._serialized_end=1673
+  _globals['_VERSIONSTATE']._serialized_start=1153
+  _globals['_VERSIONSTATE']._serialized_end=1304
+  _globals['_STEPPRECISION']._serialized_start=1306
+  _globals['_STEPPRECISION']._serialized_end=1406
+  _globals['_HEALTHMETRIC']._serialized_start=1409
+  _globals['_HEALTHMETRIC']._serialized_end=1537
+  _globals['_HEALTHACTION']._serialized_start=1540
+  _globals['_HEALTHACTION']._serialized_end=1689
   _globals['_MODEL']._serialized_start=100
-  _globals['_MODEL']._serialized_end=237
-  _globals['_MODEL_ALIASESENTRY']._serialized_start=191
-  _globals['_MODEL_ALIASESENTRY']._serialized_end=237
-  _globals['_MODELVERSION']._serialized_start=240
-  _globals['_MODELVERSION']._serialized_end=632
-  _globals['_TENSORSPEC']._serialized_start=634
-  _globals['_TENSORSPEC']._serialized_end=675
-  _globals['_MODELCONFIG']._serialized_start=678
-  _globals['_MODELCONFIG']._serialized_end=959
-  _globals['_HEALTHRULE']._serialized_start=961
-  _globals['_HEALTHRULE']._serialized_end=1078
-  _globals['_HEALTHPOLICY']._serialized_start=1080
-  _globals['_HEALTHPOLICY']._serialized_end=1134
+  _globals['_MODEL']._serialized_end=253
+  _globals['_MODEL_ALIASESENTRY']._serialized_start=207
+  _globals['_MODEL_ALIASESENTRY']._serialized_end=253
+  _globals['_MODELVERSION']._serialized_start=256
+  _globals['_MODELVERSION']._serialized_end=648
+  _globals['_TENSORSPEC']._serialized_start=650
+  _globals['_TENSORSPEC']._serialized_end=691
+  _globals['_MODELCONFIG']._serialized_start=694
+  _globals['_MODELCONFIG']._serialized_end=975
+  _globals['_HEALTHRULE']._serialized_start=977
+  _globals['_HEALTHRULE']._serialized_end=1094
+  _globals['_HEALTHPOLICY']._serialized_start=1096
+  _globals['_HEALTHPOLICY']._serialized_end=1150
 # @@protoc_insertion_point(module_scope)

@@ -178,8 +178,13 @@ class Model(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`models/{model}`; the id has 1 to 63 of a-z, 0-9 and '-', and begins with a letter or digit."""
+    tenant: _builtins.str
+    """Output only. The tenant whose model it is; empty: the operator's, which all tenants may use for
+    inference and none of them may change.
+    """
     @_builtins.property
     def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Its versions' numbers, lowest first."""
@@ -194,10 +199,11 @@ class Model(_message.Message):
         name: _builtins.str = ...,
         versions: _abc.Iterable[_builtins.int] | None = ...,
         aliases: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "name", b"name", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "name", b"name", "tenant", b"tenant", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,25 +27,25 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63\x61rousel/v1/session.proto\x12\x0b\x63\x61rousel.v1\x1a\x18\x63\x61rousel/v1/tensor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf3\x04\n\x07Session\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x06handle\x18\x03 \x01(\x06\x12\x12\n\nstep_index\x18\x04 \x01(\x04\x12\x15\n\rdurable_index\x18\x05 \x01(\x04\x12(\n\x05state\x18\x06 \x01(\x0e\x32\x19.carousel.v1.SessionState\x12*\n\nend_reason\x18\x07 \x01(\x0e\x32\x16.carousel.v1.EndReason\x12\r\n\x05shard\x18\x08 \x01(\r\x12+\n\ndurability\x18\t \x01(\x0e\x32\x17.carousel.v1.Durability\x12&\n\x03ttl\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08lifetime\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0crewind_depth\x18\x0c \x01(\r\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bstate_bytes\x18\x10 \x01(\x04\x12&\n\x04tier\x18\x11 \x01(\x0e\x32\x18.carousel.v1.SessionTier\x12(\n\tbookmarks\x18\x12 \x03(\x0b\x32\x15.carousel.v1.Bookmark\x12\x0f\n\x07\x61udited\x18\x14 \x01(\x08\",\n\x08\x42ookmark\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nstep_index\x18\x02 \x01(\x04\"\x8a\x02\n\x08Snapshot\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\x0c\x12\x12\n\nstep_index\x18\x04 \x01(\x04\x12)\n\x07tensors\x18\x05 \x03(\x0b\x32\x18.carousel.v1.NamedTensor\x12\x13\n\x0breply_index\x18\x06 \x01(\x04\x12\"\n\x05reply\x18\x07 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63hecksum\x18\t \x01(\x0c*\x7f\n\x0cSessionState\x12\x1d\n\x19SESSION_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14SESSION_STATE_ACTIVE\x10\x01\x12\x1d\n\x19SESSION_STATE_QUARANTINED\x10\x02\x12\x17\n\x13SESSION_STATE_ENDED\x10\x03*\xce\x01\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45ND_REASON_CLOSED\x10\x01\x12\x13\n\x0f\x45ND_REASON_IDLE\x10\x02\x12\x17\n\x13\x45ND_REASON_LIFETIME\x10\x03\x12\x16\n\x12\x45ND_REASON_EVICTED\x10\x04\x12\x1a\n\x16\x45ND_REASON_QUARANTINED\x10\x05\x12\x16\n\x12\x45ND_REASON_DRAINED\x10\x06\x12\x14\n\x10\x45ND_REASON_ERROR\x10\x07*j\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_MEMORY\x10\x01\x12\x14\n\x10\x44URABILITY_ASYNC\x10\x02\x12\x13\n\x0f\x44URABILITY_SYNC\x10\x03*s\n\x0bSessionTier\x12\x1c\n\x18SESSION_TIER_UNSPECIFIED\x10\x00\x12\x17\n\x13SESSION_TIER_DEVICE\x10\x01\x12\x15\n\x11SESSION_TIER_HOST\x10\x02\x12\x16\n\x12SESSION_TIER_STORE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63\x61rousel/v1/session.proto\x12\x0b\x63\x61rousel.v1\x1a\x18\x63\x61rousel/v1/tensor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x05\n\x07Session\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x06handle\x18\x03 \x01(\x06\x12\x12\n\nstep_index\x18\x04 \x01(\x04\x12\x15\n\rdurable_index\x18\x05 \x01(\x04\x12(\n\x05state\x18\x06 \x01(\x0e\x32\x19.carousel.v1.SessionState\x12*\n\nend_reason\x18\x07 \x01(\x0e\x32\x16.carousel.v1.EndReason\x12\r\n\x05shard\x18\x08 \x01(\r\x12+\n\ndurability\x18\t \x01(\x0e\x32\x17.carousel.v1.Durability\x12&\n\x03ttl\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08lifetime\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0crewind_depth\x18\x0c \x01(\r\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bstate_bytes\x18\x10 \x01(\x04\x12&\n\x04tier\x18\x11 \x01(\x0e\x32\x18.carousel.v1.SessionTier\x12(\n\tbookmarks\x18\x12 \x03(\x0b\x32\x15.carousel.v1.Bookmark\x12\x0f\n\x07\x61udited\x18\x14 \x01(\x08\x12\x0e\n\x06tenant\x18\x15 \x01(\t\",\n\x08\x42ookmark\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nstep_index\x18\x02 \x01(\x04\"\x8a\x02\n\x08Snapshot\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\x0c\x12\x12\n\nstep_index\x18\x04 \x01(\x04\x12)\n\x07tensors\x18\x05 \x03(\x0b\x32\x18.carousel.v1.NamedTensor\x12\x13\n\x0breply_index\x18\x06 \x01(\x04\x12\"\n\x05reply\x18\x07 \x01(\x0b\x32\x13.carousel.v1.Tensor\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63hecksum\x18\t \x01(\x0c*\x7f\n\x0cSessionState\x12\x1d\n\x19SESSION_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14SESSION_STATE_ACTIVE\x10\x01\x12\x1d\n\x19SESSION_STATE_QUARANTINED\x10\x02\x12\x17\n\x13SESSION_STATE_ENDED\x10\x03*\xce\x01\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45ND_REASON_CLOSED\x10\x01\x12\x13\n\x0f\x45ND_REASON_IDLE\x10\x02\x12\x17\n\x13\x45ND_REASON_LIFETIME\x10\x03\x12\x16\n\x12\x45ND_REASON_EVICTED\x10\x04\x12\x1a\n\x16\x45ND_REASON_QUARANTINED\x10\x05\x12\x16\n\x12\x45ND_REASON_DRAINED\x10\x06\x12\x14\n\x10\x45ND_REASON_ERROR\x10\x07*j\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_MEMORY\x10\x01\x12\x14\n\x10\x44URABILITY_ASYNC\x10\x02\x12\x13\n\x0f\x44URABILITY_SYNC\x10\x03*s\n\x0bSessionTier\x12\x1c\n\x18SESSION_TIER_UNSPECIFIED\x10\x00\x12\x17\n\x13SESSION_TIER_DEVICE\x10\x01\x12\x15\n\x11SESSION_TIER_HOST\x10\x02\x12\x16\n\x12SESSION_TIER_STORE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'carousel.v1.session_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SESSIONSTATE']._serialized_start=1078
-  _globals['_SESSIONSTATE']._serialized_end=1205
-  _globals['_ENDREASON']._serialized_start=1208
-  _globals['_ENDREASON']._serialized_end=1414
-  _globals['_DURABILITY']._serialized_start=1416
-  _globals['_DURABILITY']._serialized_end=1522
-  _globals['_SESSIONTIER']._serialized_start=1524
-  _globals['_SESSIONTIER']._serialized_end=1639
+  _globals['_SESSIONSTATE']._serialized_start=1094
+  _globals['_SESSIONSTATE']._serialized_end=1221
+  _globals['_ENDREASON']._serialized_start=1224
+  _globals['_ENDREASON']._serialized_end=1430
+  _globals['_DURABILITY']._serialized_start=1432
+  _globals['_DURABILITY']._serialized_end=1538
+  _globals['_SESSIONTIER']._serialized_start=1540
+  _globals['_SESSIONTIER']._serialized_end=1655
   _globals['_SESSION']._serialized_start=134
-  _globals['_SESSION']._serialized_end=761
-  _globals['_BOOKMARK']._serialized_start=763
-  _globals['_BOOKMARK']._serialized_end=807
-  _globals['_SNAPSHOT']._serialized_start=810
-  _globals['_SNAPSHOT']._serialized_end=1076
+  _globals['_SESSION']._serialized_end=777
+  _globals['_BOOKMARK']._serialized_start=779
+  _globals['_BOOKMARK']._serialized_end=823
+  _globals['_SNAPSHOT']._serialized_start=826
+  _globals['_SNAPSHOT']._serialized_end=1092
 # @@protoc_insertion_point(module_scope)

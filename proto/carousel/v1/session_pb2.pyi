@@ -183,14 +183,15 @@ class Session(_message.Message):
     TIER_FIELD_NUMBER: _builtins.int
     BOOKMARKS_FIELD_NUMBER: _builtins.int
     AUDITED_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`sessions/{id}`; the id has 1 to 63 of a-z, 0-9 and '-', and begins with a letter or digit."""
     model_version: _builtins.str
     """The version it is pinned to: `models/{model}/versions/{number}`."""
     handle: _builtins.int
     """The current incarnation, never 0. Steps carry it. Only in answers to calls that make a new
-    incarnation (Create, Attach, Fork, Import, Rewind, Reset); 0 in all others. Whoever has the
-    handle may step the session.
+    incarnation (Create, Attach, Fork, Import, Rewind, Reset); 0 in all others. Whoever of its
+    tenant has the handle may step the session; to other tenants it is unknown.
     """
     step_index: _builtins.int
     """Output only. The index of the next step; equally, the number of steps taken."""
@@ -213,6 +214,10 @@ class Session(_message.Message):
     audited: _builtins.bool
     """Output only. Everything that changes its state is written to its audit log. False when that
     was not asked for, and from the moment when the log could not be written.
+    """
+    tenant: _builtins.str
+    """Output only. The tenant that made it; empty: the operator. Only the operator, whose lists have
+    the sessions of all tenants, sees another than its own.
     """
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
@@ -260,10 +265,11 @@ class Session(_message.Message):
         tier: Global___SessionTier.ValueType = ...,
         bookmarks: _abc.Iterable[Global___Bookmark] | None = ...,
         audited: _builtins.bool = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "lifetime", b"lifetime", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audited", b"audited", "bookmarks", b"bookmarks", "create_time", b"create_time", "durability", b"durability", "durable_index", b"durable_index", "end_reason", b"end_reason", "expire_time", b"expire_time", "handle", b"handle", "last_use_time", b"last_use_time", "lifetime", b"lifetime", "model_version", b"model_version", "name", b"name", "rewind_depth", b"rewind_depth", "shard", b"shard", "state", b"state", "state_bytes", b"state_bytes", "step_index", b"step_index", "tier", b"tier", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audited", b"audited", "bookmarks", b"bookmarks", "create_time", b"create_time", "durability", b"durability", "durable_index", b"durable_index", "end_reason", b"end_reason", "expire_time", b"expire_time", "handle", b"handle", "last_use_time", b"last_use_time", "lifetime", b"lifetime", "model_version", b"model_version", "name", b"name", "rewind_depth", b"rewind_depth", "shard", b"shard", "state", b"state", "state_bytes", b"state_bytes", "step_index", b"step_index", "tenant", b"tenant", "tier", b"tier", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

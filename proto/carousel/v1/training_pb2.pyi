@@ -640,6 +640,7 @@ class Job(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     CHECKPOINT_STEP_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`jobs/{id}`; the id has 1 to 63 of a-z, 0-9 and '-', and begins with a letter or digit."""
     dataset: _builtins.str
@@ -662,6 +663,10 @@ class Job(_message.Message):
     """Output only. Updates at its last checkpoint."""
     parameters: _builtins.int
     """Output only. Numbers that it trains."""
+    tenant: _builtins.str
+    """Output only. The tenant whose job it is; empty: the operator's. Only the operator, whose lists
+    have the jobs of all tenants, sees another than its own.
+    """
     @_builtins.property
     def recipe(self) -> Global___Recipe:
         """How it learns. In an answer every default is filled in."""
@@ -711,10 +716,11 @@ class Job(_message.Message):
         attempts: _builtins.int = ...,
         checkpoint_step: _builtins.int = ...,
         parameters: _builtins.int = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "evaluation", b"evaluation", "progress", b"progress", "promotion", b"promotion", "recipe", b"recipe", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "checkpoint_step", b"checkpoint_step", "create_time", b"create_time", "dataset", b"dataset", "end_time", b"end_time", "evaluation", b"evaluation", "name", b"name", "parameters", b"parameters", "priority", b"priority", "progress", b"progress", "promotion", b"promotion", "recipe", b"recipe", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "uri", b"uri", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "checkpoint_step", b"checkpoint_step", "create_time", b"create_time", "dataset", b"dataset", "end_time", b"end_time", "evaluation", b"evaluation", "name", b"name", "parameters", b"parameters", "priority", b"priority", "progress", b"progress", "promotion", b"promotion", "recipe", b"recipe", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "tenant", b"tenant", "uri", b"uri", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,8 +38,10 @@ from carousel.server.hall import Hall
 from carousel.server.held.keys import KeysError
 from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
-from carousel.server.names import ModelRef, model_name
+from carousel.server.names import ModelRef, model_name, owner_of
 from carousel.server.page import Looks
+from carousel.server.quotas import LimitsError, Quotas
+from carousel.server.quotas.usage import Usage
 from carousel.server.registry import Registry
 from carousel.server.rpc import add_service
 from carousel.server.services.admin_service import AdminService
@@ -99,6 +101,7 @@ class Server:
         self.metrics = Metrics()
         self._ready = False
         self._follower: Follower | None = None
+        self._quota_watch: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
         self._reports: set[asyncio.Task[None]] = set()
@@ -118,10 +121,13 @@ class Server:
             raise StartError(str(error)) from error
         try:
             self.gate = await asyncio.to_thread(open_gate, settings, self.metrics.access)
-        except AccessError as error:
+            quotas = Quotas(settings.quotas, refused=self._refused)
+        except (AccessError, LimitsError) as error:
             raise StartError(str(error)) from error
-        store = ModelStore(settings.store, shipped=shipped() if settings.shipped else None)
-        sessions = Sessions(settings)
+        store = ModelStore(
+            settings.store, shipped=shipped() if settings.shipped else None, quotas=quotas
+        )
+        sessions = Sessions(settings, quotas)
         engine = Engine(
             asyncio.get_running_loop(),
             metrics=self.metrics,
@@ -156,10 +162,13 @@ class Server:
             ids, lambda entries: engine.post(lambda: found(entries))
         )
         self.hall = Hall(
-            settings, self.metrics, store, engine, sessions, registry, at_rest, self.tracer
+            settings, self.metrics, store, engine, sessions, registry, at_rest, self.tracer, quotas
         )
         self._retention = Retention(self.hall)
-        self.office = Office(settings, self.metrics, store, registry, instance_id=self.instance_id)
+        self.office = Office(
+            settings, self.metrics, store, registry, instance_id=self.instance_id, quotas=quotas
+        )
+        self._usage = Usage(self.hall, self.office, self.metrics)
         self.metrics.build_info.labels(version("carousel-rnn"), registry.device).set(1)
         registry.starting = True
         await self._listen()
@@ -174,6 +183,8 @@ class Server:
         gc.collect()
         gc.freeze()  # torch's hundred thousands of objects stay: no collection looks at them again
         self.office.start()
+        if quotas.on:
+            self._quota_watch = asyncio.get_running_loop().create_task(self._usage.follow())
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep_store())
         if self._follower is not None and settings.store_refresh is not None:
             self._follower.start(registry, every=settings.store_refresh)
@@ -190,6 +201,9 @@ class Server:
                 "seconds": round(time.monotonic() - begin, 2),
             },
         )
+
+    def _refused(self, tenant: str, quota: str) -> None:
+        self.metrics.quota_refusals.labels(self._usage.label(tenant), quota).inc()
 
     def _sampler(self) -> GateSampler | None:
         seconds = self.settings.gate_sample_seconds
@@ -242,6 +256,8 @@ class Server:
             return
         self._ready = False
         self._sweeper.cancel()
+        if self._quota_watch is not None:
+            self._quota_watch.cancel()
         if self._follower is not None:
             await self._follower.close()
         await asyncio.gather(self._grpc.stop(grace), self.office.close(grace))
@@ -340,7 +356,7 @@ class Server:
             self._inference = InferenceService(hall)
         except KeysError as error:
             raise StartError(str(error)) from error
-        admin = AdminService(hall, instance_id=self.instance_id, drain=self.drain)
+        admin = AdminService(hall, self._usage, instance_id=self.instance_id, drain=self.drain)
         models = ModelService(hall.store, hall.registry, settings)
         sessions = SessionService(hall)
         self._looks = Looks(hall, self.office, admin, models, sessions, self.training_service)
@@ -360,18 +376,19 @@ class Server:
     async def _load_models(self) -> None:
         """Load what should serve; what can't be loaded is reported and does not stop the others."""
         store, registry = self.hall.store, self.hall.registry
-        wanted = self.settings.load or tuple(model_name(model) for model in store.models())
-        for name in wanted:
+        wanted = [ModelRef.parse(name, field="load") for name in self.settings.load]
+        for ref in wanted or [ModelRef(model) for model in store.models()]:
             try:
-                stored = store.resolve(ModelRef.parse(name, field="load"))
+                stored = store.resolve(ref)
                 await registry.load(stored.model, stored.number)
             except CarouselError as error:
-                log.error("%s does not serve: %s", name, error.message)
+                log.error("models/%s does not serve: %s", ref.model, error.message)
 
     def _report_models(self) -> None:
         """Health by model: `models/{model}` serves when one of its versions does."""
-        serving = {v.name for v in self.hall.registry.versions}
-        serving |= {model_name(v.model) for v in self.hall.registry.versions}
+        # Health knows no callers: what a tenant brought in is not told of.
+        shared = [v for v in self.hall.registry.versions if not owner_of(v.model)]
+        serving = {v.name for v in shared} | {model_name(v.model) for v in shared}
         self._reported |= serving
         task = asyncio.get_running_loop().create_task(
             self._report(*serving, gone=self._reported - serving)

@@ -20,7 +20,7 @@ from carousel.errors import (
 from carousel.server import records
 from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import NONE, Metrics
-from carousel.server.names import ModelRef
+from carousel.server.names import ModelRef, session_name
 from carousel.server.records import Record
 from carousel.server.registry import Registry
 from carousel.server.session_values import end_reason
@@ -108,7 +108,7 @@ class AtRest:
         if found is None:
             return error
         return SessionAtRest(
-            f"sessions/{session_id} is in the store only: AttachSession brings it back",
+            f"{session_name(session_id)} is in the store only: AttachSession brings it back",
             metadata={"step_index": str(found.step_index)},
         )
 
@@ -132,7 +132,7 @@ class AtRest:
             found = None if entry is None else self._decode(entry)
         except CarouselError:
             return NONE
-        return ModelRef.parse(found.model_version).model if isinstance(found, Record) else NONE
+        return ModelRef.of_version(found.model_version).model if isinstance(found, Record) else NONE
 
     def _check(
         self, session_id: str, entry: Entry | None, handle: int | None, known: int
@@ -143,10 +143,10 @@ class AtRest:
         if entry is None or record is None or record.durability == MEMORY:
             if known:
                 raise steps_lost(session_id, known, 0)
-            raise SessionNotFound(f"there is no session sessions/{session_id}")
+            raise SessionNotFound(f"there is no session {session_name(session_id)}")
         if handle is not None and not record.may_go_on(handle, entry.handle):
             raise SessionFenced(
-                f"{handle:#018x} is not the current handle of sessions/{session_id}"
+                f"{handle:#018x} is not the current handle of {session_name(session_id)}"
             )
         if record.step_index < known:
             raise steps_lost(session_id, known, record.step_index)
@@ -156,12 +156,13 @@ class AtRest:
 
     def version_of(self, record: Record) -> LoadedVersion:
         """Raises ModelNotLoaded, SnapshotMismatch."""
-        version = self._registry.resolve(record.model_version)
+        version = self._registry.serving(ModelRef.of_version(record.model_version))
         if not version.stepwise:
             raise ModelNotLoaded(f"{version.name} takes no sessions")
         if version.digest != record.digest or version.arena.width != record.rows.shape[1]:
             raise SnapshotMismatch(
-                f"sessions/{record.session_id} is of another {version.name} than the one in service"
+                f"{session_name(record.session_id)} is of another {version.name} than the one in "
+                "service"
             )
         return version
 
@@ -196,14 +197,14 @@ class AtRest:
         if isinstance(record, Ended):
             raise record.error()
         if entry is None or record is None:
-            raise SessionNotFound(f"there is no session sessions/{session_id}")
+            raise SessionNotFound(f"there is no session {session_name(session_id)}")
         if handle is not None and handle != entry.handle:
             raise SessionFenced(
-                f"{handle:#018x} is not the current handle of sessions/{session_id}"
+                f"{handle:#018x} is not the current handle of {session_name(session_id)}"
             )
         ended = self._ended(record, session_pb2.END_REASON_CLOSED)
         if not await self._bury([(entry, ended)]):
-            raise SessionFenced(f"sessions/{session_id} went on elsewhere just now")
+            raise SessionFenced(f"{session_name(session_id)} went on elsewhere just now")
 
     async def _bury(self, over: list[tuple[Entry, Ended]]) -> int:
         """Write down the ends of sessions; gives how many do not live on elsewhere."""
@@ -219,7 +220,7 @@ class AtRest:
         buried = [ended for place, (_, ended) in enumerate(over) if place not in set(refused)]
         for ended in buried:
             self._metrics.session_ended(
-                ModelRef.parse(ended.version_name).model,
+                ModelRef.of_version(ended.version_name).model,
                 ended.reason_name.lower(),
                 steps=ended.step_index,
                 age=ended.end_time - ended.create_time,
@@ -227,16 +228,27 @@ class AtRest:
         return len(buried)
 
     async def page(
-        self, after: str, limit: int, *, until: str | None, wanted: Callable[[Record], bool]
+        self,
+        after: str,
+        limit: int,
+        *,
+        prefix: str,
+        until: str | None,
+        wanted: Callable[[Record], bool],
     ) -> list[Record]:
-        """The first sessions in order of their ids, behind `after`, up to `until`, if any."""
+        """The first sessions in order of their ids, behind `after`, up to `until`, if any.
+
+        All ids that begin with `prefix` lie side by side; what others there are is not looked at.
+        """
         found: list[Record] = []
+        after = max(after, prefix)
         while self._store is not None and len(found) < limit:
             entries = await self._page(after)
-            found += [one for entry in entries if (one := self._live(entry)) and wanted(one)]
-            if len(entries) < PAGE or (until is not None and entries[-1].session_id >= until):
+            mine = [entry for entry in entries if entry.session_id.startswith(prefix)]
+            found += [one for entry in mine if (one := self._live(entry)) and wanted(one)]
+            if len(mine) < PAGE or (until is not None and mine[-1].session_id >= until):
                 break
-            after = entries[-1].session_id
+            after = mine[-1].session_id
         return [one for one in found if until is None or one.session_id <= until][:limit]
 
     async def _page(self, after: str) -> list[Entry]:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from carousel.errors import CarouselError, SessionCapacity
 from carousel.server.groups import Done
 from carousel.server.loaded import LoadedVersion
 from carousel.server.table import NO_ROW, SessionTable
-from carousel.server.work import Work
+from carousel.server.work import Ints, Work
 
 
 class Residents(Protocol):
@@ -52,7 +53,7 @@ class Away:
         Whatever comes for one of its sessions later waits behind it.
         """
         assert self.residents is not None
-        slots, good = self._table.slots_of(np.array(work.handles, np.uint64))
+        slots, good = self._own(work)
         good[[item for item, _ in work.refusals]] = False
         mine = set(slots[good].tolist())
         if mine & self._slots:
@@ -81,10 +82,15 @@ class Away:
         self._works.append((version, work))
         self._slots |= slots
 
+    def _own(self, work: Work) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """As slots_of: what a handle of somebody else's names is not brought back."""
+        owner = self._table.owners.number(work.lane.tenant)
+        return self._table.slots_of(np.array(work.handles, np.uint64), owner)
+
     def _refuse(self, work: Work, failed: dict[int, CarouselError]) -> None:
         """Items of sessions that can't come back are refused; the others of the work ride."""
         if failed:
-            slots, good = self._table.slots_of(np.array(work.handles, np.uint64))
+            slots, good = self._own(work)
             refused = [
                 (item, failed[slot])
                 for item, slot in enumerate(slots.tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -45,9 +46,12 @@ class Committer:
         values: Floats = ride.outputs.numpy()
         table.last_use[slots] = self._clock()
         if plan.lengths is None:
-            table.next_index[slots] += 1
-            table.reply_index[slots] = plan.indexes[ride.places]
-            table.serving[slots] += 1
+            indexes, tickets = plan.indexes, plan.tickets
+            if len(slots) < len(plan):
+                indexes, tickets = indexes[ride.places], tickets[ride.places]
+            table.next_index[slots] = indexes + 1
+            table.reply_index[slots] = indexes
+            table.serving[slots] = tickets + 1
             version.replies[ride.rows] = values
             if len(table.chunk_replies):
                 for slot in slots.tolist():
@@ -84,15 +88,19 @@ class Committer:
 
     def _answer_steps(self, plan: Plan, ride: Ride, outputs: Floats) -> None:
         """One answer for each work that rode."""
-        bounds = ride.bounds(plan)
-        items = plan.items[ride.places]
-        some = (bounds[1:] > bounds[:-1]).nonzero()[0]  # works of which anything rode
+        works, bounds, items = plan.works, plan.bounds, plan.items
+        if len(ride.places) < len(plan):
+            bounds, items = ride.bounds(plan), items[ride.places]
+            some = (bounds[1:] > bounds[:-1]).nonzero()[0]  # works of which anything rode
+            works = [works[place] for place in some.tolist()]
+            bounds = np.append(bounds[some], bounds[-1])
         expire = self._table.expire_time(ride.slots)
-        earliest = np.minimum.reduceat(expire, bounds[some]).tolist()
-        edges = bounds.tolist()
-        for place, until in zip(some.tolist(), earliest, strict=True):
-            part = slice(edges[place], edges[place + 1])
-            work, slots = plan.works[place], ride.slots[part]
+        if len(works) < len(expire):
+            expire = np.minimum.reduceat(expire, bounds[:-1])
+        parts = itertools.pairwise(bounds.tolist())
+        for work, (begin, end), until in zip(works, parts, expire.tolist(), strict=True):
+            part = slice(begin, end)
+            slots = ride.slots[part]
             if work.memo is not None:
                 self._table.put_memo(int(slots[0]), work.memo)
             self._outbox.give(Answer(work, items[part], None, outputs[part], (), until, slots))

@@ -34,7 +34,7 @@ def columns_of(table: SessionTable, version: LoadedVersion, slots: Ints) -> Colu
         header=header,
         rows=version.arena.read(own).cpu().numpy(),
         outputs=version.replies[own],
-        tail=_tail(version.name),
+        tail=_tail(version.key),
         details={},
         births=table.birth[slots],
         slots=slots,
@@ -48,8 +48,8 @@ def columns_of(table: SessionTable, version: LoadedVersion, slots: Ints) -> Colu
 
 
 @functools.cache
-def _tail(version_name: str) -> bytes:
-    return records.tail(version_name)
+def _tail(version: str) -> bytes:
+    return records.tail(version)
 
 
 def _add_details(table: SessionTable, columns: Columns) -> None:
@@ -84,7 +84,7 @@ def _more_of(table: SessionTable, columns: Columns, place: int, slot: int) -> De
         return None
     places = iter(range(1, len(rows) + 1))
     tail = records.tail(
-        columns.version.name,
+        columns.version.key,
         kept={index: next(places) for index in kept},
         marks={name: (mark.step_index, next(places)) for name, mark in marks.items()},
         memo=memo,

@@ -100,6 +100,11 @@ class Door:
             pair[0].other, pair[1].other = pair[1], pair[0]
         return pair[bulk]
 
+    def inside_of(self, tenant: str) -> int:
+        """A tenant's items, of both priorities."""
+        pair = self._tenants.get(tenant)
+        return 0 if pair is None else pair[0].inside + pair[1].inside
+
     def register(self, lane: Lane) -> None:
         """The first work of a tenant comes in."""
         number = self._numbers.popleft() if self._numbers else len(self._tenants)

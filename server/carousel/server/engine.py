@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
+import numpy as np
 import torch
 
 from carousel.errors import InternalError
@@ -19,6 +20,7 @@ from carousel.server.audit.writer import Writer
 from carousel.server.away import Away
 from carousel.server.batch_audit import BatchAudit
 from carousel.server.committer import Committer
+from carousel.server.company import Company
 from carousel.server.gates.sampler import GateSampler
 from carousel.server.gates.watch import Watches
 from carousel.server.held import turn as held
@@ -81,6 +83,7 @@ class Engine:
         self.away = Away(self.table, self._inbox.extendleft)
         self._fences = 0  # of the table, when the queues were last looked through
         self._wake = threading.Event()
+        self._company = Company(self._wake)
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="carousel-engine", daemon=True)
         self._outbox = Outbox(loop, self.table, lambda answer: self.behind.hold_back(answer))
@@ -136,7 +139,8 @@ class Engine:
     def _hand_over(self) -> None:
         arrivals, self._arrivals = self._arrivals, []
         self._inbox.extend(arrivals)
-        self._wake.set()
+        if len(self._inbox) >= self._company.enough:
+            self._wake.set()
 
     def call(
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -188,6 +192,7 @@ class Engine:
 
     def _run(self) -> None:
         torch.set_grad_enabled(False)
+        np.seterr(over="ignore", invalid="ignore")  # what is not finite is found and refused
         swept = time.monotonic()
         while not self._stopping:
             self._wake.clear()
@@ -202,7 +207,12 @@ class Engine:
                 turned += [held.turn(version, self._tracer) for version in tuple(self.versions)]
                 self.away.make_room()
                 self.behind.flush()
-                if not any(turned):
+                waiting = self.waiting
+                if waiting == len(self._inbox) and self._company.is_expected(waiting):
+                    self._wake.clear()
+                    if not self._calls:
+                        self._company.gather()
+                elif not (any(turned) and waiting):
                     due = self.behind.due_in(time.monotonic())
                     self._round_began = None
                     self._wake.wait(min(SWEEP_SECONDS, max(due, 0.0)))
@@ -265,6 +275,8 @@ class Engine:
             error = InternalError("the turn failed; what it had not committed is as it was")
             self._outbox.add(gatekeeper.refuse_all(self.table, version, plan, error))
         version.riding = 0
+        if plan.lengths is None:
+            self._company.ride(len(plan.works), len(self._inbox))
         self._outbox.deliver()
         return True
 
@@ -276,7 +288,7 @@ class Engine:
             self._outbox.give(answer)
         if not len(places):
             return
-        slots = plan.slots[places]
+        slots = plan.slots if len(places) == len(plan) else plan.slots[places]
         rows = self.table.row[slots]
         state = version.arena.read(rows)  # [B, width]
         computing = time.monotonic()
@@ -307,12 +319,14 @@ class Engine:
         self, version: LoadedVersion, plan: Plan, places: Ints, state: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, Sequence[Touch]]:
         """One call of the network for everybody, as `LoadedVersion.run` gives it."""
-        inputs = torch.from_numpy(plan.inputs if len(places) == len(plan) else plan.inputs[places])
+        inputs, indexes, slots, lengths = plan.inputs, plan.indexes, plan.slots, plan.lengths
+        if len(places) < len(plan):
+            inputs, indexes, slots = inputs[places], indexes[places], slots[places]
+            lengths = None if lengths is None else lengths[places]
+        x = torch.from_numpy(inputs)
         if not version.on_cpu:
-            inputs = inputs.to(version.arena.device)
-        lengths = None if plan.lengths is None else plan.lengths[places]
-        indexes, slots = plan.indexes[places], plan.slots[places]
-        outputs, new, touches = version.run(inputs, lengths, state, indexes, slots)
+            x = x.to(version.arena.device)
+        outputs, new, touches = version.run(x, lengths, state, indexes, slots)
         return outputs if version.on_cpu else outputs.cpu(), new, touches
 
     def _quarantine(self, version: LoadedVersion, plan: Plan, places: Ints) -> None:

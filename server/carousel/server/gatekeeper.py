@@ -22,11 +22,12 @@ from carousel.errors import (
 from carousel.server.door import SESSION_FULL, SHED
 from carousel.server.inputs import Refusals, are_good, bad_inputs
 from carousel.server.loaded import LoadedVersion
+from carousel.server.names import session_name
 from carousel.server.plan import Chunk, Plan
 from carousel.server.scheduler import SESSION_QUEUE
 from carousel.server.step_queue import ranks
 from carousel.server.table import NO_REPLY, QUARANTINED, SessionTable
-from carousel.server.work import NEVER, Answer, Floats, Ints, Work
+from carousel.server.work import NEVER, Answer, Floats, Handles, Ints, Work
 
 Mask = npt.NDArray[np.bool_]
 
@@ -41,12 +42,12 @@ def admit_together(table: SessionTable, version: LoadedVersion, works: Sequence[
     """
     if version.retired or any(work.lengths is not None or work.refusals for work in works):
         return False
-    handles = np.array([handle for work in works for handle in work.handles], np.uint64)
-    inputs = works[0].inputs if len(works) == 1 else np.concatenate([w.inputs for w in works])
-    slots, good = table.slots_of(handles)
+    handles = _column([work.handles for work in works])
+    inputs = np.concatenate([work.inputs for work in works])
+    slots, good = table.slots_of(handles, table.owners.numbers_of(works))
     fits = (
-        good.all()
-        and (table.version[slots] == version.ordinal).all()
+        _all(good)
+        and _all(table.version[slots] == version.ordinal)
         and _room_in_lines(table, slots)
         and _has_known_steps(table, works, slots)
         and are_good(inputs, version)
@@ -54,11 +55,17 @@ def admit_together(table: SessionTable, version: LoadedVersion, works: Sequence[
     if not fits:
         return False
     counts = np.array([len(work) for work in works])
-    indexes = np.array([index for work in works for index in work.step_indexes], np.uint64)
+    if len(works) == 1:
+        items = np.arange(len(handles))
+    elif len(works) == len(handles):
+        items = np.zeros(len(handles), np.int64)
+    else:
+        items = np.arange(len(handles)) - np.repeat(np.cumsum(counts) - counts, counts)
+    indexes = _column([work.step_indexes for work in works])
     version.scheduler.steps.push(
         works,
         counts,
-        items=np.arange(len(handles)) - np.repeat(np.cumsum(counts) - counts, counts),
+        items=items,
         handles=handles,
         indexes=indexes.view(np.int64),
         slots=slots,
@@ -68,9 +75,22 @@ def admit_together(table: SessionTable, version: LoadedVersion, works: Sequence[
     return True
 
 
+def _column(lists: Sequence[list[int]]) -> Handles:
+    """The numbers of all works, one after the other."""
+    if len(lists) == 1:
+        return np.array(lists[0], np.uint64)
+    return np.array([number for numbers in lists for number in numbers], np.uint64)
+
+
+def _all(mask: Mask) -> bool:
+    """As mask.all(), which goes through Python, where a turn feels it."""
+    return bool(np.count_nonzero(mask) == len(mask))
+
+
 def admit(table: SessionTable, version: LoadedVersion, work: Work) -> list[Answer]:
     """Queue the items of a work; gives an answer for those that are refused at the door."""
-    slots, good = table.slots_of(np.array(work.handles, np.uint64))
+    owner = table.owners.number(work.lane.tenant)
+    slots, good = table.slots_of(np.array(work.handles, np.uint64), owner)
     if good.any():
         good &= table.version[slots] == version.ordinal
         good &= table.tail[slots] - table.serving[slots] + ranks(slots) < SESSION_QUEUE
@@ -112,8 +132,8 @@ def _lost_steps(table: SessionTable, work: Work, slots: Ints, good: Mask) -> Ref
         (
             item,
             StepsLost(
-                f"the caller knows {known} durable steps of sessions/{table.ids[slots[item]]}, it "
-                f"has {table.next_index[slots[item]]}",
+                f"the caller knows {known} durable steps of "
+                f"{session_name(table.ids[slots[item]])}, it has {table.next_index[slots[item]]}",
                 metadata={"durable_index": str(table.durable_index[slots[item]])},
                 field=f"durable_indexes[{item}]",
             ),
@@ -166,7 +186,7 @@ def _draw_tickets(table: SessionTable, slots: Ints) -> Ints:
     """A place in its session's queue for each item, in order."""
     if _all_different(slots):
         tickets = table.tail[slots]
-        table.tail[slots] += 1
+        table.tail[slots] = tickets + 1
         return tickets
     tickets = table.tail[slots] + ranks(slots)
     np.add.at(table.tail, slots, 1)
@@ -175,7 +195,10 @@ def _draw_tickets(table: SessionTable, slots: Ints) -> Ints:
 
 def _room_in_lines(table: SessionTable, slots: Ints) -> bool:
     """Whether every session's line takes its items."""
-    longest = int((table.tail[slots] - table.serving[slots]).max())
+    waiting = table.tail[slots] - table.serving[slots]
+    if not np.count_nonzero(waiting):
+        return len(slots) <= SESSION_QUEUE or _all_different(slots)
+    longest = int(waiting.max())
     if longest + len(slots) <= SESSION_QUEUE:
         return True
     return longest < SESSION_QUEUE and _all_different(slots)
@@ -205,7 +228,7 @@ def check_riders(
     for place, work in enumerate(plan.works):
         if work.cancelled or work.deadline <= now:
             good[plan.bounds[place] : plan.bounds[place + 1]] = False
-    if good.all():
+    if _all(good):
         return np.arange(len(plan)), []
     answers = [
         _turn_away(table, version, plan, place, now) for place in np.flatnonzero(~good).tolist()
@@ -385,14 +408,14 @@ def _refusal(
 def _why_refused(
     table: SessionTable, version: LoadedVersion, work: Work, item: int
 ) -> CarouselError:
-    handle = work.handles[item]
-    slot = table.slot_of(handle)
+    handle, tenant = work.handles[item], work.lane.tenant
+    slot = table.slot_of(handle, tenant)
     if slot is None:
-        return table.why_not(handle)
+        return table.why_not(handle, tenant)
     if int(table.version[slot]) != version.ordinal:
         return MixedModels(
             "all sessions of one message must be of one model version; "
-            f"the first is of {version.name}, sessions/{table.ids[slot]} is of another",
+            f"the first is of {version.name}, {session_name(table.ids[slot])} is of another",
             field=f"handles[{item}]",
         )
     version.metrics.rejected(SESSION_FULL)
@@ -402,8 +425,8 @@ def _why_refused(
 def _quarantined(table: SessionTable, slot: int) -> SessionQuarantined:
     index = int(table.next_index[slot])
     return SessionQuarantined(
-        f"step {index} of sessions/{table.ids[slot]} gave NaN or infinity and was not committed; "
-        "reset, rewind or export the session",
+        f"step {index} of {session_name(table.ids[slot])} gave NaN or infinity and was not "
+        "committed; reset, rewind or export the session",
         metadata={"step_index": str(index)},
     )
 
@@ -411,6 +434,6 @@ def _quarantined(table: SessionTable, slot: int) -> SessionQuarantined:
 def _conflict(table: SessionTable, slot: int, index: int) -> StepConflict:
     expected = int(table.next_index[slot])
     return StepConflict(
-        f"the next step of sessions/{table.ids[slot]} is {expected}, got {index % 2**64}",
+        f"the next step of {session_name(table.ids[slot])} is {expected}, got {index % 2**64}",
         metadata={"expected_step": str(expected)},
     )

@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from carousel.errors import Cancelled, InvalidField, NotGenerative, QueueFull, StepConflict
+from carousel.errors import (
+    Cancelled,
+    InvalidField,
+    NotGenerative,
+    QueueFull,
+    QuotaExceeded,
+    StepConflict,
+)
 from carousel.server.claim import Claim
 from carousel.server.gatekeeper import reply_of
 from carousel.server.groups import Done
@@ -22,6 +29,7 @@ from carousel.server.hall import Hall
 from carousel.server.health_messages import item_notice
 from carousel.server.loaded import LoadedVersion
 from carousel.server.memo import Memo
+from carousel.server.names import key_of, session_name
 from carousel.server.notices import Notice
 from carousel.server.sessions import Terms
 from carousel.server.table import MEMORY, SYNC
@@ -84,9 +92,9 @@ class Source:
                     memo=memo,
                     notices=self.notices,
                 )
-            except QueueFull as full:
+            except (QueueFull, QuotaExceeded) as full:
                 seconds = full.retry_after or 0.0
-                if not patiently or time.monotonic() + seconds >= self.deadline:
+                if not (patiently and seconds) or time.monotonic() + seconds >= self.deadline:
                     raise
         await asyncio.sleep(seconds)
         return None
@@ -97,7 +105,7 @@ async def generate(
 ) -> AsyncIterator[pb.GenerateResponse]:
     """The responses to a request, one a token; ends at once when the generator is closed."""
     begin = time.monotonic()
-    version = _version(hall, request)
+    version = _version(hall, request, tenant)
     wanted = read(request, version, hall.settings)
     own = f"generate-{secrets.token_hex(8)}" if request.WhichOneof("source") == "model" else ""
     try:
@@ -137,7 +145,7 @@ async def generate(
                 return
     finally:
         if own:  # known before it is made, so that none is left when the caller goes meanwhile
-            hall.engine.call(_end_quietly, hall, own)
+            hall.engine.call(_end_quietly, hall, key_of(tenant, own))
 
 
 def _end_quietly(hall: Hall, session_id: str) -> None:
@@ -145,17 +153,17 @@ def _end_quietly(hall: Hall, session_id: str) -> None:
         hall.sessions.delete(session_id)
 
 
-def _version(hall: Hall, request: pb.GenerateRequest) -> LoadedVersion:
+def _version(hall: Hall, request: pb.GenerateRequest, tenant: str) -> LoadedVersion:
     kind = request.WhichOneof("source")
     if kind is None:
         raise InvalidField("handle or model must be set", field="source")
     hall.refuse_when_draining()
     if kind == "model":
-        version = hall.registry.resolve(request.model)
+        version = hall.registry.resolve(request.model, tenant)
     else:
-        found = hall.version_of([request.handle])
+        found = hall.version_of([request.handle], tenant)
         if found is None:
-            raise hall.engine.table.why_not(request.handle)
+            raise hall.engine.table.why_not(request.handle, tenant)
         version = found
     if not version.generative:
         raise NotGenerative(
@@ -174,13 +182,13 @@ async def _source(
 ) -> Source:
     bulk = request.priority == pb.PRIORITY_BULK
     if own:
-        terms = Terms(session_id=own, durability=MEMORY)
+        terms = Terms(session_id=own, tenant=tenant, durability=MEMORY)
         session = await hall.engine.call(hall.sessions.create, version, terms)
         return Source(version, session.handle, 0, Claim(), tenant, bulk, deadline)
     table = hall.engine.table
-    slot = table.slot_of(request.handle)
+    slot = table.slot_of(request.handle, tenant)
     if slot is None:
-        raise table.why_not(request.handle)
+        raise table.why_not(request.handle, tenant)
     start = request.step_index if request.HasField("step_index") else int(table.next_index[slot])
     claim = hall.claims.setdefault(request.handle, Claim())
     return Source(version, request.handle, start, claim, tenant, bulk, deadline)
@@ -255,8 +263,8 @@ def _decided(found: _Found, source: Source, wanted: Wanted) -> Memo:
         if found.step_index == source.start or 0 < known >= found.step_index - source.start:
             return memo
     raise StepConflict(
-        f"the next step of sessions/{found.session_id} is {found.step_index}, and no generation "
-        f"like this one began at {source.start}",
+        f"the next step of {session_name(found.session_id)} is {found.step_index}, and no "
+        f"generation like this one began at {source.start}",
         metadata={"expected_step": str(found.step_index)},
     )
 

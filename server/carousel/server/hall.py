@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from carousel.errors import CarouselError, QueueFull, ServerDraining, StoreUnwritable
+from carousel.errors import CarouselError, QueueFull, QuotaExceeded, ServerDraining, StoreUnwritable
 from carousel.server.at_rest import AtRest
 from carousel.server.claim import Claim
 from carousel.server.engine import Engine
@@ -20,7 +20,9 @@ from carousel.server.held.queue import HeldWork
 from carousel.server.loaded import LoadedVersion
 from carousel.server.memo import Memo
 from carousel.server.metrics import Metrics
+from carousel.server.names import session_key
 from carousel.server.notices import Notice
+from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.registry import Registry
 from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
@@ -43,18 +45,35 @@ class Hall:
     registry: Registry
     at_rest: AtRest
     tracer: Tracer = NO_TRACER
+    quotas: Quotas = UNLIMITED
     draining: bool = False
     claims: WeakValueDictionary[int, Claim] = field(default_factory=WeakValueDictionary)
     successor: str = ""  # where a drained server's sessions go; empty: to its own address
 
-    def version_of(self, handles: Iterable[int]) -> LoadedVersion | None:
-        """The version of the first session that is live; None when none is."""
+    def version_of(self, handles: Iterable[int], tenant: str) -> LoadedVersion | None:
+        """The version of the tenant's first session that is live; None when none is."""
         table = self.engine.table
         for handle in handles:
-            slot = table.slot_of(handle)
+            slot = table.slot_of(handle, tenant)
             if slot is not None:
                 return self.registry.by_ordinal(int(table.version[slot]))
         return None
+
+    def queued(self, tenant: str) -> int:
+        """Items of a tenant that wait, of all models."""
+        return sum(one.door.inside_of(tenant) for one in tuple(self.engine.versions))
+
+    def check_quotas(self, version: LoadedVersion, tenant: str, *, items: int, steps: int) -> None:
+        """Once for a message, before anything of it waits. Raises QuotaExceeded."""
+        if not (tenant and self.quotas.on):
+            return
+        try:
+            if self.quotas.of(tenant).queued_steps is not None:
+                self.quotas.check(tenant, "queued_steps", self.queued(tenant), items)
+            self.quotas.take_steps(tenant, steps)
+        except QuotaExceeded as error:
+            version.metrics.failed(error.reason, items)
+            raise
 
     def refuse_when_draining(self) -> None:
         if self.draining:
@@ -75,9 +94,7 @@ class Hall:
         Raises StoreUnavailable, and SessionFenced when the store has another incarnation.
         """
         ids = [
-            one.name.removeprefix("sessions/")
-            for one in sessions
-            if one.durability != session_pb2.DURABILITY_MEMORY
+            session_key(one) for one in sessions if one.durability != session_pb2.DURABILITY_MEMORY
         ]
         if ids:
             await self.stored(lambda done: self._secure(ids, done))
@@ -88,7 +105,7 @@ class Hall:
 
     async def recorded(self, sessions: Sequence[session_pb2.Session]) -> None:
         """Return when the audit logs of new sessions have begun. Raises StoreUnwritable."""
-        ids = [one.name.removeprefix("sessions/") for one in sessions if one.audited]
+        ids = [session_key(one) for one in sessions if one.audited]
         if not ids:
             return
         table = self.engine.table
@@ -139,6 +156,7 @@ class Hall:
 
         What the model's health policy has to say is added to `notices`.
         """
+        self.check_quotas(version, tenant, items=1, steps=len(inputs))
         lane = version.door.lane(tenant, bulk=bulk)
         if lane.room() < 1:
             version.metrics.failed(QueueFull.reason)
@@ -177,11 +195,13 @@ class Hall:
     async def run_held(self, version: LoadedVersion, work: HeldWork, *, tenant: str = "") -> None:
         """Run a work to its end: its rows, outputs and errors say what came of it.
 
-        Raises QueueFull, ModelNotLoaded.
+        Raises QueueFull, QuotaExceeded, ModelNotLoaded.
         """
         count = int(work.open.sum())
         if not count:
             return
+        steps = int(work.lengths[work.open].sum())
+        self.check_quotas(version, tenant, items=count, steps=steps)
         lane = version.door.lane(tenant)
         if lane.room() < count:
             version.metrics.failed(QueueFull.reason, len(work.lengths))

@@ -53,8 +53,10 @@ def read_one(tensor: tensor_pb2.Tensor, version: LoadedVersion) -> Inputs:
 def are_good(inputs: Inputs, version: LoadedVersion) -> bool:
     """Whether every token is in the vocabulary, or every feature finite."""
     if version.config.takes_tokens:
-        return bool((inputs >= 0).all() and (inputs < version.vocabulary).all())
-    return bool(np.isfinite(inputs).all())
+        good = (inputs >= 0) & (inputs < version.vocabulary)
+    else:
+        good = np.isfinite(inputs)
+    return bool(np.count_nonzero(good) == good.size)
 
 
 def bad_inputs(inputs: Inputs, version: LoadedVersion, lengths: Ints | None) -> Refusals:

@@ -26,7 +26,7 @@ from carousel.server.health_log import HealthLog
 from carousel.server.health_policy import HealthPolicy
 from carousel.server.held.queue import HeldQueue
 from carousel.server.metrics import VersionMetrics
-from carousel.server.names import version_name
+from carousel.server.names import version_key, version_name
 from carousel.server.scheduler import Scheduler
 from carousel.server.settings import Settings
 from carousel.server.state_health import StateHealth, Touch
@@ -55,6 +55,7 @@ class LoadedVersion:
         self.version = version
         self.ordinal = ordinal
         self.name = version_name(model, version)
+        self.key = version_key(model, version)
         self.digest = digest
         self.network = network
         self.config = network.config

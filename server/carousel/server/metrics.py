@@ -36,6 +36,7 @@ ITEM_ERRORS = (
     errors.NonFiniteInput,
     errors.NonFiniteResult,
     errors.QueueFull,
+    errors.QuotaExceeded,
     errors.SealBroken,
     errors.SessionEnded,
     errors.SessionFenced,
@@ -118,6 +119,11 @@ class Metrics:
         self.rejected = counter(
             "admission_rejected", "Items refused because too many wait.", "model", "reason"
         )
+        self.quota_refusals = counter(
+            "quota_refusals", "Calls refused because a tenant is at its limit.", "tenant", "quota"
+        )
+        self.quota_usage = gauge("quota_usage", "What tenants use.", "tenant", "quota")
+        self.quota_limit = gauge("quota_limit", "What tenants may use.", "tenant", "quota")
         self.deadline_dropped = counter(
             "deadline_dropped", "Items whose deadline passed first.", "model", "phase"
         )

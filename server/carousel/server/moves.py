@@ -13,10 +13,12 @@ from carousel.errors import (
     SessionFenced,
     SnapshotMismatch,
 )
+from carousel.server.kept import Mark
 from carousel.server.loaded import LoadedVersion
+from carousel.server.names import owner_of, session_name
 from carousel.server.residence import Residence
 from carousel.server.session_values import describe
-from carousel.server.table import ACTIVE, Mark
+from carousel.server.table import ACTIVE
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 
@@ -31,7 +33,7 @@ class Moves(Residence):
         slot = self.table.find(session_id)
         if handle is not None and int(self.table.handle[slot]) != handle:
             raise SessionFenced(
-                f"{handle:#018x} is not the current handle of sessions/{session_id}"
+                f"{handle:#018x} is not the current handle of {session_name(session_id)}"
             )
         return slot
 
@@ -68,7 +70,7 @@ class Moves(Residence):
             if mark is None:
                 there = ", ".join(sorted(self.table.marks.get(slot, ()))) or "none"
                 raise RewindUnavailable(
-                    f"sessions/{session_id} has no bookmark {bookmark!r}; there are {there}",
+                    f"{session_name(session_id)} has no bookmark {bookmark!r}; there are {there}",
                     field="bookmark",
                 )
             self._write_back(slot, mark.row, mark.step_index)
@@ -121,11 +123,14 @@ class Moves(Residence):
                 raise InvalidField(
                     f"a session has at most {MAX_BOOKMARKS} bookmarks", field="bookmark"
                 )
+            if former is None:
+                self.check_quotas(owner_of(session_id), version, 0, 1)
             row = self.allocate(version, 1, beside=slot)
             version.arena.copy(int(self.table.row[slot]), row)
             marks[name] = Mark(int(row[0]), int(self.table.next_index[slot]))
         if not marks:
             del self.table.marks[slot]
+        self.charge(slot, version)
         self._used(slot)
         return self.describe(slot)
 
@@ -142,7 +147,7 @@ class Moves(Residence):
                 else f"keeps no earlier state, with a rewind_depth of {depth}"
             )
             raise RewindUnavailable(
-                f"sessions/{self.table.ids[slot]} is at step {now} and {reach}; got {given}",
+                f"{session_name(self.table.ids[slot])} is at step {now} and {reach}; got {given}",
                 metadata={"kept_steps": ",".join(map(str, [*kept, now]))},
                 field=given.split()[0],
             )

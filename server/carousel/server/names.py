@@ -1,11 +1,19 @@
-"""Resource names and page tokens: parsed, checked and made in one place."""
+"""Resource names, keys and page tokens: parsed, checked and made in one place.
+
+Ids are a tenant's own, so within the server, in its stores and in its records a resource is known
+by its key, `{tenant}/{id}`, or the id alone where it is the operator's. Names, which callers see
+and give, say nothing of the tenant.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
 
 from carousel.errors import InvalidField
 
@@ -14,15 +22,23 @@ MAX_PAGE = 1000
 MAX_VERSION = 2**32 - 1
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_TENANT = re.compile(r"[a-z0-9-]{1,63}")
 _ALIAS = re.compile(r"[a-z][a-z0-9-]{0,62}")
-_NUMBER = re.compile(r"[1-9][0-9]{0,9}")
-_KEY = re.compile(r"[a-z0-9-]{1,63}")
+_NUMBER = re.compile(r"[1-9][0-9]{0,18}")
+_KEY = re.compile(r"([a-z0-9-]{1,63}/)?[a-z0-9-]{1,63}")
 _SHOWN = 80
+
+
+class Owned(Protocol):
+    """A message about a resource that has an owner."""
+
+    name: str
+    tenant: str
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """What a request calls a model: the model alone, one version of it, or one alias of it."""
+    """A model alone, one version of it, or one alias of it; `model` is its key."""
 
     model: str
     version: int | None = None
@@ -44,30 +60,80 @@ class ModelRef:
             name,
         )
 
-    def covers(self, version: str) -> bool:
-        """Whether this model, or this version, is meant by `models/x/versions/3`."""
-        return version == str(self) or (
-            self.version is None and version.startswith(f"{model_name(self.model)}/versions/")
-        )
+    @classmethod
+    def of_version(cls, key: str) -> ModelRef:
+        """What a `version_key` says. Raises InvalidField."""
+        match key.split("/"):
+            case ["models", tenant, model, "versions", _]:
+                ref = cls.parse(key.replace(f"{tenant}/", "", 1))
+                return replace(ref, model=key_of(tenant, model))
+        return cls.parse(key)
+
+    def of(self, tenant: str) -> ModelRef:
+        """What a tenant means by this name, if it is a model of its own."""
+        return replace(self, model=key_of(tenant, self.model)) if tenant else self
+
+    def covers(self, key: str) -> bool:
+        """Whether this model, or this version, is meant by a `version_key`."""
+        if self.version is not None:
+            return key == version_key(self.model, self.version)
+        return self.alias is None and key.startswith(f"models/{self.model}/versions/")
 
     def __str__(self) -> str:
         if self.version is not None:
             return version_name(self.model, self.version)
         if self.alias is not None:
-            return f"models/{self.model}/aliases/{self.alias}"
+            return f"{model_name(self.model)}/aliases/{self.alias}"
         return model_name(self.model)
 
 
-def model_name(model: str) -> str:
-    return f"models/{model}"
+def key_of(tenant: str, resource: str) -> str:
+    """The key of a tenant's resource with this id."""
+    return f"{tenant}/{resource}" if tenant else resource
 
 
-def version_name(model: str, number: int) -> str:
-    return f"models/{model}/versions/{number}"
+def owner_of(key: str) -> str:
+    """The tenant in a key; empty: the operator."""
+    return key.rpartition("/")[0]
 
 
-def session_name(session: str) -> str:
-    return f"sessions/{session}"
+def id_of(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+def model_name(key: str) -> str:
+    return f"models/{id_of(key)}"
+
+
+def version_name(key: str, number: int) -> str:
+    return f"models/{id_of(key)}/versions/{number}"
+
+
+def version_key(key: str, number: int) -> str:
+    """A version for the server's own records, whoever the model belongs to."""
+    return f"models/{key}/versions/{number}"
+
+
+def shown(version: str) -> str:
+    """The name in a `version_key`."""
+    return str(ModelRef.of_version(version))
+
+
+def session_name(key: str) -> str:
+    return f"sessions/{id_of(key)}"
+
+
+def dataset_name(key: str) -> str:
+    return f"datasets/{id_of(key)}"
+
+
+def job_name(key: str) -> str:
+    return f"jobs/{id_of(key)}"
+
+
+def session_key(session: Owned) -> str:
+    """The key of a session that is described in a message."""
+    return key_of(session.tenant, session.name.removeprefix("sessions/"))
 
 
 def model_id(name: str, *, field: str = "name") -> str:
@@ -120,6 +186,31 @@ def job_checkpoint(name: str, *, field: str = "name") -> tuple[str, int | None]:
     raise _invalid(field, "jobs/{id}/checkpoints/{step} or jobs/{id}/checkpoints/best", name)
 
 
+def path_of(key: str) -> Path:
+    """Where a resource lies below a root: a tenant's in a folder of the tenant's."""
+    tenant = owner_of(key)
+    return Path(tenant_folder(tenant), id_of(key)) if tenant else Path(key)
+
+
+def tenant_folder(tenant: str) -> str:
+    """No id begins so."""
+    return f"@{tenant}"
+
+
+def tenants_in(root: Path) -> list[str]:
+    """Tenants that have a folder below a root, in order."""
+    try:
+        with os.scandir(root) as found:
+            own = [one.name for one in found if one.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    return sorted(name[1:] for name in own if name[0] == "@" and is_tenant(name[1:]))
+
+
+def is_tenant(text: str) -> bool:
+    return _TENANT.fullmatch(text) is not None
+
+
 def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
@@ -162,10 +253,10 @@ def page_key(token: str, *, field: str = "page_token") -> str:
     return key
 
 
-def page_number(token: str, *, field: str = "page_token") -> int:
-    """As page_key, where the keys are version numbers; 0 for the first page."""
+def page_number(token: str, *, most: int = MAX_VERSION, field: str = "page_token") -> int:
+    """As page_key, where the keys are numbers; 0 for the first page."""
     key = page_key(token, field=field)
-    if key and not is_number(key):
+    if key and not (_NUMBER.fullmatch(key) and int(key) <= most):
         raise _invalid(field, "the next_page_token of the page before", token)
     return int(key or 0)
 

@@ -53,25 +53,33 @@ class Prefixes:
         self._bytes = 0
         self._flights: dict[bytes, Flight] = {}
 
-    async def find(self, version: LoadedVersion, request: pb.CreateSessionRequest) -> Prefix:
-        """Where the request's prefix leads to, from memory or computed now."""
+    async def find(
+        self, version: LoadedVersion, request: pb.CreateSessionRequest, tenant: str
+    ) -> Prefix:
+        """Where the request's prefix leads to, from memory or computed now.
+
+        What another tenant computed is not told by a faster answer: each has entries of its own.
+        """
         inputs = _inputs(version, request, self._hall.settings.max_chunk)
         # The health policy has its share in where a prefix leads to.
         rules = hashlib.sha256(repr(version.policy).encode()).digest()
-        key = hashlib.sha256(version.digest + rules + inputs.tobytes()).digest()
+        owner = hashlib.sha256(tenant.encode()).digest()
+        key = hashlib.sha256(owner + version.digest + rules + inputs.tobytes()).digest()
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)
             version.metrics.prefix_hits.inc()
             return kept
-        return await self._join(key, version, inputs)
+        return await self._join(key, version, inputs, tenant)
 
-    async def _join(self, key: bytes, version: LoadedVersion, inputs: Inputs) -> Prefix:
+    async def _join(
+        self, key: bytes, version: LoadedVersion, inputs: Inputs, tenant: str
+    ) -> Prefix:
         """Wait with all others who want the same; it is given up when nobody waits any more."""
         flight = self._flights.get(key)
         if flight is None:
             version.metrics.prefix_misses.inc()
-            task = asyncio.create_task(self._compute(key, version, inputs))
+            task = asyncio.create_task(self._compute(key, version, inputs, tenant))
             flight = self._flights[key] = Flight(task)
         else:
             version.metrics.prefix_hits.inc()
@@ -84,7 +92,9 @@ class Prefixes:
                 del self._flights[key]
                 flight.task.cancel()
 
-    async def _compute(self, key: bytes, version: LoadedVersion, inputs: Inputs) -> Prefix:
+    async def _compute(
+        self, key: bytes, version: LoadedVersion, inputs: Inputs, tenant: str
+    ) -> Prefix:
         """Take the steps from the initial state, in turns beside everybody's."""
         initial = version.network.initial_rows(1).detach().cpu().to(torch.float32)
         work = HeldWork(
@@ -96,7 +106,7 @@ class Prefixes:
             arrived=time.monotonic(),
             deadline=NEVER,
         )
-        await self._hall.run_held(version, work)
+        await self._hall.run_held(version, work, tenant=tenant)
         if work.errors:
             raise work.errors[0]
         prefix = Prefix(len(inputs), torch.from_numpy(work.rows[0]), work.outputs)

@@ -21,6 +21,7 @@ import xxhash
 from carousel.errors import SnapshotDamaged
 from carousel.server.loaded import LoadedVersion
 from carousel.server.memo import Memo
+from carousel.server.names import session_name
 from carousel.server.table import Ended
 from carousel.server.work import Floats, Ints
 
@@ -53,7 +54,7 @@ HEADER = np.dtype(
 
 @dataclass(slots=True)
 class Record:
-    """One live session as a value.
+    """One live session as a value; `session_id` and `model_version` are keys.
 
     `rows` [n, width]: the present state, then those of `kept` and of `marks`, by the places that
     they give. `kept` maps step indexes and `marks` names to places in `rows`.
@@ -174,13 +175,13 @@ def decode(session_id: str, data: bytes) -> Record | Ended:
         return _read(session_id, body)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise SnapshotDamaged(
-            f"the record of sessions/{session_id} can't be read: {error}"
+            f"the record of {session_name(session_id)} can't be read: {error}"
         ) from error
 
 
-def tail(model_version: str, *, memo: Memo | None = None, **more: object) -> bytes:
+def tail(version: str, *, memo: Memo | None = None, **more: object) -> bytes:
     """The tail of a record; what is empty is left out."""
-    line = {"model": model_version, **{k: v for k, v in more.items() if v}}
+    line = {"model": version, **{k: v for k, v in more.items() if v}}
     if memo is None:
         return json.dumps(line).encode()
     line["memo"] = [memo.start, memo.digest.hex(), memo.seed]
@@ -240,7 +241,7 @@ def _opened(session_id: str, data: bytes) -> bytes:
     body = data[:-CHECKSUM_BYTES]
     if len(data) < 4 + CHECKSUM_BYTES or _checksum(session_id, body) != data[-CHECKSUM_BYTES:]:
         raise SnapshotDamaged(
-            f"the record of sessions/{session_id} does not hold its checksum; it is torn, altered "
-            "or another session's"
+            f"the record of {session_name(session_id)} does not hold its checksum; it is torn, "
+            "altered or another session's"
         )
     return body

@@ -33,7 +33,7 @@ from carousel.server.engine import Engine
 from carousel.server.health_policy import HealthPolicy
 from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import Metrics
-from carousel.server.names import ModelRef, version_name
+from carousel.server.names import ModelRef, owner_of, version_name
 from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
@@ -93,12 +93,15 @@ class Registry:
     def by_ordinal(self, ordinal: int) -> LoadedVersion | None:
         return self._by_ordinal.get(ordinal)
 
-    def resolve(self, name: str, *, field: str = "model") -> LoadedVersion:
-        """The loaded version that a request names.
+    def resolve(self, name: str, tenant: str = "", *, field: str = "model") -> LoadedVersion:
+        """The loaded version that a tenant's request names: of a model of its own, or a shared one.
 
         Raises ModelNotFound, VersionNotFound, AliasNotFound, ModelLoading or ModelNotLoaded.
         """
-        ref = ModelRef.parse(name, field=field)
+        return self.serving(self._store.seen(ModelRef.parse(name, field=field), tenant))
+
+    def serving(self, ref: ModelRef) -> LoadedVersion:
+        """The loaded version of what a key says. Raises what `resolve` does."""
         model, number, _ = self._store.resolve(ref)
         version = self._loaded.get((model, number))
         if version is None and ref.version is None and ref.alias is None:
@@ -298,9 +301,18 @@ class Registry:
         lock = self._locks.get(key)
         return lock is not None and lock.locked()
 
-    def sessions(self, model: str, number: int) -> int:
+    def sessions(self, model: str, number: int, tenant: str = "") -> int:
+        """Live sessions of a version: those of a tenant, or all."""
         version = self._loaded.get((model, number))
-        return version.sessions if version is not None and version.stepwise else 0
+        if version is None or not version.stepwise:
+            return 0
+        if not tenant:
+            return version.sessions
+        return self._engine.table.count(version.ordinal, tenant)
+
+    def seen_by(self, tenant: str) -> list[LoadedVersion]:
+        """Loaded versions of models that a tenant may use."""
+        return [v for v in self.versions if not tenant or owner_of(v.model) in ("", tenant)]
 
 
 def _check_precision(version: LoadedVersion, asked: StepPrecision | None) -> None:

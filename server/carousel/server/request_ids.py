@@ -32,15 +32,22 @@ class RequestIds(Generic[T]):
 
     def __init__(self, limit: int = REMEMBERED) -> None:
         self._limit = limit
-        self._entries: OrderedDict[str, _Entry[T]] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str], _Entry[T]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     async def once(
-        self, request_id: str, request: Message, work: Callable[[], Awaitable[T]], *, field: str
+        self,
+        request_id: str,
+        request: Message,
+        work: Callable[[], Awaitable[T]],
+        *,
+        field: str,
+        tenant: str = "",
     ) -> T:
-        """The result of `work`, or of the first call with this id; a call under way is waited for.
+        """The result of `work`, or of the tenant's first call with this id; a call under way is
+        waited for.
 
         Raises InvalidField when the id was used for another request.
         """
@@ -52,16 +59,17 @@ class RequestIds(Generic[T]):
                 field=field,
             )
         digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
-        entry = self._entries.setdefault(request_id, _Entry())
+        key = tenant, request_id
+        entry = self._entries.setdefault(key, _Entry())
         async with entry.lock:
             if entry.result is None:
                 try:
                     entry.result = await work()
                 except BaseException:
-                    self._entries.pop(request_id, None)
+                    self._entries.pop(key, None)
                     raise
                 entry.request = digest
-                self._entries[request_id] = entry
+                self._entries[key] = entry
                 while len(self._entries) > self._limit:
                     self._entries.popitem(last=False)
         if entry.request != digest:

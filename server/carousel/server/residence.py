@@ -23,11 +23,14 @@ from carousel.server import records
 from carousel.server.copies import columns_of
 from carousel.server.engine import Engine
 from carousel.server.groups import Done
+from carousel.server.kept import Mark, Ring
 from carousel.server.loaded import LoadedVersion
+from carousel.server.names import session_name
+from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.records import Record
 from carousel.server.settings import Settings
 from carousel.server.stores import Entry
-from carousel.server.table import FREE, MEMORY, NO_ROW, Mark, Ring, SessionTable
+from carousel.server.table import FREE, MEMORY, NO_ROW, SessionTable
 from carousel.server.work import Floats, Ints
 from carousel.v1 import session_pb2
 
@@ -42,8 +45,9 @@ class Residence:
     `fetch` reads entries of the store beside the engine and calls back in the engine's thread.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, quotas: Quotas = UNLIMITED) -> None:
         self._settings = settings
+        self._quotas = quotas
         self._engine: Engine | None = None
         self._pinned: set[int] = set()  # slots that must not be parked now
         self._coming: dict[int, list[Done]] = {}  # slots on their way from the store
@@ -75,6 +79,18 @@ class Residence:
         return version
 
     # Rows
+
+    def check_quotas(self, tenant: str, version: LoadedVersion, sessions: int, rows: int) -> None:
+        """Whether a tenant may have so many sessions and states more. Raises QuotaExceeded."""
+        holding = self.table.owners.holding(tenant)
+        if sessions:
+            self._quotas.check(tenant, "sessions", holding.sessions, sessions)
+        size = rows * version.arena.row_bytes
+        self._quotas.check(tenant, "state_bytes", holding.bytes, size)
+
+    def charge(self, slot: int, version: LoadedVersion) -> None:
+        """Count the states of a session that is in the arena."""
+        self.table.charge(slot, len(self.rows_of(slot)) * version.arena.row_bytes)
 
     def allocate(self, version: LoadedVersion, count: int, *, beside: int | None = None) -> Ints:
         """Rows of the arena; idle sessions make room, but not the one in the slot `beside`.
@@ -120,6 +136,7 @@ class Residence:
         states = torch.from_numpy(record.rows[places].copy()).to(version.arena.device)
         version.arena.write(np.array(targets), states)
         table.row[slot] = rows[0]
+        self.charge(slot, version)
         if len(record.reply):
             self.put_reply(version, slot, record.reply_index, record.reply.copy())
         if record.memo is not None:
@@ -210,7 +227,7 @@ class Residence:
             record = self.table.parked[slot]
             if record is None:
                 raise StoreUnavailable(
-                    f"sessions/{self.table.ids[slot]} is on its way from the store",
+                    f"{session_name(self.table.ids[slot])} is on its way from the store",
                     retry_after=0.1,
                 )
             self._bring_back(slot, record)
@@ -312,7 +329,7 @@ class Residence:
         table = self.table
         record = records.decode(table.ids[slot], data)
         if not isinstance(record, Record) or record.step_index != table.next_index[slot]:
-            raise SnapshotDamaged(f"the record of sessions/{table.ids[slot]} is another's")
+            raise SnapshotDamaged(f"the record of {session_name(table.ids[slot])} is another's")
         self.fill(self.version_of(slot), slot, record)
         del table.parked[slot]
         self.version_of(slot).metrics.unparks.inc()

@@ -79,7 +79,14 @@ def finite_rows(outputs: torch.Tensor, new: torch.Tensor) -> torch.Tensor | None
 
     A sum is finite only if all its terms are, and costs a fraction of looking at each.
     """
-    if math.isfinite(new.sum() + outputs.sum()):
+    if math.isfinite(_sum(new) + _sum(outputs)):
         return None
     rows: torch.Tensor = torch.isfinite(new).all(1).cpu()
     return rows & torch.isfinite(outputs).flatten(1).all(1)
+
+
+def _sum(values: torch.Tensor) -> float:
+    """Of all numbers; on a CPU by numpy, since torch gives the interpreter's lock up each time."""
+    if values.device.type != "cpu":
+        return float(values.sum())
+    return float(np.einsum("i->", values.numpy().reshape(-1)))

@@ -66,7 +66,7 @@ class Call:
         self.tracer = tracer
         self.gate = gate
         self.rule = gate.rule(self.name)
-        self.parse = _parser(message_factory.GetMessageClass(method.input_type))
+        self.parse = parser(message_factory.GetMessageClass(method.input_type))
         self.started = metrics.rpc_started.labels(*labels)
         self.received = metrics.rpc_received.labels(*labels)
         self.sent = metrics.rpc_sent.labels(*labels)
@@ -203,7 +203,7 @@ async def _messages(
         yield call.parse(request)
 
 
-def _parser(message: type[Message]) -> Callable[[bytes], Any]:
+def parser(message: type[Message]) -> Callable[[bytes], Any]:
     """Parses a request, once its caller was let in; gRPC itself would do it before."""
     parse = message.FromString
 
@@ -219,6 +219,11 @@ def _parser(message: type[Message]) -> Callable[[bytes], Any]:
 def malformed() -> InvalidField:
     """For what gRPC itself would answer with UNKNOWN."""
     return InvalidField("the request is no message of this method's type")
+
+
+def serializer(message: type[Message]) -> Callable[[Any], bytes]:
+    """Writes messages of a type."""
+    return message.SerializeToString
 
 
 def add_service(
@@ -249,9 +254,7 @@ def add_service(
             handle = recorder.outside(method, handle)
         handlers[method.name] = make(
             handle,
-            response_serializer=message_factory.GetMessageClass(
-                method.output_type
-            ).SerializeToString,
+            response_serializer=serializer(message_factory.GetMessageClass(method.output_type)),
         )
     generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
     server.add_generic_rpc_handlers((generic,))

@@ -159,11 +159,14 @@ class Scheduler:
     def _singles(self, serving: Ints) -> Plan | None:
         if not len(self.steps):
             return None
+        limit = self._limit(self.max_batch, slices=False)
+        if not self._is_shared and (plan := self.steps.take_whole(serving, limit)) is not None:
+            self._rode_slices = False
+            return plan
         ready = self.steps.ready(serving, self.max_batch)
         if not len(ready):
             return None
         self._rode_slices = False
-        limit = self._limit(self.max_batch, slices=False)
         return self.steps.take(self._share(ready, limit) if self._is_shared else ready[:limit])
 
     def _limit(self, steps: int, *, slices: bool) -> int:

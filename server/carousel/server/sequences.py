@@ -39,7 +39,7 @@ class Sequences:
         self._queue = CallQueue(MAX_WAITING, hall.tracer)
 
     async def predict(self, request: pb.PredictRequest, tenant: str) -> pb.PredictResponse:
-        version = self._hall.registry.resolve(request.model)
+        version = self._hall.registry.resolve(request.model, tenant)
         lengths = np.array(request.lengths, np.int64)
         if not len(lengths) or len(lengths) > steps.MAX_ITEMS or lengths.min() < 1:
             raise InvalidField(
@@ -58,6 +58,7 @@ class Sequences:
             raise min(refused, key=lambda pair: pair[0])[1]
         only_last = request.output_mode == pb.OUTPUT_MODE_LAST
         bulk = request.priority == pb.PRIORITY_BULK
+        self._hall.check_quotas(version, tenant, items=1, steps=len(inputs))
         async with self._queue.turn(version, len(inputs), tenant=tenant, bulk=bulk):
             outputs = await self._run(_predict, version, inputs, lengths, only_last)
         return pb.PredictResponse(outputs=tensors.encode(outputs), model_version=version.name)
@@ -67,16 +68,17 @@ class Sequences:
         if source is None:
             raise InvalidField("model or session must be set", field="source")
         if source == "model":
-            version = self._hall.registry.resolve(request.model)
+            version = self._hall.registry.resolve(request.model, tenant)
             row = version.network.initial_rows(1)[0]
         else:
-            session_id = names.session_id(request.session, field="session")
+            session_id = names.key_of(tenant, names.session_id(request.session, field="session"))
             await self._hall.resident(session_id)
             exported = await self._hall.engine.call(self._hall.sessions.export, session_id)
             version, row = exported.version, exported.row
         if not version.stepwise:
             raise InvalidField("a bidirectional model has no trace step by step", field="model")
         inputs = self._sequence(request, version)
+        self._hall.check_quotas(version, tenant, items=1, steps=len(inputs))
         async with self._queue.turn(version, len(inputs), tenant=tenant):
             gates, outputs = await self._run(_trace, version, inputs, row)
         layers = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from carousel.server.loaded import LoadedVersion
+from carousel.server.names import owner_of, session_name, shown
 from carousel.server.records import Record
 from carousel.server.table import NO_ROW, QUARANTINED, Ended, SessionTable
 from carousel.server.work import NEVER
@@ -16,7 +17,8 @@ def describe(
 ) -> session_pb2.Session:
     """A session that is here."""
     session = session_pb2.Session(
-        name=f"sessions/{table.ids[slot]}",
+        name=session_name(table.ids[slot]),
+        tenant=owner_of(table.ids[slot]),
         model_version=version.name,
         handle=int(table.handle[slot]) if with_handle else 0,
         step_index=int(table.next_index[slot]),
@@ -47,8 +49,9 @@ def describe(
 def describe_record(record: Record) -> session_pb2.Session:
     """A session at rest in the store."""
     session = session_pb2.Session(
-        name=f"sessions/{record.session_id}",
-        model_version=record.model_version,
+        name=session_name(record.session_id),
+        tenant=owner_of(record.session_id),
+        model_version=shown(record.model_version),
         step_index=record.step_index,
         durable_index=record.step_index,
         state=_state(record.state),
@@ -76,8 +79,9 @@ def describe_record(record: Record) -> session_pb2.Session:
 def describe_ended(ended: Ended) -> session_pb2.Session:
     """A session that is over."""
     session = session_pb2.Session(
-        name=f"sessions/{ended.session_id}",
-        model_version=ended.version_name,
+        name=session_name(ended.session_id),
+        tenant=owner_of(ended.session_id),
+        model_version=shown(ended.version_name),
         step_index=ended.step_index,
         state=session_pb2.SESSION_STATE_ENDED,
         end_reason=ended.reason,  # type: ignore[arg-type]

@@ -18,8 +18,10 @@ from carousel.errors import (
     StepsLost,
 )
 from carousel.server.gatekeeper import reply_of
+from carousel.server.kept import Ring
 from carousel.server.loaded import LoadedVersion
 from carousel.server.moves import Moves, check_open
+from carousel.server.names import key_of, owner_of, session_name
 from carousel.server.records import Record
 from carousel.server.session_values import describe_ended, end_reason
 from carousel.server.stores import Entry
@@ -30,7 +32,6 @@ from carousel.server.table import (
     QUARANTINED,
     SYNC,
     Ended,
-    Ring,
 )
 from carousel.server.work import NEVER, Floats, Ints
 from carousel.v1 import session_pb2
@@ -38,7 +39,6 @@ from carousel.v1 import session_service_pb2 as pb
 
 MAX_REWIND_DEPTH = 64
 MAX_FORKS = 10_000
-MAX_BOOKMARKS = 64
 REPLY_MEMORY = 2**30  # bytes of chunks' outputs that are kept for retries
 MAX_LIFETIME = 100 * 365 * 86_400.0
 DURABILITIES = {"memory": MEMORY, "async": ASYNC, "sync": SYNC}
@@ -49,6 +49,7 @@ class Terms:
     """What a caller asks of a new session. Times in seconds."""
 
     session_id: str = ""
+    tenant: str = ""
     ttl: float | None = None
     lifetime: float | None = None
     rewind_depth: int = 0
@@ -104,6 +105,8 @@ class Sessions(Moves):
             return self.attach(record.session_id, handle)
         check_open(version)
         self._check_room(version, 1)
+        rows = 1 + record.rewind_depth + len(record.marks)
+        self.check_quotas(owner_of(record.session_id), version, 1, rows)
         table = self.table
         slot = table.insert(
             record.session_id,
@@ -140,7 +143,7 @@ class Sessions(Moves):
         slot = self.at(self.table.find(session_id))
         if handle is not None and not self.table.may_go_on(slot, handle):
             raise SessionFenced(
-                f"{handle:#018x} is not the current handle of sessions/{session_id}"
+                f"{handle:#018x} is not the current handle of {session_name(session_id)}"
             )
         index = int(self.table.next_index[slot])
         if known > index:
@@ -168,27 +171,31 @@ class Sessions(Moves):
                 self.end(slot, session_pb2.END_REASON_CLOSED)
 
     def fork(self, session_id: str, ids: Sequence[str]) -> list[session_pb2.Session]:
-        """Copies: all or none. `ids` has an empty text where the server may choose."""
+        """Copies of the same tenant: all or none. `ids` has an empty text where the server may
+        choose."""
         source = self.at(self.table.find(session_id))
         version = self.version_of(source)
         self._check_room(version, len(ids))
-        taken = [name for name in ids if name in self.table.slots]
-        if taken or len(set(filter(None, ids))) < len([name for name in ids if name]):
+        tenant, given = owner_of(session_id), [name for name in ids if name]
+        taken = [name for name in given if key_of(tenant, name) in self.table.slots]
+        if taken or len(set(given)) < len(given):
             raise SessionExists(
                 f"ids of copies must be new and different, got {', '.join(taken) or 'one twice'}",
                 field="session_ids",
             )
-        names = [name or secrets.token_hex(16) for name in ids]
+        keys = [key_of(tenant, name or secrets.token_hex(16)) for name in ids]
         depth = int(self.table.rewind_depth[source])
+        self.check_quotas(tenant, version, len(ids), len(ids) * (1 + depth))
         rows = self.allocate(version, len(ids) * (1 + depth), beside=source)
         own, rings = rows[: len(ids)], rows[len(ids) :].reshape(len(ids), depth)
-        slots = self.table.insert_copies(source, names, own, self.now())
+        slots = self.table.insert_copies(source, keys, own, self.now())
         version.arena.copy(int(self.table.row[source]), own)
         version.replies[own] = version.replies[self.table.row[source]]
         chunk = self.table.chunk_replies.get(source)
         for slot, ring in zip(slots.tolist(), rings, strict=True):
             if depth:
                 self.table.rings[slot] = Ring(ring)
+            self.charge(slot, version)
             if chunk is not None:  # shared: its rows never change
                 self.table.chunk_replies.put(slot, chunk)
         version.sessions += len(ids)
@@ -211,7 +218,7 @@ class Sessions(Moves):
         sessions = []
         for slot, handle in zip(slots.tolist(), self.table.handle[slots].tolist(), strict=True):
             session = session_pb2.Session.FromString(first)
-            session.name = f"sessions/{self.table.ids[slot]}"
+            session.name = session_name(self.table.ids[slot])
             session.handle = handle
             sessions.append(session)
         return sessions
@@ -281,7 +288,7 @@ class Sessions(Moves):
         steps, age = int(table.next_index[slot]), now - float(table.create_time[slot])
         ended = Ended(
             session_id=table.ids[slot],
-            version_name=version.name,
+            version_name=version.key,
             reason=reason,
             reason_name=end_reason(reason),
             step_index=steps,
@@ -328,9 +335,9 @@ class Sessions(Moves):
     def _insert(self, version: LoadedVersion, terms: Terms) -> int:
         """A slot, a row and a ring for a new session; nothing is taken when any is refused."""
         check_open(version)
-        session_id = terms.session_id or secrets.token_hex(16)
+        session_id = key_of(terms.tenant, terms.session_id or secrets.token_hex(16))
         if session_id in self.table.slots:
-            raise SessionExists(f"sessions/{session_id} is live", field="session_id")
+            raise SessionExists(f"{session_name(session_id)} is live", field="session_id")
         if terms.rewind_depth > MAX_REWIND_DEPTH:
             raise InvalidField(
                 f"rewind_depth must be 0 to {MAX_REWIND_DEPTH}, got {terms.rewind_depth}",
@@ -339,6 +346,7 @@ class Sessions(Moves):
         ttl, lifetime = self._ttl(terms.ttl), self._lifetime(terms.lifetime)
         durability = self._durability(terms.durability)
         self._check_room(version, 1)
+        self.check_quotas(terms.tenant, version, 1, 1 + terms.rewind_depth)
         rows = self.allocate(version, 1 + terms.rewind_depth)
         slot = self.table.insert(
             session_id,
@@ -353,6 +361,7 @@ class Sessions(Moves):
         if terms.rewind_depth:
             self.table.rewind_depth[slot] = terms.rewind_depth
             self.table.rings[slot] = Ring(rows[1:])
+        self.charge(slot, version)
         version.sessions += 1
         version.metrics.created.inc()
         return slot
@@ -390,7 +399,7 @@ class Sessions(Moves):
 
 def steps_lost(session_id: str, known: int, found: int) -> StepsLost:
     return StepsLost(
-        f"the caller knows {known} durable steps of sessions/{session_id}, there are {found}",
+        f"the caller knows {known} durable steps of {session_name(session_id)}, there are {found}",
         metadata={"durable_index": str(found)},
         field="durable_index",
     )

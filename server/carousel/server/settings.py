@@ -204,6 +204,10 @@ class Settings(BaseSettings):
         ge=1,
         le=2**31 - 1,
     )
+    quotas: UserPath | None = Field(
+        None,
+        description="File of what tenants may use, read again when it changes; unset: no limits.",
+    )
     # An upload's header, with a config of 2 MiB and a card of 1 MiB, must fit.
     max_message_bytes: ByteSize = Field(
         ByteSize(64 * MIB),

@@ -27,7 +27,11 @@ GONE = -1  # the ticket of an item that has left the queue
 
 
 class StepQueue:
-    """Single steps that wait. `lanes` has how many items of each lane do."""
+    """Single steps that wait. `lanes` has how many items of each lane do.
+
+    What comes into an empty queue mostly leaves it as a whole, in the next turn: it stays in the
+    columns that it came in, until anything else is asked of it.
+    """
 
     def __init__(self, input_shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         self.lanes: dict[int, int] = {}
@@ -38,6 +42,7 @@ class StepQueue:
         self._works: dict[int, Work] = {}
         self._waiting: dict[int, int] = {}  # items of each work
         self._next_work = 0
+        self._whole: Plan | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -55,6 +60,68 @@ class StepQueue:
         inputs: Inputs,
     ) -> None:
         """Queue items of works, counts[i] of works[i], in columns."""
+        if not self._count and all(work.lane is works[0].lane for work in works):
+            bounds = np.empty(len(works) + 1, np.int64)
+            bounds[0] = 0
+            counts.cumsum(out=bounds[1:])
+            self._whole = Plan(list(works), bounds, items, slots, tickets, handles, indexes, inputs)
+            self._enter(works, [len(items)])
+            self._count = len(items)
+            return
+        self._spread()
+        self._append(
+            works,
+            counts,
+            items=items,
+            handles=handles,
+            indexes=indexes,
+            slots=slots,
+            tickets=tickets,
+            lanes=self._enter(works, counts.tolist()),
+            inputs=inputs,
+        )
+        self._count += len(items)
+
+    def take_whole(self, serving: Ints, limit: int) -> Plan | None:
+        """All that waits, if it came together, everybody's turn has come, and it is not more."""
+        plan = self._whole
+        if plan is None or len(plan) > limit:
+            return None
+        if np.count_nonzero(serving[plan.slots] == plan.tickets) < len(plan):
+            return None
+        self._whole, self._count = None, 0
+        self.lanes.clear()
+        return plan
+
+    def _spread(self) -> None:
+        """Put what came as a whole where items are looked at one by one."""
+        if (plan := self._whole) is not None:
+            self._whole = None
+            self._append(
+                plan.works,
+                np.diff(plan.bounds),
+                items=plan.items,
+                handles=plan.handles,
+                indexes=plan.indexes,
+                slots=plan.slots,
+                tickets=plan.tickets,
+                lanes=plan.works[0].lane.number,
+                inputs=plan.inputs,
+            )
+
+    def _append(
+        self,
+        works: Sequence[Work],
+        counts: Ints,
+        *,
+        items: Ints,
+        handles: Handles,
+        indexes: Ints,
+        slots: Ints,
+        tickets: Ints,
+        lanes: Ints | int,
+        inputs: Inputs,
+    ) -> None:
         begin, end = self._end, self._end + len(items)
         while end > len(self._items):
             self._items = np.concatenate([self._items, np.zeros_like(self._items)])
@@ -64,7 +131,7 @@ class StepQueue:
         each = counts.tolist()
         new["work"] = np.repeat(np.array(numbers), counts)
         new["item"] = items
-        new["lane"] = self._enter(works, each)
+        new["lane"] = lanes
         new["slot"] = slots
         new["ticket"] = tickets
         new["handle"] = handles
@@ -74,7 +141,6 @@ class StepQueue:
         self._waiting.update(zip(numbers, each, strict=True))
         self._next_work = numbers.stop
         self._end = end
-        self._count += len(items)
 
     def ready(self, serving: Ints, enough: int) -> Ints:
         """Places of the items whose turn it is in their sessions, oldest first.
@@ -83,6 +149,7 @@ class StepQueue:
         its two ends are looked at first: in the front are the oldest of those who always wait, and
         in the back all the work of those who seldom do.
         """
+        self._spread()
         begin, end, window = self._begin, self._end, 4 * enough
         if end - begin <= 4 * window:
             return self._find(serving, begin, end)
@@ -136,6 +203,7 @@ class StepQueue:
 
     def take_fenced(self, handle: Handles) -> Plan | None:
         """Every item whose handle is not the one that its slot has now."""
+        self._spread()
         items = self._items[: self._end]
         fenced = (handle[items["slot"]] != items["handle"]) & (items["ticket"] != GONE)
         places = fenced.nonzero()[0]
@@ -147,6 +215,7 @@ class StepQueue:
         Of one lane, or of all. Whoever leaves from the middle of a line would leave a ticket that
         is never served. Only the newest are looked at: a full queue is long.
         """
+        self._spread()
         items = self._items[: self._end]
         wanted = items["lane"] & 1 if lane is None else items["lane"] == lane
         places = wanted.nonzero()[0][-(4 * limit + 1024) :]

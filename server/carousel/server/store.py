@@ -2,6 +2,7 @@
 
     {root}/{model}/{version}/config.json, weights.safetensors, README.md, baseline.json
     {root}/{model}/aliases.json, health.json
+    {root}/@{tenant}/{model}/...
 
 Models that come with Carousel, folders of versions too, lie over it, read-only. Where the store
 has, or had, a version of that very number, it wins; others of the same name, and aliases, add up.
@@ -24,6 +25,7 @@ from carousel.errors import (
     ImportRefused,
     ModelInUse,
     ModelNotFound,
+    ModelShared,
     StoreUnwritable,
     VersionExists,
     VersionNotFound,
@@ -34,7 +36,21 @@ from carousel.server.health_policy import (
     read_health_policy,
     write_health_policy,
 )
-from carousel.server.names import MAX_VERSION, ModelRef, is_id, is_number, model_name, version_name
+from carousel.server.names import (
+    MAX_VERSION,
+    ModelRef,
+    id_of,
+    is_id,
+    is_number,
+    key_of,
+    model_name,
+    owner_of,
+    path_of,
+    tenant_folder,
+    tenants_in,
+    version_name,
+)
+from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.staging import Staging, open_folder, sweep, sync, writing
 from carousel.server.version import StoredVersion, check_folder, is_promoted, is_version
 
@@ -46,7 +62,7 @@ logger = logging.getLogger(__name__)
 
 
 class StoredModel(NamedTuple):
-    """A model: its versions' numbers, lowest first, and its aliases."""
+    """A model, by its key: its versions' numbers, lowest first, and its aliases."""
 
     model: str
     versions: tuple[int, ...]
@@ -59,7 +75,9 @@ class ModelStore:
     The folder is made when something is first written.
     """
 
-    def __init__(self, root: Path, *, shipped: Mapping[str, Path] | None = None) -> None:
+    def __init__(
+        self, root: Path, *, shipped: Mapping[str, Path] | None = None, quotas: Quotas = UNLIMITED
+    ) -> None:
         self.root = root
         self._shipped = {
             (model, int(entry.name)): Path(entry.path)
@@ -68,15 +86,54 @@ class ModelStore:
             if is_number(entry.name)
         }
         self._lock = threading.Lock()  # one change at a time
+        self.quotas = quotas
         if root.exists() and not os.access(root, os.R_OK | os.X_OK):
             logger.warning("the model store can't be read", extra={"store": str(root)})
         sweep(root)
 
     def models(self) -> list[str]:
-        """Ids of all models that have a version, in order."""
-        own = {entry.name for entry in _entries(self.root) if is_id(entry.name)}
-        known = own | {model for model, _ in self._shipped}
+        """Keys of all models that have a version, in order."""
+        known = {*self._folders(), *(model for model, _ in self._shipped)}
         return sorted(model for model in known if self._numbers(model))
+
+    def seen(self, ref: ModelRef, tenant: str) -> ModelRef:
+        """What a tenant means by a name: a model of its own, or else the operator's.
+
+        The operator's models, and those that came with Carousel, are there for all.
+        """
+        own = ref.of(tenant)
+        return own if not tenant or self._numbers(own.model) else ref
+
+    def own(self, model: str, tenant: str) -> str:
+        """The key of a tenant's model that is to be changed. Raises ModelNotFound, ModelShared."""
+        own = key_of(tenant, model)
+        if not self._numbers(own):
+            if tenant and self._numbers(model):
+                raise ModelShared(f"{model_name(model)} is shared by all tenants", field="name")
+            raise _no_model(own)
+        return own
+
+    def listed(self, tenant: str) -> dict[str, str]:
+        """Keys of the models that a tenant sees, by what orders them.
+
+        The operator sees all, in order of their keys; of two models of one name a tenant sees its
+        own.
+        """
+        models = self.models()
+        if not tenant:
+            return {model: model for model in models}
+        seen = [model for model in models if owner_of(model) in ("", tenant)]
+        own = {id_of(model): model for model in sorted(seen, key=owner_of)}
+        return dict(sorted(own.items()))
+
+    def _folders(self) -> dict[str, os.DirEntry[str]]:
+        """Folders of models, of whatever is in them, by key."""
+        found = {entry.name: entry for entry in _entries(self.root) if is_id(entry.name)}
+        for tenant in tenants_in(self.root):
+            for entry in _entries(self.root / tenant_folder(tenant)):
+                if is_id(entry.name):
+                    found[key_of(tenant, entry.name)] = entry
+        return found
 
     def get(self, model: str) -> StoredModel:
         """Raises ModelNotFound, WeightsInvalid (damaged aliases)."""
@@ -87,16 +144,15 @@ class ModelStore:
 
     def aliases(self, model: str) -> dict[str, int]:
         """Version numbers by alias; none of a model that there isn't. Raises WeightsInvalid."""
-        return read_aliases(self.root / model)
+        return read_aliases(self._home(model))
 
     def stamps(self) -> dict[str, Stamp]:
         """By model, what changes when its versions or its aliases do: moments, in nanoseconds."""
         found = {}
-        for entry in _entries(self.root):
-            if is_id(entry.name):
-                with contextlib.suppress(OSError):
-                    moment = entry.stat(follow_symlinks=False).st_mtime_ns
-                    found[entry.name] = (moment, aliases_moment(self.root / entry.name))
+        for model, entry in self._folders().items():
+            with contextlib.suppress(OSError):
+                moment = entry.stat(follow_symlinks=False).st_mtime_ns
+                found[model] = (moment, aliases_moment(Path(entry.path)))
         return found
 
     def newest_promoted(self, model: str) -> int | None:
@@ -153,7 +209,7 @@ class ModelStore:
                     field="version",
                 )
             return number
-        if self._has(model, number) or os.path.lexists(self.root / model / str(number)):
+        if self._has(model, number) or os.path.lexists(self._home(model) / str(number)):
             raise VersionExists(
                 f"{version_name(model, number)} exists, or did: versions never change",
                 field="version",
@@ -195,12 +251,28 @@ class ModelStore:
         staging.sync()
         with self._lock, writing():
             number = self.check_free(model, version)
+            self.check_room(model, _bytes_in(staging.folder))
             target = self._own(model) / str(number)
             os.rename(staging.folder, target)
             sync(target.parent)
+            sync(target.parent.parent)
             sync(self.root)
         logger.info("a version came in", extra={"version": version_name(model, number)})
         return StoredVersion(model, number, target)
+
+    def check_room(self, model: str, size: int) -> None:
+        """Whether the tenant of a model may have so many bytes more. Raises QuotaExceeded."""
+        tenant = owner_of(model)
+        if self.quotas.of(tenant).model_bytes is not None:
+            self.quotas.check(tenant, "model_bytes", self.bytes_of(tenant), size)
+
+    def bytes_of(self, tenant: str) -> int:
+        """Of all versions of a tenant's models; none of the operator's are counted."""
+        if not tenant:
+            return 0
+        models = _entries(self.root / tenant_folder(tenant))
+        versions = [one for model in models for one in _entries(Path(model.path))]
+        return sum(_bytes_in(Path(one.path)) for one in versions)
 
     def delete(self, model: str, number: int) -> None:
         """Raises ModelNotFound, VersionNotFound, ModelInUse (an alias), StoreUnwritable."""
@@ -239,7 +311,7 @@ class ModelStore:
         """Raises ModelNotFound, WeightsInvalid (damaged)."""
         if not self._numbers(model):
             raise _no_model(model)
-        return read_health_policy(self.root / model)
+        return read_health_policy(self._home(model))
 
     def set_health_policy(self, model: str, policy: HealthPolicy) -> None:
         """Raises ModelNotFound, StoreUnwritable."""
@@ -264,29 +336,38 @@ class ModelStore:
     def _has(self, model: str, number: int) -> bool:
         if self._is_shipped(model, number):
             return True
-        folder = self.root / model
-        return not folder.is_symlink() and is_version(folder / str(number))
+        return not self._is_link(model) and is_version(self._home(model) / str(number))
 
     def _given(self, model: str) -> list[int]:
         """Numbers that the store ever gave, also to versions that are deleted."""
-        if (self.root / model).is_symlink():
+        if self._is_link(model):
             return []
-        return [int(entry.name) for entry in _entries(self.root / model) if is_number(entry.name)]
+        found = _entries(self._home(model))
+        return [int(entry.name) for entry in found if is_number(entry.name)]
 
     def _is_shipped(self, model: str, number: int) -> bool:
-        in_the_way = os.path.lexists(self.root / model / str(number))
+        in_the_way = os.path.lexists(self._home(model) / str(number))
         return (model, number) in self._shipped and not in_the_way
 
     def _folder(self, model: str, number: int) -> Path:
         if self._is_shipped(model, number):
             return self._shipped[model, number]
-        return self.root / model / str(number)
+        return self._home(model) / str(number)
+
+    def _home(self, model: str) -> Path:
+        """Where what the store has of a model lies."""
+        return self.root / path_of(model)
+
+    def _is_link(self, model: str) -> bool:
+        """Whether the model's folder, or its tenant's, leads elsewhere."""
+        folder = self._home(model)
+        return folder.is_symlink() or (owner_of(model) != "" and folder.parent.is_symlink())
 
     def _own(self, model: str) -> Path:
         """The model's folder in the store, made when there is none."""
-        folder = self.root / model
+        folder = self._home(model)
         folder.mkdir(parents=True, exist_ok=True)
-        if folder.is_symlink():
+        if self._is_link(model):
             raise StoreUnwritable(f"the folder of {model_name(model)} is a symbolic link")
         return folder
 
@@ -298,6 +379,15 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return [entry for entry in found if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as found:  # it goes just now
+        for entry in found:
+            if entry.is_file(follow_symlinks=False):
+                total += entry.stat(follow_symlinks=False).st_size
+    return total
 
 
 def _no_model(model: str) -> ModelNotFound:

@@ -12,8 +12,11 @@ import numpy.typing as npt
 
 from carousel.errors import CarouselError, SessionEnded, SessionFenced, SessionNotFound
 from carousel.server.audit.log import Log
+from carousel.server.kept import Mark, Ring
 from carousel.server.memo import Memo
+from carousel.server.names import owner_of, session_name
 from carousel.server.notices import Notices
+from carousel.server.owners import OPERATOR, Owners
 from carousel.server.replies import ChunkReplies
 from carousel.server.work import Handles, Ints
 
@@ -21,6 +24,7 @@ from carousel.server.work import Handles, Ints
 # column at once, and a handle of a former incarnation can't match.
 SLOT_BITS = 24
 SLOT_MASK = (1 << SLOT_BITS) - 1
+_SLOT_MASK = np.uint64(SLOT_MASK)
 MAX_SESSIONS = 1 << SLOT_BITS
 
 FREE, ACTIVE, QUARANTINED = 0, 1, 2
@@ -36,7 +40,10 @@ MEMORY, ASYNC, SYNC = 1, 2, 3  # session_pb2.Durability
 
 @dataclass(slots=True, frozen=True)
 class Ended:
-    """What is remembered of a session that is over. Times are seconds since the epoch."""
+    """What is remembered of a session that is over. Times are seconds since the epoch.
+
+    `session_id` and `version_name` are keys.
+    """
 
     session_id: str
     version_name: str
@@ -50,48 +57,17 @@ class Ended:
 
     def error(self) -> SessionEnded:
         return SessionEnded(
-            f"session sessions/{self.session_id} has ended ({self.reason_name.lower()}) after "
+            f"session {session_name(self.session_id)} has ended ({self.reason_name.lower()}) after "
             f"{self.step_index} steps",
             metadata={"end_reason": self.reason_name, "step_index": str(self.step_index)},
         )
 
 
-@dataclass(slots=True, frozen=True)
-class Mark:
-    """A state that was given a name: a row of the arena and the step index it was taken at."""
-
-    row: int
-    step_index: int
-
-
-class Ring:
-    """The last states of one session: rows of the arena and the step index each was taken at."""
-
-    __slots__ = ("indexes", "rows")
-
-    def __init__(self, rows: Ints) -> None:
-        self.rows = rows
-        self.indexes = np.full(len(rows), -1, np.int64)
-
-    def keep(self, step_index: int) -> int:
-        """The row for the state before this step, in place of the oldest."""
-        place = step_index % len(self.rows)
-        self.indexes[place] = step_index
-        return int(self.rows[place])
-
-    def kept(self, before: int) -> dict[int, int]:
-        """Step indexes below `before` whose states are kept, and their rows, in order."""
-        pairs = zip(self.indexes.tolist(), self.rows.tolist(), strict=True)
-        return {index: row for index, row in sorted(pairs) if 0 <= index < before}
-
-    def find(self, step_index: int) -> int | None:
-        """The row with the state before this step, if it is still kept."""
-        place = step_index % len(self.rows)
-        return int(self.rows[place]) if self.indexes[place] == step_index else None
-
-
 class SessionTable:
     """All live sessions and, for an hour, the ended ones. Only the engine's thread changes it.
+
+    Ids are keys: of the tenant and the session. `tenant` has the tenants' numbers, so that a handle
+    of somebody else's is as unknown as one that there never was.
 
     Times are seconds since the epoch. `tail` and `serving` keep the items of a session in order,
     as in a bakery: an item draws `tail` when it arrives and rides when `serving` reaches it. A line
@@ -121,6 +97,8 @@ class SessionTable:
         self.revision: Ints = np.zeros(0, np.int64)
         self.touched: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
         self.birth: Ints = np.zeros(0, np.int64)
+        self.tenant: Ints = np.zeros(0, np.int64)  # whose it is, as in `owners`
+        self.bytes: Ints = np.zeros(0, np.int64)  # of its states
         self.former_handle: Handles = np.zeros(0, np.uint64)
         self.attach_index: Ints = np.zeros(0, np.int64)
         self.audit: Ints = np.zeros(0, np.int64)  # number of its audit log; 0: none
@@ -136,6 +114,7 @@ class SessionTable:
         self.memos: dict[int, tuple[int, Memo]] = {}  # by slot, with the step index they belong to
         self.parked: OrderedDict[int, bytes | None] = OrderedDict()  # records; None: in the store
         self.audited: dict[int, Log] = {}  # audit logs by slot
+        self.owners = Owners()
         self.durables = 0  # sessions that are not of MEMORY
         self.syncs = 0  # sessions of SYNC
         self.chunk_replies = ChunkReplies()
@@ -183,6 +162,8 @@ class SessionTable:
         """Give a filled slot its id; nothing of it is in the store yet."""
         self._births += 1
         self.birth[slot] = self._births
+        self.tenant[slot] = self.owners.enter(owner_of(session_id))
+        self.bytes[slot] = 0
         self.durable_index[slot] = self.flushed_index[slot] = 0
         self.stored_handle[slot] = self.revision[slot] = self.former_handle[slot] = 0
         self.audit[slot] = 0
@@ -227,6 +208,8 @@ class SessionTable:
         self._end_line(slot)
         session_id = self.ids[slot]
         del self.slots[session_id]
+        self.charge(slot, 0)
+        self.owners.leave(owner_of(session_id))
         self.durables -= int(self.durability[slot] != MEMORY)
         self.syncs -= int(self.durability[slot] == SYNC)
         self.handle[slot] = 0
@@ -247,6 +230,11 @@ class SessionTable:
         self._ended.move_to_end(ended.session_id)
         if len(self._ended) > REMEMBERED_ENDS:
             self._ended.popitem(last=False)
+
+    def charge(self, slot: int, size: int) -> None:
+        """The session's states take so many bytes now."""
+        self.owners.charge(owner_of(self.ids[slot]), size - int(self.bytes[slot]))
+        self.bytes[slot] = size
 
     def went_on_elsewhere(self, session_id: str) -> None:
         """Another server has it: it did not end, whatever was thought here."""
@@ -305,39 +293,61 @@ class SessionTable:
             ended = self.ended(session_id)
             if ended is not None:
                 raise ended.error()
-            raise SessionNotFound(f"there is no session sessions/{session_id}")
+            raise SessionNotFound(f"there is no session {session_name(session_id)}")
         return slot
+
+    def count(self, version: int, tenant: str) -> int:
+        """A tenant's live sessions of a version; from any thread, while the table may grow."""
+        number, length = self.owners.number(tenant), min(len(self.tenant), len(self.state))
+        length = min(length, len(self.version))
+        mine = (self.tenant[:length] == number) & (self.version[:length] == version)
+        return int((mine & (self.state[:length] != FREE)).sum())
 
     def ended(self, session_id: str) -> Ended | None:
         return self._ended.get(session_id)
 
-    def slot_of(self, handle: int) -> int | None:
-        """The slot that a handle names, if the handle is current."""
+    def slot_of(self, handle: int, tenant: str = "") -> int | None:
+        """The slot that a handle names, if the handle is current and the tenant's."""
         slot = handle & SLOT_MASK
         live = handle != 0 and slot < len(self.handle) and int(self.handle[slot]) == handle
-        return slot if live else None
+        if not live or (tenant and int(self.tenant[slot]) != self.owners.number(tenant)):
+            return None
+        return slot
 
-    def slots_of(self, handles: Handles) -> tuple[Ints, npt.NDArray[np.bool_]]:
-        """The slot that each handle names, and whether the handle is current."""
-        slots = (handles & np.uint64(SLOT_MASK)).astype(np.int64)
-        if len(slots) and int(slots.max()) >= len(self.handle):
-            slots[slots >= len(self.handle)] = 0
+    def slots_of(
+        self, handles: Handles, owner: int | Ints = OPERATOR
+    ) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """The slot that each handle names, and whether the handle is current and the owner's.
+
+        `owner` is the number of a tenant, or one for each handle.
+        """
+        slots = (handles & _SLOT_MASK).view(np.int64)
         if not len(self.handle):
             return slots, np.zeros(len(slots), np.bool_)
-        return slots, (self.handle[slots] == handles) & (handles != 0)
+        found = self.handle.take(slots, mode="clip")  # beyond the table is the last: another slot
+        good = (found == handles) & (found != 0)
+        if np.count_nonzero(good) < len(good):
+            slots[slots >= len(self.handle)] = 0
+        if not isinstance(owner, int):
+            good &= (self.tenant[slots] == owner) | (owner == OPERATOR)
+        elif owner != OPERATOR:
+            good &= self.tenant[slots] == owner
+        return slots, good
 
-    def why_not(self, handle: int) -> CarouselError:
-        """Why a handle is not current."""
+    def why_not(self, handle: int, tenant: str = "") -> CarouselError:
+        """Why a handle is not one that the tenant can use."""
         session_id = self._former.get(handle)
-        if session_id is None:
+        if session_id is None or (tenant and owner_of(session_id) != tenant):
             return SessionNotFound(f"no session has the handle {handle:#018x}")
         if session_id in self.slots or session_id in self._elsewhere:
             return SessionFenced(
-                f"the handle {handle:#018x} is of a former incarnation of sessions/{session_id}: "
-                "it was attached, rewound, reset or made anew since"
+                f"the handle {handle:#018x} is of a former incarnation of "
+                f"{session_name(session_id)}: it was attached, rewound, reset or made anew since"
             )
         ended = self.ended(session_id)
-        return ended.error() if ended else SessionNotFound(f"no session has {handle:#018x}")
+        if ended is None:
+            return SessionNotFound(f"no session has the handle {handle:#018x}")
+        return ended.error()
 
     def expire_time(self, slots: Ints) -> npt.NDArray[np.float64]:
         """When each session ends unless it is used before."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SCOPES = frozenset({"infer", "sessions", "models", "train", "metrics", "admin"})
 """All that a credential can allow; the table in rules.py says which RPC needs which."""
@@ -25,7 +27,18 @@ SERVER = Caller("server", "", SCOPES)
 """Work that no call asked for: sweeps, jobs that go on, the status page."""
 
 current: ContextVar[Caller] = ContextVar("caller", default=SERVER)
-"""Set by the wrappers of rpc.py once the gate let the call in, and by nobody else."""
+"""Set by the wrappers of rpc.py once the gate let the call in, and by `acting_for` alone else."""
+
+
+@contextmanager
+def acting_for(tenant: str) -> Iterator[None]:
+    """The server works in a tenant, as an operator does who names it. Raises ValueError."""
+    check_rights(tenant, sorted(SCOPES))
+    token = current.set(replace(SERVER, tenant=tenant))
+    try:
+        yield
+    finally:
+        current.reset(token)
 
 
 denied: ContextVar[Caller | None] = ContextVar("denied", default=None)

@@ -48,6 +48,8 @@ RULES: Mapping[str, str] = {
     ),
     # Limits that every client needs to know, and nothing of anybody's.
     "carousel.v1.AdminService/GetServerInfo": ANY,
+    # A tenant is told its own.
+    "carousel.v1.AdminService/GetQuotas": ANY,
     "carousel.v1.AdminService/GetStatistics": "metrics",
     "carousel.v1.AdminService/DrainServer": "admin",
     **_all(HEALTH, PUBLIC, "Check List Watch"),

@@ -12,6 +12,7 @@ from carousel.errors import SnapshotMismatch
 from carousel.model import Int8, Kernel, make_kernel
 from carousel.server.audit.head import Head
 from carousel.server.loaded import LoadedVersion
+from carousel.server.names import shown
 from carousel.server.work import Floats, Inputs
 
 Doubles = npt.NDArray[np.float64]
@@ -30,8 +31,8 @@ class Again:
     def __init__(self, head: Head, version: LoadedVersion) -> None:
         if version.digest.hex() != head.digest:
             raise SnapshotMismatch(
-                f"the log is of {head.model} with digest {head.digest[:12]}, the one in service "
-                f"has {version.digest.hex()[:12]}"
+                f"the log is of {shown(head.model)} with digest {head.digest[:12]}, the one in "
+                f"service has {version.digest.hex()[:12]}"
             )
         self.head = head
         self._version = version

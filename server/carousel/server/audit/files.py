@@ -41,7 +41,7 @@ class Files:
         log.path, former = folder.next_path(own, log.token)
         self._keep(log, os.open(log.path, WRITE | os.O_CREAT | os.O_EXCL, 0o600))
         if log.durable:
-            self._new_folders |= {own, self._root}
+            self._new_folders |= {own, own.parent, self._root}
         return former
 
     def append(self, log: Log, data: bytes) -> None:

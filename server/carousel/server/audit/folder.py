@@ -1,5 +1,7 @@
 """Where audit logs lie: `{root}/{session id}/{life}-{token}.{part}.log`.
 
+Those of a tenant lie in `{root}/@{tenant}/`: no id begins so.
+
 Sessions that have an id one after the other have a life each; the token, which the record of a
 durable session keeps, says whose it is. A life has one part for each server that had the session.
 """
@@ -13,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carousel.errors import InvalidField
-from carousel.server.names import check_id
+from carousel.server.names import (
+    check_id,
+    id_of,
+    is_id,
+    key_of,
+    path_of,
+    session_name,
+    tenant_folder,
+    tenants_in,
+)
 
 _TOKEN = re.compile(r"[0-9a-f]{16}")
 _NAME = re.compile(r"([0-9]{6,})-([0-9a-f]{16})\.([0-9]{4,})\.log")
@@ -34,11 +45,28 @@ def new_token() -> str:
 
 
 def folder_of(root: Path, session_id: str) -> Path:
-    """The folder of a session's logs, which is really below the root. Raises InvalidField."""
-    folder = root / check_id(session_id, field="name")
-    if folder.resolve() != root.resolve() / session_id:
-        raise InvalidField(f"the audit logs of {session_id} lie elsewhere", field="name")
-    return folder
+    """The folder of a session's logs, by its key, which is really below the root.
+
+    Raises InvalidField.
+    """
+    check_id(id_of(session_id), field="name")
+    own = path_of(session_id)
+    if (root / own).resolve() != root.resolve() / own:
+        raise InvalidField(
+            f"the audit logs of {session_name(session_id)} lie elsewhere", field="name"
+        )
+    return root / own
+
+
+def sessions_in(root: Path) -> list[str]:
+    """Keys of the sessions that have a folder."""
+    if not root.is_dir():
+        return []
+    found = [path.name for path in root.iterdir() if is_id(path.name)]
+    for tenant in tenants_in(root):
+        folders = (root / tenant_folder(tenant)).iterdir()
+        found += [key_of(tenant, path.name) for path in folders if is_id(path.name)]
+    return found
 
 
 def parts_in(folder: Path) -> list[Part]:

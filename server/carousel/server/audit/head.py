@@ -42,7 +42,7 @@ class Head:
     def of(cls, session_id: str, version: LoadedVersion) -> Head:
         return cls(
             session=session_id,
-            model=version.name,
+            model=version.key,
             digest=version.digest.hex(),
             kernel=version.kernel.name,
             device=version.device,

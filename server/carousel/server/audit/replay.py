@@ -13,6 +13,7 @@ from carousel.server.audit.compute import Again, Doubles, Numbers, distances
 from carousel.server.audit.entry import PERIODIC, digest
 from carousel.server.audit.head import Head
 from carousel.server.audit.reader import NO_LIMIT, Scan, Segment, entries_of
+from carousel.server.names import shown
 from carousel.server.work import Floats, Inputs
 from carousel.v1 import session_service_pb2 as pb
 
@@ -129,7 +130,7 @@ class Replay:
         return pb.ReplaySessionResponse(
             step_index=step_index,
             exact=segment.head.bit_exact,
-            model_version=segment.head.model,
+            model_version=shown(segment.head.model),
             event=segment.event if first else PERIODIC,  # type: ignore[arg-type]
             missing_steps=segment.missing if first else 0,
             superseded=segment.limit != NO_LIMIT and step_index >= segment.limit,

@@ -15,6 +15,7 @@ from carousel.server.audit.log import Log
 from carousel.server.audit.reader import NO_LIMIT, Scan, scan
 from carousel.server.audit.replay import Replay
 from carousel.server.hall import Hall
+from carousel.server.names import session_name
 from carousel.v1 import session_service_pb2 as pb
 
 
@@ -26,9 +27,8 @@ class Replays:
         self._thread = ThreadPoolExecutor(1, "carousel-replay")
 
     async def replay(
-        self, request: pb.ReplaySessionRequest
+        self, session_id: str, request: pb.ReplaySessionRequest
     ) -> AsyncIterator[pb.ReplaySessionResponse]:
-        session_id = names.session_id(request.name)
         begin = request.from_step
         end = request.to_step if request.HasField("to_step") else NO_LIMIT
         if end < begin:
@@ -38,13 +38,16 @@ class Replays:
         found = await self._scan(session_id)
         if found.damage and end > found.index:
             raise AuditDamaged(
-                f"the audit log of sessions/{session_id} holds up to step {found.index} only: "
+                f"the audit log of {session_name(session_id)} holds up to step {found.index} only: "
                 f"{found.damage}",
                 metadata={"step_index": str(found.index)},
             )
         # Whatever can be refused is refused before the first answer.
         heads = {s.head.to_payload(): s.head for s in found.segments if s.begin < end}
-        versions = {one.model: self._hall.registry.resolve(one.model) for one in heads.values()}
+        serving = self._hall.registry.serving
+        versions = {
+            one.model: serving(names.ModelRef.of_version(one.model)) for one in heads.values()
+        }
 
         def again(head: Head) -> Again:
             return Again(head, versions[head.model])
@@ -65,7 +68,7 @@ class Replays:
         loop = asyncio.get_running_loop()
         parts = await loop.run_in_executor(self._thread, folder.parts_in, own)
         if not parts:
-            raise AuditNotFound(f"there is no audit log of sessions/{session_id}")
+            raise AuditNotFound(f"there is no audit log of {session_name(session_id)}")
         parts = folder.newest_life(parts)
         found = await loop.run_in_executor(self._thread, scan, session_id, parts, position)
         if ended_audited and not found.ended and not found.damage:

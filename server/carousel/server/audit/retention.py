@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carousel.server.audit.entry import CHECK, END, HASH_BYTES, HEADER, HEADER_BYTES, MAGIC
-from carousel.server.audit.folder import Part, folder_of, lives_in, parts_in
+from carousel.server.audit.folder import Part, folder_of, lives_in, parts_in, sessions_in
 from carousel.server.hall import Hall
-from carousel.server.names import is_id
 from carousel.server.records import Record
 
 logger = logging.getLogger("carousel.input_log")
@@ -77,10 +76,8 @@ class Retention:
 
 def old(root: Path, before: float) -> list[Life]:
     """Logs whose session ended, or that were last written, before a time."""
-    if not root.is_dir():
-        return []
-    ids = [path.name for path in root.iterdir() if is_id(path.name)]
-    lives = [(name, life) for name in ids for life in lives_in(parts_in(folder_of(root, name)))]
+    keys = sessions_in(root)
+    lives = [(key, life) for key in keys for life in lives_in(parts_in(folder_of(root, key)))]
     found = []
     for name, parts in lives:
         with contextlib.suppress(OSError):  # it went meanwhile

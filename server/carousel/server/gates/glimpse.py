@@ -10,6 +10,7 @@ import torch
 from carousel.server import records
 from carousel.server.gates.watch import Part, Watch, Watches
 from carousel.server.loaded import LoadedVersion
+from carousel.server.names import session_key
 from carousel.server.records import Record
 from carousel.server.session_values import describe_record
 from carousel.server.sessions import Sessions
@@ -43,7 +44,7 @@ class Glimpse:
         if self.row is not None:
             return self.row
         assert self.record is not None
-        record = records.decode(self.session.name.removeprefix("sessions/"), self.record)
+        record = records.decode(session_key(self.session), self.record)
         assert isinstance(record, Record)
         return torch.from_numpy(record.rows[0].copy())
 

@@ -12,6 +12,7 @@ from carousel.server.gates.glimpse import Glimpse, look, of_record
 from carousel.server.gates.show import show
 from carousel.server.gates.watch import MOST_STEPS
 from carousel.server.hall import Hall
+from carousel.server.names import session_name
 from carousel.server.records import Record
 from carousel.server.table import Ended
 from carousel.v1 import session_service_pb2 as pb
@@ -31,7 +32,7 @@ class Inspections:
     async def inspect(
         self, request: pb.InspectSessionRequest, tenant: str
     ) -> pb.InspectSessionResponse:
-        session_id = names.session_id(request.name)
+        session_id = names.key_of(tenant, names.session_id(request.name))
         for field, given, most in (
             ("steps", request.steps, MOST_STEPS),
             ("units", request.units, MOST_UNITS),
@@ -62,7 +63,7 @@ class Inspections:
         entry = await hall.at_rest.entry(session_id)
         if entry is None:
             raise StoreUnavailable(
-                f"sessions/{session_id} is on its way from the store", retry_after=0.1
+                f"{session_name(session_id)} is on its way from the store", retry_after=0.1
             )
         return self._of_record(records.decode(session_id, entry.data))
 

@@ -9,7 +9,8 @@ A sealed state is, little-endian:
     row      float32   the state schema's tensors in its order; the digest fixes the schema
     seal     32 bytes  HMAC-SHA256 over all before it
 
-The seal is looked at first, so that nothing of what a stranger sends is ever interpreted.
+The seal is looked at first, so that nothing of what a stranger sends is ever interpreted. Each
+tenant has keys of its own, made of the server's: another's state is a stranger's.
 """
 
 from __future__ import annotations
@@ -37,6 +38,14 @@ class Sealer:
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys = tuple(keys)
+
+    def of(self, tenant: str) -> Sealer:
+        """That of a tenant; the operator's is this one."""
+        if not tenant:
+            return self
+        # What is sealed begins with MAGIC, so no seal can be one of these.
+        name = b"tenant " + tenant.encode()
+        return Sealer([hmac.digest(key, name, "sha256") for key in self._keys])
 
     def seal(self, digest: bytes, step_index: int, row: Floats) -> bytes:
         """A row [width] at this step of the model version with this digest."""

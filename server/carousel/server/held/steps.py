@@ -55,7 +55,7 @@ class HeldSteps:
         origin: Mapping[str, str] | None = None,
     ) -> pb.StepStatesResponse:
         settings = self._hall.settings
-        version = self._hall.registry.resolve(request.model)
+        version = self._hall.registry.resolve(request.model, tenant)
         version.check_stepwise()
         lengths = _lengths(request)
         lane = version.door.lane(tenant)
@@ -66,7 +66,7 @@ class HeldSteps:
         _check_reply_size(request, version, lengths, settings.max_message_bytes)
         # One reason for each item: its length comes before its numbers, these before its state.
         wrong = [*bad_inputs(inputs, version, lengths), *bad_lengths(lengths, settings.max_chunk)]
-        sealer = self._sealer()
+        sealer = self._sealer().of(tenant)
         size = max(len(lengths) * sealed_bytes(version), sum(map(len, request.states)))
         indexes, rows, broken = await _aside(size, _open, sealer, request.states, version)
         work = HeldWork(

@@ -136,8 +136,9 @@ def _as_json(look: Callable[[Request], Json]) -> Route:
 
 
 def _id(path: str) -> str:
-    """`abc` of `/page/sessions/abc.json`; what handlers refuse where it is no id."""
-    return path.rpartition("/")[2].removesuffix(".json")
+    """`abc` of `/page/sessions/abc.json`, and `acme/abc` where a tenant has it; handlers refuse
+    what is no key."""
+    return path.split("/", 3)[3].removesuffix(".json")
 
 
 def _read_files() -> dict[str, Answer]:

@@ -164,23 +164,25 @@ class InferenceService:
         self, requests: AsyncIterator[pb.StreamStepsRequest], context: Context
     ) -> AsyncIterator[pb.StreamStepsResponse]:
         self._hall.refuse_when_draining()
-        stream = Stream(tenant_of(context), origin_of(request_id.get()))
-        self._streams.add(stream)
-        reader = asyncio.create_task(self._read(requests, stream))
-        try:
-            while (message := await stream.messages.get()) is not None:
-                yield message
-                stream.sent()
-            if stream.drained:
-                raise self._hall.draining_error()
-            await reader
-        except (asyncio.CancelledError, GeneratorExit):
-            self._broken.remember(stream.unfinished())
-            raise
-        finally:
-            self._streams.discard(stream)
-            reader.cancel()
-            stream.cancel()
+        tenant = tenant_of(context)
+        with self._hall.quotas.stream(tenant):
+            stream = Stream(tenant, origin_of(request_id.get()))
+            self._streams.add(stream)
+            reader = asyncio.create_task(self._read(requests, stream))
+            try:
+                while (message := await stream.messages.get()) is not None:
+                    yield message
+                    stream.sent()
+                if stream.drained:
+                    raise self._hall.draining_error()
+                await reader
+            except (asyncio.CancelledError, GeneratorExit):
+                self._broken.remember(stream.unfinished())
+                raise
+            finally:
+                self._streams.discard(stream)
+                reader.cancel()
+                stream.cancel()
 
     async def _read(self, requests: AsyncIterator[pb.StreamStepsRequest], stream: Stream) -> None:
         try:
@@ -223,14 +225,19 @@ class InferenceService:
     ) -> tuple[LoadedVersion, Work] | pb.StepResponse:
         """The work and who runs it, or at once the answer when no session was found.
 
-        Raises QueueFull, before anything else is looked at, when none of the items may wait.
+        Raises QueueFull and QuotaExceeded, before anything else is looked at, when none of the
+        items may wait.
         """
         steps.check_columns(request)
-        version = self._hall.version_of(request.handles)
+        version = self._hall.version_of(request.handles, tenant)
         if version is None:
-            return self._refuse_strays(request)
+            return self._refuse_strays(request, tenant)
         lane = version.door.lane(tenant, bulk=request.priority == pb.PRIORITY_BULK)
         room, count = lane.room(), len(request.handles)
+        if self._hall.quotas.on:
+            most = count * self._hall.settings.max_chunk  # longer ones are refused
+            taken = min(sum(request.lengths) or count, most)
+            self._hall.check_quotas(version, tenant, items=count, steps=taken)
         try:
             if room <= 0:
                 raise version.refuse(lane, count)
@@ -252,9 +259,9 @@ class InferenceService:
             work.refusals = [*work.refusals, *((item, full) for item in range(room, count))]
         return version, work
 
-    def _refuse_strays(self, request: pb.StepRequest) -> pb.StepResponse:
+    def _refuse_strays(self, request: pb.StepRequest, tenant: str) -> pb.StepResponse:
         """Answer items of which no session is here."""
-        errors = [self._hall.engine.table.why_not(handle) for handle in request.handles]
+        errors = [self._hall.engine.table.why_not(handle, tenant) for handle in request.handles]
         for kind, count in Counter(map(type, errors)).items():
             self._hall.metrics.strayed(kind, count)
         return steps.refuse_each(request, errors)
@@ -288,7 +295,9 @@ class InferenceService:
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        async for response in generation.generate(
-            self._hall, request, tenant=tenant_of(context), deadline=deadline_of(context)
-        ):
-            yield response
+        tenant, deadline = tenant_of(context), deadline_of(context)
+        with self._hall.quotas.stream(tenant):
+            async for response in generation.generate(
+                self._hall, request, tenant=tenant, deadline=deadline
+            ):
+                yield response

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from carousel.model import Classifier, Features, Linear, ModelConfig, StateSchema, Tokens
-from carousel.server.names import model_name
+from carousel.server.names import model_name, owner_of
 from carousel.server.store import StoredModel
 from carousel.server.version import StoredVersion
 from carousel.v1 import model_pb2, tensor_pb2
@@ -12,7 +12,10 @@ from carousel.v1 import model_service_pb2 as pb
 
 def encode_model(stored: StoredModel) -> model_pb2.Model:
     return model_pb2.Model(
-        name=model_name(stored.model), versions=stored.versions, aliases=stored.aliases
+        name=model_name(stored.model),
+        versions=stored.versions,
+        aliases=stored.aliases,
+        tenant=owner_of(stored.model),
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Protocol
 from weakref import WeakValueDictionary
 
@@ -35,6 +36,7 @@ from carousel.server.services.model_messages import (
 from carousel.server.settings import Settings
 from carousel.server.staging import Staging
 from carousel.server.store import DEFAULT_ALIAS, ModelStore
+from carousel.server.tenants import tenant_of
 from carousel.server.texts import encode_text
 from carousel.server.uploads import Requests, read_header, read_rest, receive, staged, to_end
 from carousel.server.version import StoredVersion
@@ -60,7 +62,7 @@ class Loader(Protocol):
     async def set_health_policy(self, model: str, policy: HealthPolicy) -> None: ...
     async def unload(self, model: str, number: int, *, force: bool) -> None: ...
     def state(self, model: str, number: int) -> tuple[model_pb2.VersionState.ValueType, str]: ...
-    def sessions(self, model: str, number: int) -> int: ...
+    def sessions(self, model: str, number: int, tenant: str) -> int: ...
     def precision(self, model: str, number: int) -> model_pb2.StepPrecision.ValueType: ...
 
 
@@ -79,12 +81,13 @@ class ModelService:
     ) -> pb.ListModelsResponse:
         after = names.page_key(request.page_token)
         size = names.page_size(request.page_size)
-        return await asyncio.to_thread(self._page_of_models, after, size)
+        return await asyncio.to_thread(self._page_of_models, tenant_of(context), after, size)
 
-    def _page_of_models(self, after: str, size: int) -> pb.ListModelsResponse:
-        left = [model for model in self._store.models() if model > after]
+    def _page_of_models(self, tenant: str, after: str, size: int) -> pb.ListModelsResponse:
+        listed = self._store.listed(tenant)
+        left = [place for place in listed if place > after]
         response = pb.ListModelsResponse()
-        for model in left[:size]:
+        for model in map(listed.__getitem__, left[:size]):
             try:
                 response.models.append(encode_model(self._store.get(model)))
             except (ModelNotFound, WeightsInvalid) as error:  # deleted just now, or damaged
@@ -94,20 +97,21 @@ class ModelService:
         return response
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> model_pb2.Model:
-        model = names.model_id(request.name)
+        model = await self._seen(names.model_id(request.name), context)
         return encode_model(await asyncio.to_thread(self._store.get, model))
 
     async def ListModelVersions(
         self, request: pb.ListModelVersionsRequest, context: Context
     ) -> pb.ListModelVersionsResponse:
-        model = names.model_id(request.parent, field="parent")
-        after = names.page_number(request.page_token)
+        parent = names.model_id(request.parent, field="parent")
+        after, tenant = names.page_number(request.page_token), tenant_of(context)
+        model = await self._seen(parent, context)
         stored = await asyncio.to_thread(self._store.get, model)
         left = [number for number in stored.versions if number > after]
         response, weight = pb.ListModelVersionsResponse(), 0
         for number in left[: names.page_size(request.page_size)]:
             version = await asyncio.to_thread(self._store.version, model, number)
-            response.versions.append(await self._describe(version))
+            response.versions.append(await self._describe(version, tenant))
             weight += response.versions[-1].ByteSize()
             if weight > PAGE_BYTES:
                 break
@@ -118,8 +122,8 @@ class ModelService:
     async def GetModelVersion(
         self, request: pb.GetModelVersionRequest, context: Context
     ) -> model_pb2.ModelVersion:
-        version = await self._resolve(request.name)
-        response = await self._describe(version)
+        version = await self._resolve(request.name, context)
+        response = await self._describe(version, tenant_of(context))
         response.card = await asyncio.to_thread(version.card)
         response.baseline_json = await asyncio.to_thread(version.baseline_json)
         return response
@@ -128,18 +132,18 @@ class ModelService:
         self, requests: Requests, context: Context
     ) -> model_pb2.ModelVersion:
         try:
-            return await self._upload(requests)
+            return await self._upload(requests, tenant_of(context))
         except CarouselError:
             await read_rest(requests)
             raise
 
-    async def _upload(self, requests: Requests) -> model_pb2.ModelVersion:
+    async def _upload(self, requests: Requests, tenant: str) -> model_pb2.ModelVersion:
         header = await read_header(requests)
 
         async def fill(staging: Staging) -> None:
             await receive(header, requests, staging)
 
-        made = await self._take_in(header, "header.", staged(self._store.stage, fill))
+        made = await self._take_in(header, tenant, "header.", staged(self._store.stage, fill))
         await read_rest(requests)  # there is more when the request id had a result already
         return made
 
@@ -148,19 +152,22 @@ class ModelService:
     ) -> model_pb2.ModelVersion:
         root = self._settings.import_root
         copy = staged(lambda: self._store.stage_import(root, request.path))
-        return await self._take_in(request, "", copy)
+        return await self._take_in(request, tenant_of(context), "", copy)
 
     async def _take_in(
         self,
         request: pb.UploadHeader | pb.ImportModelVersionRequest,
+        tenant: str,
         path: str,
         files: AbstractAsyncContextManager[Staging],
     ) -> model_pb2.ModelVersion:
-        model = names.model_id(request.parent, field=f"{path}parent")
+        model = names.key_of(tenant, names.model_id(request.parent, field=f"{path}parent"))
 
         async def work() -> model_pb2.ModelVersion:
             # Before the files come, so that nobody sends them in vain.
             await asyncio.to_thread(self._store.check_free, model, request.version)
+            size = request.weights_bytes if isinstance(request, pb.UploadHeader) else 0
+            await asyncio.to_thread(self._store.check_room, model, size)
             async with files as staging:
                 check_only = request.validate_only
                 version = await to_end(
@@ -169,17 +176,18 @@ class ModelService:
                     ),
                     final=True,
                 )
-                return await self._describe(version)
+                return await self._describe(version, tenant)
 
         if request.validate_only:
             return await work()
         field = f"{path}request_id"
-        return await self._request_ids.once(request.request_id, request, work, field=field)
+        once = self._request_ids.once
+        return await once(request.request_id, request, work, field=field, tenant=tenant)
 
     async def ExportModelVersion(
         self, request: pb.ExportModelVersionRequest, context: Context
     ) -> AsyncIterator[pb.ExportModelVersionResponse]:
-        version = await self._resolve(request.name)
+        version = await self._resolve(request.name, context)
         header = await asyncio.to_thread(export_header, version)
         # Held open, it can be read to its end even when the version is deleted meanwhile.
         weights = await asyncio.to_thread(version.open_weights)
@@ -192,22 +200,26 @@ class ModelService:
         self, request: pb.LoadModelVersionRequest, context: Context
     ) -> model_pb2.ModelVersion:
         precision = _precision(request.precision)
-        version = await asyncio.to_thread(self._store.resolve, ModelRef.parse(request.name))
+        version = await asyncio.to_thread(
+            self._store.resolve, await self._own(ModelRef.parse(request.name), context)
+        )
         async with self._lock(version):
             await self._registry.load(version.model, version.number, precision=precision)
-        return await self._describe(version)
+        return await self._describe(version, tenant_of(context))
 
     async def UnloadModelVersion(
         self, request: pb.UnloadModelVersionRequest, context: Context
     ) -> model_pb2.ModelVersion:
-        version = await self._resolve(request.name)
+        await self._own(ModelRef.parse(request.name), context)
+        version = await self._resolve(request.name, context)
         await self._registry.unload(version.model, version.number, force=request.force)
-        return await self._describe(version)
+        return await self._describe(version, tenant_of(context))
 
     async def DeleteModelVersion(
         self, request: pb.DeleteModelVersionRequest, context: Context
     ) -> empty_pb2.Empty:
-        model, number = names.model_version(request.name)
+        name, number = names.model_version(request.name)
+        model = (await self._own(ModelRef(name), context)).model
         version = await asyncio.to_thread(self._store.version, model, number)
         async with self._lock(version):
             state, _ = self._registry.state(model, number)
@@ -228,13 +240,14 @@ class ModelService:
                 f"texts must have at most {MAX_TEXT_LENGTH:,} characters together, got {size:,}",
                 field="texts",
             )
-        version = await self._resolve(request.name)
+        version = await self._resolve(request.name, context)
         return await asyncio.to_thread(_tokenize, version, request.texts)
 
     async def SetModelAlias(
         self, request: pb.SetModelAliasRequest, context: Context
     ) -> model_pb2.Model:
-        model, alias = names.model_id(request.name), names.check_alias(request.alias)
+        name, alias = names.model_id(request.name), names.check_alias(request.alias)
+        model = (await self._own(ModelRef(name), context)).model
         set_alias = self._store.set_alias
         return encode_model(
             await to_end(lambda: set_alias(model, alias, request.version), final=True)
@@ -243,7 +256,8 @@ class ModelService:
     async def DeleteModelAlias(
         self, request: pb.DeleteModelAliasRequest, context: Context
     ) -> model_pb2.Model:
-        model, alias = names.model_id(request.name), names.check_alias(request.alias)
+        name, alias = names.model_id(request.name), names.check_alias(request.alias)
+        model = (await self._own(ModelRef(name), context)).model
         return encode_model(
             await to_end(lambda: self._store.delete_alias(model, alias), final=True)
         )
@@ -251,23 +265,36 @@ class ModelService:
     async def GetHealthPolicy(
         self, request: pb.GetHealthPolicyRequest, context: Context
     ) -> model_pb2.HealthPolicy:
-        model = names.model_id(request.name)
+        model = await self._seen(names.model_id(request.name), context)
         return encode_policy(await asyncio.to_thread(self._store.health_policy, model))
 
     async def SetHealthPolicy(
         self, request: pb.SetHealthPolicyRequest, context: Context
     ) -> model_pb2.HealthPolicy:
-        model, policy = names.model_id(request.name), decode_policy(request.policy)
+        name, policy = names.model_id(request.name), decode_policy(request.policy)
+        model = (await self._own(ModelRef(name), context)).model
         await self._registry.set_health_policy(model, policy)
         return encode_policy(policy)
 
     def _lock(self, version: StoredVersion) -> asyncio.Lock:
         """Held while a version is loaded or deleted, so that neither happens during the other."""
-        return self._locks.setdefault(version.name, asyncio.Lock())
+        key = names.version_key(version.model, version.number)
+        return self._locks.setdefault(key, asyncio.Lock())
 
-    async def _resolve(self, name: str) -> StoredVersion:
+    async def _seen(self, model: str, context: Context) -> str:
+        """The key of the caller's model of this id, or of the operator's."""
+        ref = await asyncio.to_thread(self._store.seen, ModelRef(model), tenant_of(context))
+        return ref.model
+
+    async def _own(self, ref: ModelRef, context: Context) -> ModelRef:
+        """What the caller may change. Raises ModelNotFound, ModelShared."""
+        model = await asyncio.to_thread(self._store.own, ref.model, tenant_of(context))
+        return replace(ref, model=model)
+
+    async def _resolve(self, name: str, context: Context) -> StoredVersion:
         """The version that is meant; of a bare model its alias `stable`, or else what serves."""
         ref = ModelRef.parse(name)
+        ref = await asyncio.to_thread(self._store.seen, ref, tenant_of(context))
         if ref == ModelRef(ref.model):
             stored = await asyncio.to_thread(self._store.get, ref.model)
             ready = [n for n in stored.versions if self._is_ready(ref.model, n)]
@@ -278,7 +305,8 @@ class ModelService:
     def _is_ready(self, model: str, number: int) -> bool:
         return self._registry.state(model, number)[0] == model_pb2.VERSION_STATE_READY
 
-    async def _describe(self, version: StoredVersion) -> model_pb2.ModelVersion:
+    async def _describe(self, version: StoredVersion, tenant: str) -> model_pb2.ModelVersion:
+        """What a tenant sees of it: of the sessions its own."""
         try:
             response = await asyncio.to_thread(encode_version, version)
         except WeightsInvalid as error:  # put there by hand; it shows, and says what is wrong
@@ -287,7 +315,7 @@ class ModelService:
                 name=version.name, state=failed, state_message=error.message
             )
         response.state, response.state_message = self._registry.state(version.model, version.number)
-        response.sessions = self._registry.sessions(version.model, version.number)
+        response.sessions = self._registry.sessions(version.model, version.number, tenant)
         response.precision = self._registry.precision(version.model, version.number)
         return response
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from google.protobuf import duration_pb2, empty_pb2
 from google.protobuf.message import Message
 
@@ -27,7 +28,7 @@ from carousel.server.prefixes import Prefixes
 from carousel.server.rpc import Context
 from carousel.server.session_values import describe_ended, describe_record
 from carousel.server.sessions import MAX_FORKS, Terms
-from carousel.server.table import Ended
+from carousel.server.table import FREE, Ended
 from carousel.server.tenants import tenant_of
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
@@ -50,8 +51,9 @@ class SessionService:
         self, request: pb.CreateSessionRequest, context: Context
     ) -> session_pb2.Session:
         self._hall.refuse_when_draining()
-        version = self._hall.registry.resolve(request.model)
-        terms = _terms(request)
+        tenant = tenant_of(context)
+        version = self._hall.registry.resolve(request.model, tenant)
+        terms = _terms(request, tenant)
         if request.WhichOneof("prefix"):
             return await self._made(await self._begin_with_prefix(request, version, terms))
         row = (
@@ -63,7 +65,7 @@ class SessionService:
         self, request: pb.CreateSessionRequest, version: LoadedVersion, terms: Terms
     ) -> asyncio.Future[session_pb2.Session]:
         version.check_stepwise()
-        prefix = await self._prefixes.find(version, request)
+        prefix = await self._prefixes.find(version, request, terms.tenant)
         return self._call(
             self._sessions.create,
             version,
@@ -108,7 +110,7 @@ class SessionService:
         self, request: pb.AttachSessionRequest, context: Context
     ) -> session_pb2.Session:
         self._hall.refuse_when_draining()
-        session_id = names.session_id(request.name)
+        session_id = _key(request.name, context)
         handle, known = _handle(request), request.durable_index
         self._hall.engine.behind.refuse_when_troubled()
         await self._hall.resident(session_id)
@@ -176,7 +178,7 @@ class SessionService:
     async def GetSession(
         self, request: pb.GetSessionRequest, context: Context
     ) -> session_pb2.Session:
-        session_id = names.session_id(request.name)
+        session_id = _key(request.name, context)
         await self._be_sure_of(session_id)
         try:
             session = await self._call(self._sessions.get, session_id)
@@ -196,10 +198,10 @@ class SessionService:
         return describe_ended(found) if isinstance(found, Ended) else describe_record(found)
 
     async def _here(
-        self, function: Callable[..., session_pb2.Session], name: str, *args: Any, **kwargs: Any
+        self, function: Callable[..., session_pb2.Session], key: str, *args: Any, **kwargs: Any
     ) -> session_pb2.Session:
         """Change a session that is here; return when a durable one is in the store."""
-        session_id = names.session_id(name)
+        session_id = key
         self._hall.engine.behind.refuse_when_troubled()
         await self._hall.resident(session_id)
         try:
@@ -216,42 +218,48 @@ class SessionService:
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
+        tenant, size = tenant_of(context), names.page_size(request.page_size)
         last = names.page_key(request.page_token) if request.page_token else ""
-        size = names.page_size(request.page_size)
-        ref = names.ModelRef.parse(request.model, field="model") if request.model else None
-        here, total = await self._call(self._list, ref, last, size)
+        last = names.key_of(tenant, last) if last else ""
+        refs = []
+        if request.model:
+            ref = names.ModelRef.parse(request.model, field="model")
+            refs = [ref, ref.of(tenant)]  # the operator's model of that name, and the tenant's
+        here, total = await self._call(self._list, tenant, refs, last, size)
         ids = self._hall.engine.table.slots
         resting = await self._hall.at_rest.page(
             last,
             size + 1,
-            until=here[-1].name.removeprefix("sessions/") if len(here) > size else None,
+            prefix=names.key_of(tenant, ""),
+            until=names.session_key(here[-1]) if len(here) > size else None,
             wanted=lambda record: (
-                record.session_id not in ids and (ref is None or ref.covers(record.model_version))
+                record.session_id not in ids and _covered(record.model_version, refs)
             ),
         )
-        sessions = sorted([*here, *map(describe_record, resting)], key=lambda one: one.name)
+        sessions = sorted([*here, *map(describe_record, resting)], key=names.session_key)
         response = pb.ListSessionsResponse(sessions=sessions[:size], total_size=total)
         if len(sessions) > size:
-            last = sessions[size - 1].name.removeprefix("sessions/")
-            response.next_page_token = names.page_token(last)
+            last = names.session_key(sessions[size - 1])
+            response.next_page_token = names.page_token(names.id_of(last) if tenant else last)
         return response
 
     def _list(
-        self, ref: names.ModelRef | None, last: str, size: int
+        self, tenant: str, refs: Sequence[names.ModelRef], last: str, size: int
     ) -> tuple[list[session_pb2.Session], int]:
         """The first sessions here behind `last`, one more than a page, and how many match."""
         table = self._hall.engine.table
-        wanted = {
-            v.ordinal for v in self._hall.engine.versions if ref is None or ref.covers(v.name)
-        }
-        matching = [i for i, slot in table.slots.items() if int(table.version[slot]) in wanted]
-        page = heapq.nsmallest(size + 1, (i for i in matching if i > last))
-        return [self._sessions.describe(table.slots[i]) for i in page], len(matching)
+        wanted = [v.ordinal for v in self._hall.engine.versions if _covered(v.key, refs)]
+        matching = (table.state != FREE) & np.isin(table.version, wanted)
+        if tenant:
+            matching &= table.tenant == table.owners.number(tenant)
+        ids = [table.ids[slot] for slot in np.flatnonzero(matching).tolist()]
+        page = heapq.nsmallest(size + 1, (i for i in ids if i > last))
+        return [self._sessions.describe(table.slots[i]) for i in page], len(ids)
 
     async def DeleteSession(
         self, request: pb.DeleteSessionRequest, context: Context
     ) -> empty_pb2.Empty:
-        session_id, handle = names.session_id(request.name), _handle(request)
+        session_id, handle = _key(request.name, context), _handle(request)
         try:
             await self._call(self._sessions.delete, session_id, handle)
         except SessionNotFound:
@@ -277,7 +285,7 @@ class SessionService:
                 field="count",
             )
         ids += [""] * (count - len(ids))
-        session_id = names.session_id(request.name)
+        session_id = _key(request.name, context)
         self._hall.engine.behind.refuse_when_troubled()
         await self._be_sure_of(session_id)
         await self._hall.resident(session_id)
@@ -295,7 +303,7 @@ class SessionService:
             raise InvalidField("steps, step_index or bookmark must be set", field="target")
         return await self._here(
             self._sessions.rewind,
-            request.name,
+            _key(request.name, context),
             _handle(request),
             **{target: getattr(request, target)},
         )
@@ -305,24 +313,30 @@ class SessionService:
     ) -> session_pb2.Session:
         bookmark = names.check_id(request.bookmark, field="bookmark")
         return await self._here(
-            self._sessions.bookmark, request.name, _handle(request), bookmark, remove=request.remove
+            self._sessions.bookmark,
+            _key(request.name, context),
+            _handle(request),
+            bookmark,
+            remove=request.remove,
         )
 
     async def MigrateSession(
         self, request: pb.MigrateSessionRequest, context: Context
     ) -> session_pb2.Session:
-        version = self._hall.registry.resolve(request.model)
-        return await self._here(self._sessions.migrate, request.name, _handle(request), version)
+        version = self._hall.registry.resolve(request.model, tenant_of(context))
+        key = _key(request.name, context)
+        return await self._here(self._sessions.migrate, key, _handle(request), version)
 
     async def ResetSession(
         self, request: pb.ResetSessionRequest, context: Context
     ) -> session_pb2.Session:
-        return await self._here(self._sessions.reset, request.name, _handle(request))
+        key = _key(request.name, context)
+        return await self._here(self._sessions.reset, key, _handle(request))
 
     async def ExportSession(
         self, request: pb.ExportSessionRequest, context: Context
     ) -> pb.ExportSessionResponse:
-        session_id = names.session_id(request.name)
+        session_id = _key(request.name, context)
         await self._be_sure_of(session_id)
         await self._hall.resident(session_id)
         try:
@@ -336,14 +350,14 @@ class SessionService:
     ) -> session_pb2.Session:
         self._hall.refuse_when_draining()
         snapshot = snapshots.check(request.snapshot)
-        model = request.model or snapshot.model_version
-        version = self._hall.registry.resolve(model)
+        model, tenant = request.model or snapshot.model_version, tenant_of(context)
+        version = self._hall.registry.resolve(model, tenant)
         row, reply = snapshots.read(snapshot, version)
         return await self._made(
             self._call(
                 self._sessions.create,
                 version,
-                _terms(request),
+                _terms(request, tenant),
                 row=row,
                 step_index=snapshot.step_index,
                 reply_index=snapshot.reply_index,
@@ -355,13 +369,15 @@ class SessionService:
     async def TouchSession(
         self, request: pb.TouchSessionRequest, context: Context
     ) -> session_pb2.Session:
-        return await self._here(self._sessions.touch, request.name, _seconds(request, "ttl"))
+        key = _key(request.name, context)
+        return await self._here(self._sessions.touch, key, _seconds(request, "ttl"))
 
     async def ReplaySession(
         self, request: pb.ReplaySessionRequest, context: Context
     ) -> AsyncIterator[pb.ReplaySessionResponse]:
-        await self._be_sure_of(names.session_id(request.name))
-        async for response in self._replays.replay(request):
+        session_id = _key(request.name, context)
+        await self._be_sure_of(session_id)
+        async for response in self._replays.replay(session_id, request):
             yield response
 
     async def InspectSession(
@@ -370,15 +386,26 @@ class SessionService:
         return await self._inspections.inspect(request, tenant_of(context))
 
 
+def _covered(key: str, refs: Sequence[names.ModelRef]) -> bool:
+    """Whether a version, by its key, is one of what is asked for; nothing asks for all."""
+    return not refs or any(ref.covers(key) for ref in refs)
+
+
 async def _listed(making: asyncio.Future[session_pb2.Session]) -> list[session_pb2.Session]:
     return [await making]
 
 
-def _terms(request: pb.CreateSessionRequest | pb.ImportSessionRequest) -> Terms:
+def _key(name: str, context: Context) -> str:
+    """The key of the caller's session of this name. Raises InvalidField."""
+    return names.key_of(tenant_of(context), names.session_id(name))
+
+
+def _terms(request: pb.CreateSessionRequest | pb.ImportSessionRequest, tenant: str) -> Terms:
     if request.session_id:
         names.check_id(request.session_id, field="session_id")
     return Terms(
         session_id=request.session_id,
+        tenant=tenant,
         ttl=_seconds(request, "ttl"),
         lifetime=_seconds(request, "lifetime"),
         rewind_depth=request.rewind_depth,

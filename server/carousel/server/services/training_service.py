@@ -19,6 +19,7 @@ from carousel.errors import (
 from carousel.server import names
 from carousel.server.request_ids import MAX_LENGTH
 from carousel.server.rpc import Context
+from carousel.server.tenants import tenant_of
 from carousel.server.training.bells import wait
 from carousel.server.training.child import run_child
 from carousel.server.training.dataset_uploads import Requests
@@ -42,6 +43,7 @@ HEARTBEAT_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 EVENTS_AT_ONCE = 256
 MAX_WINDOW = 4096
+MAX_MICROSECONDS = 2**53  # of times as floats
 DIAGNOSE_SECONDS = 600.0
 
 
@@ -57,7 +59,7 @@ class TrainingService:
 
     async def UploadDataset(self, requests: Requests, context: Context) -> dataset_pb2.Dataset:
         try:
-            record = await self._office.uploads.receive(requests)
+            record = await self._office.uploads.receive(requests, tenant_of(context))
         except CarouselError:
             await read_rest(requests)
             raise
@@ -67,7 +69,7 @@ class TrainingService:
     async def GetDataset(
         self, request: pb.GetDatasetRequest, context: Context
     ) -> dataset_pb2.Dataset:
-        dataset = names.dataset_id(request.name)
+        dataset = names.key_of(tenant_of(context), names.dataset_id(request.name))
         record, jobs = await asyncio.to_thread(self._datasets.get, dataset)
         return encode_dataset(record, jobs, columns=True)
 
@@ -75,38 +77,43 @@ class TrainingService:
         self, request: pb.ListDatasetsRequest, context: Context
     ) -> pb.ListDatasetsResponse:
         after, size = names.page_key(request.page_token), names.page_size(request.page_size)
-        found, more = await asyncio.to_thread(self._datasets.page, after, size)
+        tenant = tenant_of(context)
+        after = names.key_of(tenant, after) if after else ""
+        found, more = await asyncio.to_thread(self._datasets.page, tenant, after, size)
         response = pb.ListDatasetsResponse(
             datasets=[encode_dataset(record, jobs, columns=False) for record, jobs in found]
         )
         if more:
-            response.next_page_token = names.page_token(found[-1][0].id)
+            last = found[-1][0].id
+            response.next_page_token = names.page_token(names.id_of(last) if tenant else last)
         return response
 
     async def DeleteDataset(
         self, request: pb.DeleteDatasetRequest, context: Context
     ) -> empty_pb2.Empty:
-        dataset = names.dataset_id(request.name)
+        dataset = names.key_of(tenant_of(context), names.dataset_id(request.name))
         await to_end(lambda: self._datasets.delete(dataset), final=True)
         return empty_pb2.Empty()
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> training_pb2.Job:
-        new = decode_job(request)
+        new = decode_job(request, tenant_of(context))
         if len(request.request_id) > MAX_LENGTH:
             raise InvalidField(
                 f"request_id must have at most {MAX_LENGTH} characters, got "
                 f"{len(request.request_id)}",
                 field="request_id",
             )
+        tenant = tenant_of(context)
+        request_id = names.key_of(tenant, request.request_id) if request.request_id else ""
         digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
 
         def create(*, validate_only: bool) -> JobRecord:
             return self._jobs.create(
-                new, validate_only=validate_only, request_id=request.request_id, digest=digest
+                new, validate_only=validate_only, request_id=request_id, digest=digest
             )
 
         if not request.validate_only:
-            made = await asyncio.to_thread(self._jobs.made, request.request_id, digest)
+            made = await asyncio.to_thread(self._jobs.made, request_id, digest)
             if made is not None:
                 return encode_job(made)
         # First whatever is known at once; nothing is kept before the data was looked at.
@@ -118,14 +125,19 @@ class TrainingService:
         return self._changed(await to_end(lambda: create(validate_only=False), final=True))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> training_pb2.Job:
-        return encode_job(await asyncio.to_thread(self._jobs.get, names.job_id(request.name)))
+        job = _job(request.name, context)
+        return encode_job(await asyncio.to_thread(self._jobs.get, job))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
-        before, size = names.page_number(request.page_token), names.page_size(request.page_size)
+        before = names.page_number(request.page_token, most=MAX_MICROSECONDS)
+        size, tenant = names.page_size(request.page_size), tenant_of(context)
         states = decode_states(request.states)
         model = names.model_id(request.model, field="model") if request.model else ""
+        model = names.key_of(tenant, model) if model else ""
         found, rest = await asyncio.to_thread(
-            lambda: self._jobs.page(before=before, size=size, states=states, model=model)
+            lambda: self._jobs.page(
+                tenant=tenant, before=before, size=size, states=states, model=model
+            )
         )
         return pb.ListJobsResponse(
             jobs=[encode_job(job) for job in found],
@@ -133,16 +145,16 @@ class TrainingService:
         )
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> training_pb2.Job:
-        job = names.job_id(request.name)
+        job = _job(request.name, context)
         return self._changed(await to_end(lambda: self._jobs.cancel(job), final=True))
 
     async def ResumeJob(self, request: pb.ResumeJobRequest, context: Context) -> training_pb2.Job:
         max_steps = request.max_steps if request.HasField("max_steps") else None
-        job = names.job_id(request.name)
+        job = _job(request.name, context)
         return self._changed(await to_end(lambda: self._jobs.resume(job, max_steps), final=True))
 
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> empty_pb2.Empty:
-        job = names.job_id(request.name)
+        job = _job(request.name, context)
         await to_end(lambda: self._jobs.delete(job), final=True)
         self._office.bells.ring(job)
         return empty_pb2.Empty()
@@ -150,7 +162,7 @@ class TrainingService:
     async def WatchJob(
         self, request: pb.WatchJobRequest, context: Context
     ) -> AsyncIterator[pb.WatchJobResponse]:
-        job, sequence = names.job_id(request.name), request.after_sequence
+        job, sequence = _job(request.name, context), request.after_sequence
         clock = asyncio.get_running_loop().time
         silent_since = clock()
         while True:
@@ -181,10 +193,8 @@ class TrainingService:
     async def ListCheckpoints(
         self, request: pb.ListCheckpointsRequest, context: Context
     ) -> pb.ListCheckpointsResponse:
-        name, size = (
-            names.job_id(request.parent, field="parent"),
-            names.page_size(request.page_size),
-        )
+        name = _job(request.parent, context, field="parent")
+        size = names.page_size(request.page_size)
         after = names.page_number(request.page_token)
         job = await asyncio.to_thread(self._jobs.get, name)
         left = [c for c in job.checkpoints if c["step"] > after]
@@ -198,10 +208,13 @@ class TrainingService:
     async def PromoteCheckpoint(
         self, request: pb.PromoteCheckpointRequest, context: Context
     ) -> pb.PromoteCheckpointResponse:
-        job, checkpoint, folder = await self._checkpoint(request.name)
+        job, checkpoint, folder = await self._checkpoint(request.name, context)
         if not (request.model or job.model):
             raise InvalidField("model must be given: the job promotes to none", field="model")
-        model = names.model_id(request.model, field="model") if request.model else job.model
+        model = job.model
+        if request.model:
+            owner = names.owner_of(job.id)
+            model = names.key_of(owner, names.model_id(request.model, field="model"))
         alias = names.check_alias(request.alias) if request.alias else ""
         job_folder = JobFolder(self._office.folder.job(job.number))
         await asyncio.to_thread(job_folder.add_baseline, checkpoint["step"])
@@ -215,7 +228,7 @@ class TrainingService:
             raise InvalidField(
                 f"window must be at most {MAX_WINDOW:,}, got {request.window:,}", field="window"
             )
-        job, checkpoint, folder = await self._checkpoint(request.name)
+        job, checkpoint, folder = await self._checkpoint(request.name, context)
         arguments = str(self._office.folder.job(job.number)), str(folder), str(request.window)
         async with self._diagnosing:
             try:
@@ -240,10 +253,11 @@ class TrainingService:
         self._office.supervisor.wake()
         return encode_job(job)
 
-    async def _checkpoint(self, name: str) -> tuple[JobRecord, Object, Path]:
+    async def _checkpoint(self, name: str, context: Context) -> tuple[JobRecord, Object, Path]:
         """A checkpoint that is here. Raises InvalidField, JobNotFound, CheckpointNotFound."""
         job_id, step = names.job_checkpoint(name)
-        job = await asyncio.to_thread(self._jobs.get, job_id)
+        key = names.key_of(tenant_of(context), job_id)
+        job = await asyncio.to_thread(self._jobs.get, key)
         found = [c for c in job.checkpoints if (c["best"] if step is None else c["step"] == step)]
         if not found:
             there = ", ".join(str(c["step"]) for c in job.checkpoints) or "none"
@@ -252,3 +266,8 @@ class TrainingService:
         if job.home != self._office.folder.home or not folder.is_dir():
             raise CheckpointNotFound(f"the files of {name} are not on this server", field="name")
         return job, found[0], folder
+
+
+def _job(name: str, context: Context, *, field: str = "name") -> str:
+    """The key of the caller's job of this name. Raises InvalidField."""
+    return names.key_of(tenant_of(context), names.job_id(name, field=field))

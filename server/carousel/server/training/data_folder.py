@@ -2,7 +2,7 @@
 
 {root}/home                      an id of this folder, made once
 {root}/records.sqlite            the records, unless they are in PostgreSQL
-{root}/datasets/{id}/data        the bytes
+{root}/datasets/{id}/data        the bytes; a tenant's in {root}/datasets/@{tenant}/{id}/data
 {root}/jobs/{number}/            see docs/training.md; and corpus/, prepare.json
 {root}/scratch/                  folders of what goes on now, removed at its end
 """
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from carousel.errors import InvalidField, StoreUnwritable
+from carousel.server.names import path_of
 from carousel.server.staging import writing
 from carousel.server.training.records import JobRecord
 
@@ -51,7 +52,7 @@ class DataFolder:
 
     def dataset(self, dataset: str) -> Path:
         """The file with a dataset's bytes."""
-        return self.root / "datasets" / dataset / "data"
+        return self.root / "datasets" / path_of(dataset) / "data"
 
     def job(self, number: int) -> Path:
         return self.root / "jobs" / str(number)

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import AsyncIterator
 
 from carousel.errors import InvalidField, UploadDamaged
-from carousel.server.names import check_id
+from carousel.server.names import check_id, key_of
 from carousel.server.training.datasets import Announced, Datasets, Incoming
 from carousel.server.training.jobs import format_of
 from carousel.server.training.records import DatasetRecord
@@ -30,13 +30,13 @@ class DatasetUploads:
         self._datasets = datasets
         self._describing = asyncio.Semaphore(1)
 
-    async def receive(self, requests: Requests) -> DatasetRecord:
-        """Take an upload to its end, as far as it comes.
+    async def receive(self, requests: Requests, tenant: str) -> DatasetRecord:
+        """Take a tenant's upload to its end, as far as it comes.
 
         Raises UploadDamaged, DatasetExists, DatasetInUse, DatasetInvalid, InvalidField,
         StoreUnwritable.
         """
-        announced = await _read_header(requests)
+        announced = await _read_header(requests, tenant)
         incoming = await to_end(lambda: self._datasets.begin(announced), final=True)
         if isinstance(incoming, DatasetRecord):
             return incoming
@@ -83,7 +83,7 @@ class DatasetUploads:
         self._datasets.received(dataset, incoming.flush())
 
 
-async def _read_header(requests: Requests) -> Announced:
+async def _read_header(requests: Requests, tenant: str) -> Announced:
     """The stream's first message. Raises InvalidField."""
     first = await anext(requests, None)
     if first is None or first.WhichOneof("part") != "header":
@@ -114,7 +114,12 @@ async def _read_header(requests: Requests) -> Announced:
         )
     kind = _format(header)
     return Announced(
-        dataset, header.file_name, kind, header.size_bytes, header.sha256, header.offset
+        key_of(tenant, dataset),
+        header.file_name,
+        kind,
+        header.size_bytes,
+        header.sha256,
+        header.offset,
     )
 
 

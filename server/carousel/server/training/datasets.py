@@ -23,6 +23,8 @@ from carousel.errors import (
     UploadDamaged,
 )
 from carousel.model.data import DataError
+from carousel.server.names import dataset_name, key_of, owner_of
+from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.staging import sync, writing
 from carousel.server.training import describe
 from carousel.server.training.child import Object, fault, is_harmless, refusal, run_child
@@ -49,31 +51,43 @@ class Announced:
 class Datasets:
     """Methods block: in a server, call them in a thread."""
 
-    def __init__(self, database: Database, folder: DataFolder, *, share: Share) -> None:
+    def __init__(
+        self,
+        database: Database,
+        folder: DataFolder,
+        *,
+        share: Share,
+        quotas: Quotas = UNLIMITED,
+    ) -> None:
         self._database = database
         self._folder = folder
         self._share = share
+        self._quotas = quotas
 
     def begin(self, announced: Announced) -> Incoming | DatasetRecord:
         """A new upload, or one that goes on; of a dataset that is READY the dataset.
 
-        Raises DatasetExists, DatasetInUse, InvalidField, StoreUnwritable.
+        Raises DatasetExists, DatasetInUse, InvalidField, QuotaExceeded, StoreUnwritable.
         """
         with self._database.begin() as session:
             record = session.get(DatasetRecord, announced.id)
             if record is None:
+                tenant = owner_of(announced.id)
+                if self._quotas.of(tenant).dataset_bytes is not None:
+                    used = _bytes_of(session, tenant)
+                    self._quotas.check(tenant, "dataset_bytes", used, announced.size_bytes)
                 self._folder.check_room(announced.size_bytes)
                 session.add(self._record(announced))
             elif not _is_same(record, announced):
                 raise DatasetExists(
-                    f"there is a datasets/{record.id} of {record.size_bytes:,} other bytes",
+                    f"there is a {dataset_name(record.id)} of {record.size_bytes:,} other bytes",
                     field="header.dataset_id",
                 )
             elif record.state == READY:
                 return record
             elif record.home != self._folder.home:
                 raise DatasetInUse(
-                    f"datasets/{record.id} is being uploaded to another server, go on there",
+                    f"{dataset_name(record.id)} is being uploaded to another server, go on there",
                     field="header.dataset_id",
                 )
         return Incoming(self._folder.dataset(announced.id), announced)
@@ -117,11 +131,14 @@ class Datasets:
             record = _find(session, dataset)
             return record, _jobs(session, [dataset]).get(dataset, 0)
 
-    def page(self, after: str, size: int) -> tuple[list[tuple[DatasetRecord, int]], bool]:
-        """Datasets after an id, in order, with their unfinished jobs; whether there are more."""
+    def page(
+        self, tenant: str, after: str, size: int
+    ) -> tuple[list[tuple[DatasetRecord, int]], bool]:
+        """A tenant's datasets, or all, after a key, in order, with their unfinished jobs; whether
+        there are more."""
         query = (
             select(DatasetRecord)
-            .where(DatasetRecord.id > after)
+            .where(DatasetRecord.id > after, DatasetRecord.id.startswith(key_of(tenant, "")))
             .order_by(DatasetRecord.id)
             .limit(size + 1)
         )
@@ -130,17 +147,24 @@ class Datasets:
             jobs = _jobs(session, [record.id for record in found])
         return [(record, jobs.get(record.id, 0)) for record in found[:size]], len(found) > size
 
+    def bytes_of(self, tenant: str) -> int:
+        """Of all datasets of a tenant, as they were announced."""
+        if not self._database.exists:
+            return 0
+        with self._database.begin() as session:
+            return _bytes_of(session, tenant)
+
     def delete(self, dataset: str) -> None:
         """Raises DatasetNotFound, DatasetInUse."""
         with self._database.begin() as session:
             record = _find(session, dataset, lock=True)
             if jobs := _jobs(session, [dataset]).get(dataset, 0):
                 raise DatasetInUse(
-                    f"{jobs} unfinished jobs learn from datasets/{dataset}", field="name"
+                    f"{jobs} unfinished jobs learn from {dataset_name(dataset)}", field="name"
                 )
             here = record.home == self._folder.home
             if here and record.state == UPLOADING and _is_locked(self._folder.dataset(dataset)):
-                raise DatasetInUse(f"datasets/{dataset} is being uploaded", field="name")
+                raise DatasetInUse(f"{dataset_name(dataset)} is being uploaded", field="name")
             session.delete(record)
         if here:
             self._folder.remove_dataset(dataset)
@@ -178,7 +202,7 @@ class Incoming:
         try:
             if not _lock(self._file):
                 raise DatasetInUse(
-                    f"datasets/{announced.id} is being uploaded by somebody else",
+                    f"{dataset_name(announced.id)} is being uploaded by somebody else",
                     field="header.dataset_id",
                 )
             there = self._file.tell()
@@ -225,8 +249,13 @@ class Incoming:
 def _find(session: Session, dataset: str, *, lock: bool = False) -> DatasetRecord:
     record = session.get(DatasetRecord, dataset, with_for_update=lock)
     if record is None:
-        raise DatasetNotFound(f"there is no datasets/{dataset}", field="name")
+        raise DatasetNotFound(f"there is no {dataset_name(dataset)}", field="name")
     return record
+
+
+def _bytes_of(session: Session, tenant: str) -> int:
+    query = select(func.sum(DatasetRecord.size_bytes))
+    return int(session.scalar(query.where(DatasetRecord.id.startswith(key_of(tenant, "")))) or 0)
 
 
 def _is_same(record: DatasetRecord, announced: Announced) -> bool:

@@ -16,7 +16,7 @@ MAX_WORKERS = 64
 MAX_PRIORITY = 100
 
 
-def decode_job(request: pb.CreateJobRequest) -> NewJob:
+def decode_job(request: pb.CreateJobRequest, tenant: str) -> NewJob:
     """Raises InvalidField."""
     job = request.job
     if bool(job.dataset) == bool(job.uri):
@@ -31,12 +31,14 @@ def decode_job(request: pb.CreateJobRequest) -> NewJob:
             field="job.priority",
         )
     model, alias, margin = _decode_promotion(job.promotion)
+    dataset = names.dataset_id(job.dataset, field="job.dataset") if job.dataset else ""
     return NewJob(
+        tenant=tenant,
         id=names.check_id(request.job_id, field="job_id") if request.job_id else "",
-        dataset=names.dataset_id(job.dataset, field="job.dataset") if job.dataset else "",
+        dataset=names.key_of(tenant, dataset) if dataset else "",
         uri=job.uri,
         recipe=decode_recipe(job.recipe).to_dict(),
-        model=model,
+        model=names.key_of(tenant, model) if model else "",
         alias=alias,
         margin=margin,
         workers=job.workers or 1,

@@ -25,6 +25,8 @@ from carousel.errors import (
 from carousel.model import ConfigError
 from carousel.model.data import DataError, guess_format
 from carousel.model.training.precision import check_precision
+from carousel.server.names import dataset_name, job_name, key_of, owner_of
+from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.training import events
 from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.database import Database
@@ -36,6 +38,7 @@ from carousel.server.training.records import (
     FAILED,
     QUEUED,
     READY,
+    UNFINISHED,
     DatasetRecord,
     EventRecord,
     JobRecord,
@@ -52,11 +55,12 @@ RETRY_SECONDS = 30.0
 class NewJob:
     """What was asked for, checked as far as that goes without the dataset."""
 
+    tenant: str
     id: str  # "": one is made
-    dataset: str  # "": `uri` is used
+    dataset: str  # a key; "": `uri` is used
     uri: str
     recipe: Mapping[str, Any]
-    model: str
+    model: str  # a key; "": none
     alias: str
     margin: float | None
     workers: int
@@ -67,11 +71,18 @@ class Jobs:
     """Methods block, each for one transaction: in a server, call them in a thread."""
 
     def __init__(
-        self, database: Database, folder: DataFolder, *, queue: int, runs_here: bool
+        self,
+        database: Database,
+        folder: DataFolder,
+        *,
+        queue: int,
+        runs_here: bool,
+        quotas: Quotas = UNLIMITED,
     ) -> None:
         self._database = database
         self._folder = folder
         self._queue = queue
+        self._quotas = quotas
         self._runs_here = runs_here  # this server trains what is at home in its folder
 
     def create(
@@ -88,7 +99,7 @@ class Jobs:
             if self._runs_here and home == self._folder.home:
                 _check_machine(new.recipe)
             job = JobRecord(
-                id=new.id or f"job-{secrets.token_hex(4)}",
+                id=key_of(new.tenant, new.id or f"job-{secrets.token_hex(4)}"),
                 home=home,
                 dataset=new.dataset,
                 uri=new.uri,
@@ -100,11 +111,11 @@ class Jobs:
                 workers=new.workers,
                 priority=new.priority,
                 state=QUEUED,
-                created=time.time(),
+                created=round(time.time(), 6),  # page tokens are microseconds
             )
             if session.scalar(select(JobRecord.number).where(JobRecord.id == job.id)):
-                raise JobExists(f"there is a jobs/{job.id}", field="job_id")
-            self._check_queue(session)
+                raise JobExists(f"there is a {job_name(job.id)}", field="job_id")
+            self._check_queue(session, new.tenant)
             session.add(job)
             session.flush()
             if validate_only:
@@ -114,7 +125,12 @@ class Jobs:
             events.append(session, job, events.STATE, {"state": QUEUED})
             if request_id:
                 session.add(
-                    RequestRecord(id=request_id, digest=digest, job=job.number, created=job.created)
+                    RequestRecord(
+                        id=request_id,
+                        digest=digest,
+                        job=job.number,
+                        created=job.created,
+                    )
                 )
         return job
 
@@ -129,19 +145,24 @@ class Jobs:
             return find(session, job)
 
     def page(
-        self, *, before: int, size: int, states: Collection[str], model: str
+        self, *, tenant: str, before: int, size: int, states: Collection[str], model: str
     ) -> tuple[list[JobRecord], int]:
-        """Jobs below a number (0: all), newest first; then the number to go on from, or 0."""
-        query = select(JobRecord).order_by(JobRecord.number.desc()).limit(size + 1)
+        """A tenant's jobs, or all, newest first; then what to go on from, or 0.
+
+        `before` and what to go on from are microseconds: a number would tell how many jobs there
+        are of others.
+        """
+        query = select(JobRecord).order_by(JobRecord.created.desc(), JobRecord.number.desc())
+        query = query.where(JobRecord.id.startswith(key_of(tenant, ""))).limit(size + 1)
         if before:
-            query = query.where(JobRecord.number < before)
+            query = query.where(JobRecord.created < before / 1e6)
         if states:
             query = query.where(JobRecord.state.in_(states))
         if model:
             query = query.where(JobRecord.model == model)
         with self._database.begin() as session:
             jobs = list(session.scalars(query))
-        return jobs[:size], jobs[size - 1].number if len(jobs) > size else 0
+        return jobs[:size], round(jobs[size - 1].created * 1e6) if len(jobs) > size else 0
 
     def events(self, job: str, sequence: int, limit: int) -> tuple[JobRecord, list[EventRecord]]:
         """The job and its events after a sequence, as of one moment. Raises JobNotFound."""
@@ -165,16 +186,17 @@ class Jobs:
             record = find(session, job, lock=True)
             if record.state not in (FAILED, CANCELLED):
                 raise JobNotResumable(
-                    f"only a job that failed or was cancelled can be resumed, jobs/{job} is "
+                    f"only a job that failed or was cancelled can be resumed, {job_name(job)} is "
                     f"{record.state}",
                     field="name",
                 )
             if record.dataset and not _is_ready(session, record.dataset):
                 raise JobNotResumable(
-                    f"datasets/{record.dataset}, from which jobs/{job} learns, was deleted",
+                    f"{dataset_name(record.dataset)}, from which {job_name(job)} learns, was "
+                    "deleted",
                     field="name",
                 )
-            self._check_queue(session)
+            self._check_queue(session, owner_of(job))
             if max_steps is not None:
                 if max_steps == 0:
                     raise InvalidField(
@@ -191,7 +213,8 @@ class Jobs:
             record = find(session, job, lock=True)
             if record.state not in ENDED:
                 raise JobActive(
-                    f"jobs/{job} is {record.state}; cancel it and wait for its end", field="name"
+                    f"{job_name(job)} is {record.state}; cancel it and wait for its end",
+                    field="name",
                 )
             session.delete(record)
         if record.home == self._folder.home:
@@ -204,17 +227,27 @@ class Jobs:
         query = select(DatasetRecord).where(DatasetRecord.id == new.dataset).with_for_update()
         dataset = session.scalar(query)
         if dataset is None:
-            raise DatasetNotFound(f"there is no datasets/{new.dataset}", field="job.dataset")
+            raise DatasetNotFound(f"there is no {dataset_name(new.dataset)}", field="job.dataset")
         if dataset.state != READY:
             raise DatasetInvalid(
-                f"datasets/{new.dataset} has {dataset.received_bytes:,} of "
+                f"{dataset_name(new.dataset)} has {dataset.received_bytes:,} of "
                 f"{dataset.size_bytes:,} bytes: it is being uploaded",
                 field="job.dataset",
             )
         check_columns(new.recipe["task"], dataset)
         return dataset.home, dataset.format
 
-    def _check_queue(self, session: Session) -> None:
+    def unfinished(self, tenant: str) -> int:
+        """A tenant's jobs that wait or run."""
+        if not self._database.exists:
+            return 0
+        with self._database.begin() as session:
+            return _unfinished(session, tenant)
+
+    def _check_queue(self, session: Session, tenant: str) -> None:
+        """Raises QueueFull, QuotaExceeded."""
+        if self._quotas.of(tenant).jobs is not None:
+            self._quotas.check(tenant, "jobs", _unfinished(session, tenant))
         waiting = session.scalar(
             select(func.count()).select_from(JobRecord).where(JobRecord.state == QUEUED)
         )
@@ -225,12 +258,17 @@ class Jobs:
             )
 
 
+def _unfinished(session: Session, tenant: str) -> int:
+    query = select(func.count()).select_from(JobRecord).where(JobRecord.state.in_(UNFINISHED))
+    return session.scalar(query.where(JobRecord.id.startswith(key_of(tenant, "")))) or 0
+
+
 def find(session: Session, job: str, *, lock: bool = False) -> JobRecord:
     """Raises JobNotFound."""
     query = select(JobRecord).where(JobRecord.id == job)
     record = session.scalar(query.with_for_update() if lock else query)
     if record is None:
-        raise JobNotFound(f"there is no jobs/{job}", field="name")
+        raise JobNotFound(f"there is no {job_name(job)}", field="name")
     return record
 
 
@@ -249,7 +287,7 @@ def check_columns(task: Mapping[str, Any], dataset: DatasetRecord) -> None:
     if text != (dataset.format == "text"):
         wanted = "text" if text else "a table or an archive"
         raise DatasetInvalid(
-            f"{task['type']} learns from {wanted}, datasets/{dataset.id} is {dataset.format}",
+            f"{task['type']} learns from {wanted}, {dataset_name(dataset.id)} is {dataset.format}",
             field="job.recipe.task",
         )
     if dataset.format in ("text", "npz"):
@@ -267,8 +305,8 @@ def check_columns(task: Mapping[str, Any], dataset: DatasetRecord) -> None:
             for name in [value] if isinstance(value, str) else value:
                 if name and name not in there:
                     raise DatasetInvalid(
-                        f"{key} names {name!r}, which datasets/{dataset.id} does not have; it has "
-                        + ", ".join(there)[:500],
+                        f"{key} names {name!r}, which {dataset_name(dataset.id)} does not have; it "
+                        "has " + ", ".join(there)[:500],
                         field=f"job.recipe.{task['type']}.{key}",
                     )
 
@@ -309,7 +347,5 @@ def _same_request(session: Session, request_id: str, digest: bytes) -> JobRecord
     if known is None:
         return None
     if known.digest != digest:
-        raise InvalidField(
-            f"request_id was used for another request: {request_id!r}", field="request_id"
-        )
+        raise InvalidField("request_id was used for another request", field="request_id")
     return session.get_one(JobRecord, known.job)

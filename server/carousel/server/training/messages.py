@@ -6,7 +6,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from carousel.server.names import model_name, version_name
+from carousel.server.names import id_of, model_name, owner_of, version_name
 from carousel.server.training.recipes import encode_recipe
 from carousel.server.training.records import DatasetRecord, EventRecord, JobRecord, Object
 from carousel.v1 import dataset_pb2
@@ -19,7 +19,8 @@ _FLOW = ("step", "vanishing", "exploding", "clipped_ratio", "verdict")
 
 def encode_dataset(record: DatasetRecord, jobs: int, *, columns: bool) -> dataset_pb2.Dataset:
     response = dataset_pb2.Dataset(
-        name=f"datasets/{record.id}",
+        name=f"datasets/{id_of(record.id)}",
+        tenant=owner_of(record.id),
         state=dataset_pb2.DatasetState.Value(f"DATASET_STATE_{record.state.upper()}"),
         format=dataset_pb2.DatasetFormat.Value(f"DATASET_FORMAT_{record.format.upper()}"),
         file_name=record.file_name,
@@ -38,8 +39,9 @@ def encode_dataset(record: DatasetRecord, jobs: int, *, columns: bool) -> datase
 
 def encode_job(job: JobRecord) -> pb.Job:
     response = pb.Job(
-        name=f"jobs/{job.id}",
-        dataset=f"datasets/{job.dataset}" if job.dataset else "",
+        name=f"jobs/{id_of(job.id)}",
+        tenant=owner_of(job.id),
+        dataset=f"datasets/{id_of(job.dataset)}" if job.dataset else "",
         uri=job.uri,
         recipe=encode_recipe(job.recipe),
         promotion=pb.Promotion(
@@ -89,7 +91,7 @@ def encode_event(job: JobRecord, record: EventRecord) -> pb.JobEvent:
 
 def encode_checkpoint(job: str, event: Object) -> pb.Checkpoint:
     return pb.Checkpoint(
-        name=f"jobs/{job}/checkpoints/{event['step']}",
+        name=f"jobs/{id_of(job)}/checkpoints/{event['step']}",
         step=event["step"],
         validation_loss=event["validation_loss"],
         best=event["best"],

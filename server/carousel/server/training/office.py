@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from carousel.server.metrics import Metrics
+from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
 from carousel.server.training.bells import Bells
@@ -30,12 +31,13 @@ class Office:
         registry: Loader,
         *,
         instance_id: str,
+        quotas: Quotas = UNLIMITED,
     ) -> None:
         url = settings.database_url
         self.share = Share(settings.training_threads, settings.training_niceness)
         self.folder = DataFolder(settings.data_folder, settings.dataset_roots)
         self.database = Database(self.folder.root, url.get_secret_value() if url else None)
-        self.datasets = Datasets(self.database, self.folder, share=self.share)
+        self.datasets = Datasets(self.database, self.folder, share=self.share, quotas=quotas)
         self.checks = Checks(self.folder, share=self.share)
         self.uploads = DatasetUploads(self.datasets)
         self.jobs = Jobs(
@@ -43,6 +45,7 @@ class Office:
             self.folder,
             queue=settings.training_queue,
             runs_here=settings.training_jobs_at_once > 0,
+            quotas=quotas,
         )
         self.promotion = Promotion(store, registry)
         self.bells = Bells()

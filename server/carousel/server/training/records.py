@@ -1,7 +1,8 @@
 """The records of training as tables: datasets, jobs, their events, and requests that had an id.
 
 Times are Unix seconds. `home` says in whose data folder the files are: servers that share a
-database and not the disk all answer for a job, but only one at home runs it.
+database and not the disk all answer for a job, but only one at home runs it. The ids of datasets,
+jobs and requests, and the model of a job, are keys: those of a tenant begin with `{tenant}/`.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ export function showModels(history) {
 }
 
 function cells(history, look, { model, version }) {
-  const [, name, , number] = version.name.split("/");
+  const [, name, number] = version.name.match(/^models\/(.+)\/versions\/(.+)$/);
   const labels = { model: name, version: number };
   const { config } = version;
   const network = config

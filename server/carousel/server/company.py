@@ -1,0 +1,44 @@
+"""Company: how long the engine waits for more riders before the next turn."""
+
+from __future__ import annotations
+
+import threading
+
+WAIT_EACH = 0.0005  # seconds for each message of the last turn: what the event loop needs for one
+LONGEST_WAIT = 0.01
+FORGET = 16  # turns after which a crowd is about forgotten
+
+
+class Company:
+    """Lets the messages of a crowd of callers ride together.
+
+    The engine and the event loop share the interpreter's lock, and a turn costs much more than one
+    more rider of it. So after a turn of several messages, when nobody waits, the engine rests until
+    as many have come as were here at once lately; but never longer than the event loop would need
+    to bring as many as have just left. Who is alone never waits.
+    """
+
+    def __init__(self, wake: threading.Event) -> None:
+        self.enough = 0  # messages that must be waiting for the engine to be woken
+        self._wake = wake
+        self._rode = 0
+        self._crowd = 0.0
+
+    def ride(self, messages: int, waiting: int) -> None:
+        """So many rode a turn, while so many came."""
+        self._rode += messages
+        self._crowd = max(self._rode + waiting, self._crowd * (1 - 1 / FORGET))
+
+    def is_expected(self, waiting: int) -> bool:
+        """Whether more are likely to come soon than wait already."""
+        if self._rode > 1 and waiting < self._rode:
+            return True
+        self._rode = 0
+        return False
+
+    def gather(self) -> None:
+        """Rest until enough are waiting, or for as long as they may take."""
+        rode, self._rode = self._rode, 0
+        self.enough = int(self._crowd)
+        self._wake.wait(min(WAIT_EACH * rode, LONGEST_WAIT))
+        self.enough = 0
