@@ -7,7 +7,7 @@ SERVE ?=
 TEST ?=
 SOAK ?=
 
-.PHONY: help serve demo test check dashboards proto bench bench-quick soak clean
+.PHONY: help serve demo test check sbom dashboards proto bench bench-quick soak clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,10 @@ check: $(VENV)/.ready ## Everything that must hold besides the tests.
 	buf breaking --against proto/released.binpb
 	tools/check_generated
 	tools/check_rules
+	python -m tools.supply check
+
+sbom: $(VENV)/.ready ## Write the bill of materials, after every change to constraints.txt.
+	python -m tools.supply
 
 dashboards: $(VENV)/.ready ## Write the dashboards of Grafana, after every change to tools/dashboards.
 	python -m tools.dashboards

@@ -26,6 +26,7 @@ from carousel.model import (
     save,
 )
 from carousel.server import Server, Settings
+from tests.papers import Papers
 
 T = TypeVar("T")
 
@@ -141,6 +142,12 @@ def running(**changes: Any) -> Iterator[RunningServer]:
 def settings_of(data: Path, /, **changes: Any) -> Settings:
     """Settings for a server on free ports, with a folder of data of its own."""
     return Settings.read(None, **{**DEFAULTS, "data": data, **changes})
+
+
+@pytest.fixture(scope="session")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
+    """Certificates."""
+    return Papers(tmp_path_factory.mktemp("papers"))
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from carousel.errors import CATALOGUE
 from carousel.exporter import Exporter, Targets
+from carousel.exposition import Files
 from carousel.server.device_gauges import DeviceGauges
 from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
 from carousel.server.table import SessionTable
+from carousel.server.tls import open_certificate
 from tests.conftest import RunningServer
+from tests.papers import Papers
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,8 +33,9 @@ def documented() -> dict[str, tuple[str, set[str]]]:
     return {name: (kind, set(labels.split(", ")) - {"-"}) for name, kind, labels in rows}
 
 
-def test_every_metric_is_documented_with_its_type() -> None:
+def test_every_metric_is_documented_with_its_type(papers: Papers) -> None:
     metrics = Metrics()
+    open_certificate(Files(papers.cert("server"), papers.key("server")), metrics.registry)
     LiveGauges([], SessionTable(), capacity=0, turn_age=lambda: 0.0, registry=metrics.registry)
     DeviceGauges("cpu", registry=metrics.registry)
     with closing(Exporter(Targets(["localhost:1"]))) as exporter:

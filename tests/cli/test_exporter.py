@@ -69,7 +69,7 @@ def test_options_can_stand_in_the_environment(own_server: RunningServer) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--host", "0.0.0.0"], "loopback address unless insecure is given"),
+        (["--host", "0.0.0.0"], "unless the flag --insecure is given"),
         (["--target", "nowhere"], "a target must be host:port or dns:host:port, got 'nowhere'"),
         (["--port", "70000"], "the port must be 0 to 65535"),
     ],

@@ -32,6 +32,11 @@ def test_every_default_that_help_names_is_the_default() -> None:
     }
     in_words = {
         "page": "on loopback",
+        "access_log": "where callers have credentials",
+        "access_log_bytes": "64MiB",
+        "tls_cert": "none",
+        "tls_key": "none",
+        "tls_client_ca": "none",
         "api_keys": "none",
         "jwt_issuer": "none",
         "jwt_audience": "none",

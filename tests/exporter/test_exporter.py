@@ -8,18 +8,21 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from carousel import exposition
 from carousel.client import TLS, Client
-from carousel.exporter import Exporter, Targets, check_host
+from carousel.exporter import Exporter, Targets, certificate
+from carousel.exposition import Certificate
 from carousel.v1 import admin_service_pb2 as pb
 from carousel.v1 import admin_service_pb2_grpc
 from tests.client.relay import Relay
 from tests.conftest import RunningServer
 from tests.exporter.scrape import OPENMETRICS, Samples, families, samples
+from tests.papers import Papers
 from tests.processes import until
 
 
@@ -210,12 +213,22 @@ def test_targets_are_checked_when_it_starts(targets: list[str], message: str) ->
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1"])
-def test_it_listens_on_loopback_and_elsewhere_only_when_told(host: str) -> None:
-    check_host(host, insecure=False)
-    check_host("0.0.0.0", insecure=True)
+def test_it_listens_on_loopback_and_elsewhere_with_certificates_or_when_told(
+    host: str, papers: Papers
+) -> None:
+    def shown(host: str, *, mutual: bool = False, **more: Any) -> Certificate | None:
+        given: dict[str, Any] = {"cert": papers.cert("server"), "key": papers.key("server")}
+        given |= {"client_ca": papers.cert("ca") if mutual else None, "insecure": False}
+        return certificate(host, **given | more)
+
+    plain: dict[str, Any] = {"cert": None, "key": None}
+    assert shown(host, **plain) is None
+    assert shown("0.0.0.0", **plain, insecure=True) is None
     for public in ("0.0.0.0", "::", "10.0.0.1", "example.org"):
-        with pytest.raises(ValueError, match="loopback address unless insecure"):
-            check_host(public, insecure=False)
+        assert shown(public, mutual=True) is not None
+        for less in (plain, dict[str, Any]()):
+            with pytest.raises(ValueError, match="unless the flag --insecure is given"):
+                shown(public, **less)
 
 
 def test_families_of_several_servers_become_one_each() -> None:

@@ -118,9 +118,40 @@ def test_settings_must_fit_together() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com"])
-def test_other_hosts_than_this_one_need_insecure(host: str) -> None:
-    assert "unless insecure is true" in refusal(host=host)
+def test_other_hosts_than_this_one_need_tls_and_credentials_or_insecure(host: str) -> None:
+    tls: dict[str, Any] = {"tls_cert": "cert.pem", "tls_key": "key.pem"}
+    callers = "credentials of callers (api_keys, jwt_issuer or tls_client_ca)"
+    either = "TLS (tls_cert and tls_key)", callers
+    for given, missing in [({}, " and ".join(either)), (tls, either[1])]:
+        assert refusal(host=host, **given) == (
+            f"host must be localhost or a loopback address without {missing}, unless the flag "
+            f"--insecure is given, got {host!r}"
+        )
+    assert Settings.read(host=host, **tls, tls_client_ca="ca.pem").host == host
+    assert Settings.read(host=host, **tls, api_keys="keys.jsonl").host == host
     assert Settings.read(host=host, insecure=True).host == host
+
+
+@pytest.mark.parametrize("value", ["1", "true", "yes", "0"])
+def test_insecure_is_nothing_to_inherit(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "insecure can't stand in the environment or in a file: it is given as --insecure"
+    file = tmp_path / "carousel.toml"
+    file.write_text("insecure = true")
+    assert refusal(file) == told
+    monkeypatch.setenv("CAROUSEL_INSECURE", value)
+    assert refusal() == told
+    assert refusal(host="0.0.0.0", insecure=True) == told
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"tls_cert": "a"}, {"tls_key": "a"}, {"tls_client_ca": "a"}],
+    ids=lambda given: str(given),
+)
+def test_a_certificate_is_given_with_its_key(given: dict[str, str]) -> None:
+    assert "tls_cert and tls_key" in refusal(**given)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "::1", "[::1]"])

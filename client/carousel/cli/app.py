@@ -7,12 +7,14 @@ import typer
 
 from carousel.cli import (
     bench,
+    certs,
     datasets,
     demo,
     exits,
     experiments,
     exporter,
     generate,
+    health,
     jobs,
     keys,
     models,
@@ -67,6 +69,8 @@ server.register(app)
 app.add_typer(keys.app, name="keys")
 top.register(app)
 exporter.register(app)
+certs.register(app)
+health.register(app)
 app.add_typer(bench.app, name="bench")
 experiments.register(app)
 

@@ -72,6 +72,7 @@ def connect(
     key: Path | None = None,
 ) -> "Iterator[Client]":
     """A client for as long as the command runs."""
+    quiet_grpc()
     from carousel.client import TLS, Client
 
     said = _said.set(_words(target=target, tls=tls, ca=ca, cert=cert, key=key))
@@ -85,6 +86,11 @@ def connect(
             yield client
     finally:
         _said.reset(said)
+
+
+def quiet_grpc() -> None:
+    """What fails is told in one line of ours; gRPC, which looks when it is imported, has more."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def command(*words: str) -> str:

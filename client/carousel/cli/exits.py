@@ -18,11 +18,12 @@ EPILOG = (
     "4 the server can't start; 130 interrupted."
 )
 _HINT = "carousel serve starts a server here; --server or CAROUSEL_TARGET names another"
+_TLS_HINT = "--ca FILE says whom to trust, --cert FILE and --key FILE show who calls"
 
 
 def fail(error: CarouselError, *, as_json: bool) -> NoReturn:
     """Leave over an error of the catalogue."""
-    from carousel.errors import ServerUnreachable
+    from carousel.errors import ServerUnreachable, TlsFailed
 
     unreachable = isinstance(error, ServerUnreachable)
     if as_json:
@@ -39,7 +40,7 @@ def fail(error: CarouselError, *, as_json: bool) -> NoReturn:
     else:
         _write(str(error))
         if unreachable:
-            print(_HINT, file=sys.stderr)
+            print(_TLS_HINT if isinstance(error, TlsFailed) else _HINT, file=sys.stderr)
     raise typer.Exit(UNREACHABLE if unreachable else FAILED)
 
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from carousel.cli import exits, serve
+from carousel.cli import connection, exits, serve
 from carousel.cli.connection import DEFAULT_TARGET
 
 if TYPE_CHECKING:
     from carousel.exporter import Exporter
+    from carousel.exposition import Certificate
 
 DEFAULT_PORT = 9465
 PREFIX = "CAROUSEL_EXPORTER_"
@@ -104,12 +105,25 @@ def exporter(
         int,
         _listen("PORT", "Port of /metrics and health; 0: a free one.", parser=_port, metavar="N"),
     ] = DEFAULT_PORT,
+    tls_cert: Annotated[
+        Path | None,
+        _listen("TLS_CERT", "PEM file of the certificate to show, read anew when it changes."),
+    ] = None,
+    tls_key: Annotated[Path | None, _listen("TLS_KEY", "PEM file of its key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        _listen(
+            "TLS_CLIENT_CA",
+            "PEM file of authorities; only who has a certificate of theirs may read.",
+        ),
+    ] = None,
     insecure: Annotated[
         bool,
-        _listen(
-            "INSECURE",
-            "Listen on any address, though nothing is encrypted and anyone may read.",
+        typer.Option(
             "--insecure",
+            help="Listen on any address, though what is said can be read or anyone may ask; only "
+            "as a flag.",
+            rich_help_panel="Listening",
         ),
     ] = False,
     as_json: Annotated[
@@ -117,18 +131,21 @@ def exporter(
     ] = False,
 ) -> None:
     """Show the metrics of servers to Prometheus, until SIGTERM or Ctrl-C."""
+    connection.quiet_grpc()
     try:
         from carousel.client import TLS
-        from carousel.exporter import Exporter, Targets, check_host
+        from carousel.exporter import Exporter, Targets, certificate
     except ModuleNotFoundError as error:
         exits.leave(exits.CANNOT_START, serve.needs("exporter", "carousel exporter", error))
     wanted = TLS(ca=ca, cert=cert, key=key) if tls or ca or cert or key else None
     try:
-        check_host(host, insecure=insecure)
+        own = certificate(
+            host, cert=tls_cert, key=tls_key, client_ca=tls_client_ca, insecure=insecure
+        )
         found = Targets(_split(targets), tls=wanted, token=os.environ.get("CAROUSEL_TOKEN") or None)
     except (ValueError, OSError) as error:
         exits.leave(exits.USAGE, str(error), as_json=as_json)
-    _run(Exporter(found, timeout=timeout), host, port, as_json=as_json)
+    _run(Exporter(found, timeout=timeout), host, port, own, as_json=as_json)
 
 
 def _split(targets: list[str] | None) -> list[str]:
@@ -136,14 +153,16 @@ def _split(targets: list[str] | None) -> list[str]:
     return [part for part in parts if part] or [DEFAULT_TARGET]
 
 
-def _run(exporter: "Exporter", host: str, port: int, *, as_json: bool) -> None:
+def _run(
+    exporter: "Exporter", host: str, port: int, own: "Certificate | None", *, as_json: bool
+) -> None:
     """Listen until a signal says that it is enough."""
     from carousel.exposition import HttpServer, routes
 
     enough = threading.Event()
     paths = routes(exporter.read, lambda: not enough.is_set())
     try:
-        server = HttpServer(host, port, paths)
+        server = HttpServer(host, port, paths, certificate=own)
     except OSError as error:
         where = f"{host}:{port}"
         message = f"can't listen on {where}: {error.strerror}; --port 0 takes a free one"
@@ -152,7 +171,9 @@ def _run(exporter: "Exporter", host: str, port: int, *, as_json: bool) -> None:
         signal.signal(number, lambda *_: enough.set())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
     server.start()
-    _announce(f"http://{f'[{host}]' if ':' in host else host}:{server.port}", as_json=as_json)
+    scheme = "http" if own is None else "https"
+    name = f"[{host}]" if ":" in host else host
+    _announce(f"{scheme}://{name}:{server.port}", as_json=as_json)
     enough.wait()
     server.stop()
     exporter.close()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from carousel.cli import exits, serve_options
+from carousel.cli import connection, exits, serve_options
 
 if TYPE_CHECKING:
     from carousel.server import Server, Settings
@@ -63,7 +63,7 @@ def serve(
     *, config: Path | None, show_settings: bool, as_json: bool, flags: dict[str, Any]
 ) -> None:
     prepare_threads()
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a port in use is told below, in one line
+    connection.quiet_grpc()
     settings = _read(config, {k: v for k, v in flags.items() if v not in (None, [])})
     if show_settings:
         print(settings.model_dump_json(indent=2))
@@ -127,7 +127,8 @@ def _announce(server: "Server", *, as_json: bool) -> None:
     """Where it listens: for people on a terminal, for programs when they asked."""
     host = server.settings.host
     target = f"{host}:{server.port}"
-    http = None if server.http_port is None else f"http://{host}:{server.http_port}"
+    scheme = "http" if server.settings.certificate_files is None else "https"
+    http = None if server.http_port is None else f"{scheme}://{host}:{server.http_port}"
     if as_json:
         print(json.dumps({"target": target, "http": http, "pid": os.getpid()}), flush=True)
     elif sys.stdout.isatty():

@@ -64,7 +64,29 @@ def options(
     ] = None,
     insecure: Annotated[
         bool | None,
-        _listen("no", "Listen on any address, though nothing is encrypted and anyone may call."),
+        _listen(
+            "no",
+            "Listen on any address, though what is said can be read or anyone may call; only as "
+            "a flag.",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        _listen(
+            "none",
+            "PEM file of the certificate to show on both ports, read anew when it changes; unset: "
+            "no TLS.",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, _listen("none", "PEM file of the key of tls_cert, without a password.")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        _listen(
+            "none",
+            "PEM file of authorities; only clients with a certificate of theirs may call.",
+        ),
     ] = None,
     api_keys: Annotated[
         Path | None,
@@ -338,6 +360,26 @@ def options(
             "Share of requests that are traced, 0 to 1, where the caller did not decide; unset: "
             "OTEL_TRACES_SAMPLER, or else all.",
         ),
+    ] = None,
+    access_log: Annotated[
+        str | None,
+        _log(
+            "where callers have credentials",
+            "File of who did what, a line of JSON each; off: none; unset: `access.log` in the "
+            "folder of data where callers have credentials.",
+            metavar="FILE",
+        ),
+    ] = None,
+    access_log_bytes: Annotated[
+        str | None,
+        _log(
+            "64MiB",
+            "Size at which the file is put aside as FILE.1, such as 64MiB.",
+            metavar="SIZE",
+        ),
+    ] = None,
+    access_log_keep: Annotated[
+        int | None, _log("5", "How many files that were put aside are kept.")
     ] = None,
     channelz: Annotated[
         bool | None,

@@ -14,7 +14,6 @@ from carousel.client._async_client import AsyncClient
 from carousel.client._async_replay import AsyncReplay
 from carousel.client._async_session import AsyncSession
 from carousel.client._async_token_stream import AsyncTokenStream
-from carousel.client._channel import TLS
 from carousel.client._client import Client
 from carousel.client._datasets_values import (
     Column,
@@ -62,6 +61,7 @@ from carousel.client._session_values import (
     Snapshot,
 )
 from carousel.client._step_errors import StepErrors
+from carousel.client._tls import TLS
 from carousel.client._token_stream import TokenStream
 from carousel.client._training_recipe import (
     Classify,

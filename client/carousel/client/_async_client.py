@@ -16,10 +16,11 @@ from carousel.client._async_jobs import AsyncJobs
 from carousel.client._async_models import AsyncModels
 from carousel.client._async_sessions import AsyncSessions
 from carousel.client._async_transport import AsyncTransport
-from carousel.client._channel import TLS, door
+from carousel.client._channel import door
 from carousel.client._events import Event, Link
 from carousel.client._server_values import ServerInfo, Statistics, TenantQuotas
 from carousel.client._times import Seconds
+from carousel.client._tls import TLS
 from carousel.errors import CarouselError
 
 
@@ -45,7 +46,7 @@ class AsyncClient(AsyncSessions, AsyncInference, AsyncModels):
     ) -> None:
         self.target = target
         self._transport = AsyncTransport(
-            door(target, tls, token, tenant), timeout=timeout, link=Link(on_event)
+            door(target, tls, token, tenant), timeout=timeout, link=Link(on_event, tls)
         )
         self._coalescers = {}
         self.datasets = AsyncDatasets(self._transport)

@@ -73,7 +73,7 @@ class AsyncTransport:
                     request, timeout=end - clock(), metadata=metadata
                 )
             except grpc.RpcError as error:
-                ours = translate(error)
+                ours = translate(error, self.link.tls)
                 self.link.saw(ours)
                 attempt, wait = attempt + 1, delay(attempt + 1)
                 late = clock() + wait >= end

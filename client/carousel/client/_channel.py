@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import grpc
 
 from carousel.client._retry import SERVICE_CONFIG
+from carousel.client._tls import TLS
+from carousel.client._tls import credentials as secured
 from carousel.errors import CarouselError, ServerDraining, ServerUnreachable
 
 MAX_MESSAGE_BYTES = 64 * 2**20
@@ -34,25 +35,6 @@ OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TLS:
-    """How to talk to a server over TLS.
-
-    `ca`: PEM file of the authorities to trust; None: the system's. `cert` and `key`: PEM files
-    that show the server who calls (mutual TLS), both or neither. `server_name`: the name to
-    expect in the server's certificate, when it is not the target's.
-    """
-
-    ca: str | Path | None = None
-    cert: str | Path | None = None
-    key: str | Path | None = None
-    server_name: str | None = None
-
-    def __post_init__(self) -> None:
-        if (self.cert is None) != (self.key is None):
-            raise ValueError("tls needs both cert and key, or neither")
-
-
 @dataclass(frozen=True, slots=True)
 class Door:
     """All that is needed to open a channel; None for credentials is plaintext."""
@@ -61,6 +43,7 @@ class Door:
     credentials: grpc.ChannelCredentials | None
     options: list[tuple[str, Any]]
     metadata: Metadata = field(repr=False)  # of every call, with the token
+    tls: TLS | None = None  # that the credentials were made of
 
 
 class Route:
@@ -86,13 +69,15 @@ class Route:
 
 
 def door(target: str, tls: TLS | None, token: str | None, tenant: str) -> Door:
-    """Check the caller's wishes. Raises ValueError for a token that would travel in the clear."""
+    """Check the caller's wishes. Raises ValueError for a token that would travel in the clear,
+    and for files of TLS that are of no use; OSError for those that can't be read.
+    """
     if not target:
         raise ValueError("target must be as in localhost:50051, got an empty string")
     if not re.fullmatch(r"[a-z0-9-]{0,63}", tenant):
         raise ValueError(f"tenant must be at most 63 of a-z, 0-9 and '-', got {tenant!r:.100}")
     options = list(OPTIONS)
-    credentials = None if tls is None else _tls_credentials(tls)
+    credentials = None if tls is None else secured(tls)
     if tls is not None and tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
     metadata: Metadata = ((TENANT_HEADER, tenant),) if tenant else ()
@@ -103,20 +88,13 @@ def door(target: str, tls: TLS | None, token: str | None, tenant: str) -> Door:
             credentials = grpc.local_channel_credentials()  # plaintext that refuses to leave
         # Not as gRPC's call credentials: these do not travel without TLS, not even here.
         metadata += (("authorization", f"Bearer {_checked(token)}"),)
-    return Door(target, credentials, options, metadata)
+    return Door(target, credentials, options, metadata, tls)
 
 
 def _checked(token: str) -> str:
     if not re.fullmatch(r"[\x21-\x7e]+", token):  # and the message must not show it
         raise ValueError("token must be printable characters without spaces")
     return token
-
-
-def _tls_credentials(tls: TLS) -> grpc.ChannelCredentials:
-    read = [
-        None if path is None else Path(path).read_bytes() for path in (tls.ca, tls.key, tls.cert)
-    ]
-    return grpc.ssl_channel_credentials(*read)
 
 
 def is_loopback(target: str) -> bool:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from carousel.client import _model_calls as calls
-from carousel.client._channel import TLS, door
+from carousel.client._channel import door
 from carousel.client._datasets import Datasets
 from carousel.client._events import Event, Link
 from carousel.client._inference import Inference
@@ -17,6 +17,7 @@ from carousel.client._models import Models
 from carousel.client._server_values import ServerInfo, Statistics, TenantQuotas
 from carousel.client._sessions import Sessions
 from carousel.client._times import Seconds
+from carousel.client._tls import TLS
 from carousel.client._transport import Transport
 from carousel.errors import CarouselError
 
@@ -43,7 +44,7 @@ class Client(Sessions, Inference, Models):
     ) -> None:
         self.target = target
         self._transport = Transport(
-            door(target, tls, token, tenant), timeout=timeout, link=Link(on_event)
+            door(target, tls, token, tenant), timeout=timeout, link=Link(on_event, tls)
         )
         self.datasets = Datasets(self._transport)
         self.jobs = Jobs(self._transport)

@@ -10,10 +10,12 @@ from google.rpc import status_pb2
 
 from carousel.client._events import Link
 from carousel.client._retry import RESENT
+from carousel.client._tls import TLS, explain, hint
 from carousel.errors import (
     CarouselError,
     MessageTooLarge,
     ServerUnreachable,
+    TlsFailed,
     Unavailable,
     from_parts,
     from_status,
@@ -40,21 +42,26 @@ class Guard:
         trace: TracebackType | None,
     ) -> None:
         if isinstance(error, grpc.RpcError):
-            ours = translate(error)
+            ours = translate(error, self._link.tls)
             self._link.saw(ours)
             raise ours from error
         if error is None and not self._link.up:
             self._link.answered()
 
 
-def translate(error: grpc.RpcError) -> CarouselError:
-    """The error that the server raised, or what the failure of the transport amounts to."""
+def translate(error: grpc.RpcError, tls: TLS | None) -> CarouselError:
+    """The error that the server raised, or what the failure of the transport amounts to.
+
+    `tls` is how the server was called.
+    """
     status = _status(error)
     if status is not None:
         return from_status(status)
     code, details = error.code(), error.details() or "no details"
     if code is grpc.StatusCode.UNAVAILABLE:
-        return ServerUnreachable(f"the server can't be reached: {details}")
+        if (insecure := explain(details, tls)) is not None:
+            return TlsFailed(insecure)
+        return ServerUnreachable(f"the server can't be reached: {details}{hint(details, tls)}")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than" in details:
         # The transport refuses large messages on its own, without our error details.
         return MessageTooLarge(details)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from carousel.client._health import StateNotice, state_notice
+from carousel.client._tls import TLS
 from carousel.errors import CarouselError, ServerUnreachable
 from carousel.v1 import inference_service_pb2 as pb
 
@@ -50,11 +51,12 @@ class Event:
 
 
 class Link:
-    """Whether the server answers, as far as the last call could tell."""
+    """Whether the server answers, as far as the last call could tell; `tls` is how it is called."""
 
-    __slots__ = ("_on_event", "_seen", "on_failure", "up")
+    __slots__ = ("_on_event", "_seen", "on_failure", "tls", "up")
 
-    def __init__(self, on_event: Callable[[Event], None] | None) -> None:
+    def __init__(self, on_event: Callable[[Event], None] | None, tls: TLS | None = None) -> None:
+        self.tls = tls
         self._on_event = on_event
         self._seen = False
         self.up = False

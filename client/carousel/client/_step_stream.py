@@ -74,7 +74,7 @@ class StepStream:
             await self._converse()
             return ServerUnreachable("the server ended the stream of steps"), True
         except grpc.RpcError as failure:
-            error = translate(failure)
+            error = translate(failure, self._transport.link.tls)
             error.__cause__ = failure
             return error, failure.code() in RESENT and not is_refusal(failure)
         except Exception as failure:

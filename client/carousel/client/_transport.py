@@ -92,7 +92,7 @@ class Transport:
                     request, timeout=end - time.monotonic(), metadata=metadata
                 )
             except grpc.RpcError as error:
-                ours = translate(error)
+                ours = translate(error, self.link.tls)
                 self.link.saw(ours)
                 attempt, wait = attempt + 1, delay(attempt + 1)
                 late = time.monotonic() + wait >= end

@@ -1,7 +1,7 @@
 """The exporter: the metrics of servers for Prometheus, read through the API like by any caller."""
 
 from carousel.exporter._exporter import Exporter
-from carousel.exporter._listening import check_host
+from carousel.exporter._listening import certificate
 from carousel.exporter._targets import Targets
 
-__all__ = ["Exporter", "Targets", "check_host"]
+__all__ = ["Exporter", "Targets", "certificate"]

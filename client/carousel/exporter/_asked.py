@@ -37,6 +37,7 @@ class Asked:
         self.errors = 0
         self.seconds = 0.0  # that the last answer took
         self._metadata = door.metadata
+        self._tls = door.tls
         self._channel = open_channel(door)
         self._admin = admin_service_pb2_grpc.AdminServiceStub(self._channel)
         self._trouble = ""
@@ -65,7 +66,7 @@ class Asked:
         except grpc.FutureCancelledError:
             error = DeadlineExceeded("the exporter is going")
         except grpc.RpcError as failure:
-            error = translate(failure)
+            error = translate(failure, self._tls)
         else:
             self._note(question, "")
             return message

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
-from carousel.client._channel import TLS, Door, door
+from carousel.client._channel import Door, door
+from carousel.client._tls import TLS
 
 log = logging.getLogger("carousel.exporter")
 

@@ -19,7 +19,7 @@ CarouselError
 |- ResourceExhausted        full; try later
 |  |- SessionCapacity, QuotaExceeded, QueueFull, WatchCapacity, MessageTooLarge
 |- Unavailable              not now; try again
-|  |- ServerDraining, ModelLoading, ServerUnreachable, StoreUnavailable
+|  |- ServerDraining, ModelLoading, ServerUnreachable, TlsFailed, StoreUnavailable
 |- DataLoss                 bytes are not what they were
 |  |- SnapshotDamaged, SealBroken, UploadDamaged, StepsLost, AuditDamaged
 |- Unauthenticated, PermissionDenied
@@ -51,6 +51,7 @@ from carousel.errors._moments import (
     StepConflict,
     StepsLost,
     StoreUnavailable,
+    TlsFailed,
     Unavailable,
     Unimplemented,
     UploadDamaged,
@@ -176,6 +177,7 @@ __all__ = [
     "StoreUnavailable",
     "StoreUnwritable",
     "TensorMalformed",
+    "TlsFailed",
     "TokenOutOfRange",
     "Unauthenticated",
     "Unavailable",

@@ -88,6 +88,12 @@ class ServerUnreachable(Unavailable):
     reason = "SERVER_UNREACHABLE"
 
 
+class TlsFailed(ServerUnreachable):
+    """A certificate is wrong, missing or expired, or one of the two sides speaks no TLS."""
+
+    reason = "TLS_FAILED"
+
+
 class StoreUnavailable(Unavailable):
     """The store of durable sessions can't be reached, is full or broken; nothing was lost."""
 

@@ -14,7 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
+from carousel.exposition._certificate import Certificate
 from carousel.exposition._http import Answer, Headers, Request, Route
+from carousel.exposition._https import NO_CERTIFICATE, is_known, secured
 from carousel.exposition._loopback import is_loopback, names_loopback
 
 log = logging.getLogger("carousel.http")
@@ -41,7 +43,8 @@ class HttpServer:
     A route whose path ends in `/*` stands for all names in that folder that have no route.
     Who is one more than `connections` gets 503 at once; whose request has not come after
     `head_seconds`, however it drips, is cut off. On loopback, who asks for more than health must
-    name a loopback address.
+    name a loopback address. With a `certificate` it speaks HTTPS; where that names authorities of
+    clients, who has no certificate of theirs is told health alone.
     """
 
     def __init__(
@@ -52,14 +55,18 @@ class HttpServer:
         *,
         connections: int = CONNECTIONS,
         head_seconds: float = HEAD_SECONDS,
+        certificate: Certificate | None = None,
     ) -> None:
         """Raises OSError where it can't listen."""
         local = is_loopback(host)
+        closed = certificate is not None and certificate.files.client_ca is not None
 
         class Handler(_Handler):
             def answer(self) -> Answer:
                 if local and not _may_ask(self.path, self.headers):
                     return _WRONG_HOST
+                if closed and not (_is_health(self.path) or is_known(self.connection)):
+                    return NO_CERTIFICATE
                 return _answer(routes, self.path, self.headers)
 
             def setup(self) -> None:
@@ -69,6 +76,11 @@ class HttpServer:
         class Server(_Server):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
             places = threading.Semaphore(connections)
+
+            def secured(self, request: socket.socket) -> socket.socket:
+                if certificate is None:
+                    return request
+                return secured(request, certificate, head_seconds)
 
         self._server = Server((host, port), Handler)
         self.port = int(self._server.server_address[1])
@@ -88,6 +100,18 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = BACKLOG
     places: threading.Semaphore
+
+    def secured(self, request: socket.socket) -> socket.socket:
+        """What the client speaks through; in the thread of the connection. Raises OSError."""
+        raise NotImplementedError
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        connection = self.secured(request)
+        try:
+            super().finish_request(connection, client_address)
+        finally:
+            if connection is not request:
+                self.shutdown_request(connection)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self.places.acquire(blocking=False):
@@ -169,7 +193,11 @@ class _Head(io.RawIOBase):
 
 def _may_ask(target: str, headers: Headers) -> bool:
     """False for a name of somebody else's that leads here: DNS rebinding."""
-    return target.partition("?")[0] in _HEALTH or names_loopback(headers.get("Host") or "")
+    return _is_health(target) or names_loopback(headers.get("Host") or "")
+
+
+def _is_health(target: str) -> bool:
+    return target.partition("?")[0] in _HEALTH
 
 
 def _answer(routes: Mapping[str, Route], target: str, headers: Headers) -> Answer:

@@ -17,12 +17,14 @@ import torch
 from grpc_health.v1 import health_pb2
 
 from carousel.errors import CarouselError
+from carousel.exposition import CertificateError
 from carousel.model import KERNELS
 from carousel.model.zoo import shipped
-from carousel.server import http, logs
+from carousel.server import http, logs, tls
 from carousel.server.access.grant import AccessError
 from carousel.server.access.opening import open_gate
 from carousel.server.access.rules import NoRule
+from carousel.server.access_log import AccessLogError, open_recorder
 from carousel.server.at_rest import AtRest
 from carousel.server.audit.retention import Retention
 from carousel.server.audit.writer import Writer
@@ -266,6 +268,8 @@ class Server:
         await asyncio.to_thread(self.tracer.close)
         if self._http is not None:
             await asyncio.to_thread(self._http.stop)
+        if self._recorder is not None:
+            await asyncio.to_thread(self._recorder.close)
         self._stopped.set()
         log.info("stopped")
 
@@ -317,13 +321,15 @@ class Server:
             )
         )
         try:
+            self._recorder = open_recorder(settings, self.metrics.access_log)
             self._add_services()
-        except NoRule as error:
+            certificate = tls.open_certificate(settings.certificate_files, self.metrics.registry)
+        except (AccessLogError, NoRule, CertificateError) as error:
             raise StartError(str(error)) from error
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.port}"
         try:
-            self.port = self._grpc.add_insecure_port(address)
+            self.port = tls.add_port(self._grpc, address, certificate)
         except RuntimeError:
             self.port = 0
         if not self.port:
@@ -333,9 +339,8 @@ class Server:
             )
         await self._grpc.start()
         try:
-            self._http = http.listen(
-                settings, self.metrics.registry, self._looks, self._takes_work, self.gate
-            )
+            shown = (self.metrics.registry, self._looks, self._takes_work, certificate, self.gate)
+            self._http = http.listen(settings, *shown)
         except OSError as error:
             await self._grpc.stop(0)
             raise StartError(
@@ -363,7 +368,8 @@ class Server:
             "training": self.training_service,
         }
         for name, servicer in servicers.items():
-            add_service(self._grpc, SERVICES[name], servicer, self.metrics, self.gate, self.tracer)
+            every = (self.metrics, self.gate, self.tracer, self._recorder)
+            add_service(self._grpc, SERVICES[name], servicer, *every)
         names = [service.full_name for service in SERVICES.values()]
         self._health = add_guests(self._grpc, self.gate, names, channelz=settings.channelz)
 

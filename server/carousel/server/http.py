@@ -24,6 +24,7 @@ def listen(
     registry: CollectorRegistry,
     looks: Looks,
     ready: Callable[[], bool],
+    certificate: exposition.Certificate | None,
     gate: Gate,
 ) -> exposition.HttpServer | None:
     """Where it is wanted, a port that answers from now on; for the event loop. Raises OSError."""
@@ -51,6 +52,8 @@ def listen(
     if settings.shows_page:
         loop = asyncio.get_running_loop()
         routes |= StatusPage(looks, loop, lambda headers: asked(headers, PAGE)).routes
-    server = exposition.HttpServer(settings.host, settings.http_port, routes)
+    server = exposition.HttpServer(
+        settings.host, settings.http_port, routes, certificate=certificate
+    )
     server.start()
     return server

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from carousel import errors
 from carousel.server.access.metrics import AccessMetrics
+from carousel.server.access_log.metrics import AccessLogMetrics
 from carousel.server.audit.metrics import AuditMetrics
 from carousel.server.door import QUEUE_FULL, SESSION_FULL, SHED, TENANT_FULL
 from carousel.server.gates.metrics import GateMetrics
@@ -192,6 +193,7 @@ class Metrics:
         self.store = StoreMetrics(self.registry)
         self.access = AccessMetrics(self.registry)
         self.audit = AuditMetrics(self.registry)
+        self.access_log = AccessLogMetrics(self.registry)
         self.training = TrainingMetrics(self.registry)
         self.gates = GateMetrics(self.registry)
         # gRPC, under the names that public dashboards know

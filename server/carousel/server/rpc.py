@@ -27,6 +27,7 @@ from carousel.errors import (
 from carousel.server.access import caller
 from carousel.server.access.gate import Gate
 from carousel.server.access.grant import Grant
+from carousel.server.access_log import Recorder
 from carousel.server.logs import REQUEST_ID_KEY, request_id, take_request_id
 from carousel.server.metrics import Metrics
 from carousel.server.tracing.trace import NO_TRACER, Trace, Tracer
@@ -232,6 +233,7 @@ def add_service(
     metrics: Metrics,
     gate: Gate,
     tracer: Tracer = NO_TRACER,
+    recorder: Recorder | None = None,
 ) -> None:
     """Register `servicer`, which has an async method for each RPC of the service. Raises NoRule."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -244,8 +246,14 @@ def add_service(
             (False, True): grpc.unary_stream_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[method.client_streaming, method.server_streaming]
+        own = getattr(servicer, method.name)
+        if recorder is not None:
+            own = recorder.inside(method, own)
+        handle = wrap(own, call, streams_in=method.client_streaming)
+        if recorder is not None:
+            handle = recorder.outside(method, handle)
         handlers[method.name] = make(
-            wrap(getattr(servicer, method.name), call, streams_in=method.client_streaming),
+            handle,
             response_serializer=serializer(message_factory.GetMessageClass(method.output_type)),
         )
     generic = grpc.method_handlers_generic_handler(service.full_name, handlers)

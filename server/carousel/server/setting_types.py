@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -90,3 +91,10 @@ Device = Annotated[str, AfterValidator(_device)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Jwks = Annotated[str, AfterValidator(_jwks)]
+
+
+def default_store() -> Path:
+    home = os.environ.get("XDG_DATA_HOME", "")
+    # The XDG specification says that a relative path is to be ignored.
+    base = Path(home) if home.startswith("/") else Path.home() / ".local" / "share"
+    return base / "carousel" / "models"

@@ -6,16 +6,13 @@ A flag wins over the environment (`CAROUSEL_PORT`), that over the TOML file, tha
 from __future__ import annotations
 
 import os
-import re
-import tomllib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from carousel.exposition import is_loopback
+from carousel.exposition import Files, is_loopback
 from carousel.server.setting_types import (
     DEFAULT_PORT,
     DatabaseUrl,
@@ -27,29 +24,16 @@ from carousel.server.setting_types import (
     Off,
     Port,
     UserPath,
+    default_store,
     is_injected,
 )
-from carousel.server.settings_error import SettingsError, explain, unknown
+from carousel.server.settings_error import SettingsError, explain
+from carousel.server.settings_sources import PREFIX, flags_only, read_file, unknown_variables
 
 __all__ = ["Settings", "SettingsError"]
 
-PREFIX = "CAROUSEL_"
 MIB = 1024**2
 DAY = 86_400.0
-
-# Variables of the same prefix that the command, the client and the exporter read.
-_ELSEWHERE = re.compile(r"CAROUSEL_(CONFIG|TARGET|TOKEN|EXPORTER_\w+)")
-# What Kubernetes sets in every pod beside a service of the name `carousel`.
-_INJECTED = re.compile(
-    r"CAROUSEL_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
-)
-
-
-def _default_store() -> Path:
-    home = os.environ.get("XDG_DATA_HOME", "")
-    # The XDG specification says that a relative path is to be ignored.
-    base = Path(home) if home.startswith("/") else Path.home() / ".local" / "share"
-    return base / "carousel" / "models"
 
 
 class Settings(BaseSettings):
@@ -69,7 +53,21 @@ class Settings(BaseSettings):
         description="Show the status page on the port of /metrics; unset: where host is loopback.",
     )
     insecure: bool = Field(
-        False, description="Listen on any address, though nothing is encrypted and anyone may call."
+        False,
+        description="Listen on any address, though what is said can be read or anyone may call; "
+        "only as a flag.",
+    )
+    tls_cert: UserPath | None = Field(
+        None,
+        description="PEM file of the certificate to show on both ports, read anew when it changes; "
+        "unset: no TLS.",
+    )
+    tls_key: UserPath | None = Field(
+        None, description="PEM file of the key of tls_cert, without a password."
+    )
+    tls_client_ca: UserPath | None = Field(
+        None,
+        description="PEM file of authorities; only clients with a certificate of theirs may call.",
     )
     api_keys: UserPath | None = Field(
         None, description="File of the API keys that `carousel keys` makes; unset: there are none."
@@ -107,7 +105,7 @@ class Settings(BaseSettings):
         True, description="Answer reflection without a credential, where there are credentials."
     )
     store: UserPath = Field(
-        default_factory=_default_store, description="Folder of the models; made at first need."
+        default_factory=default_store, description="Folder of the models; made at first need."
     )
     import_root: UserPath | None = Field(
         None, description="Folder that models may be imported from; unset: importing is refused."
@@ -281,6 +279,20 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
     )
+    access_log: Literal["off"] | UserPath | None = Field(
+        None,
+        description="File of who did what, a line of JSON each; off: none; unset: `access.log` in "
+        "the folder of data where callers have credentials.",
+    )
+    access_log_bytes: ByteSize = Field(
+        ByteSize(64 * MIB),
+        description="Size at which the file is put aside as FILE.1, such as 64MiB.",
+        ge=4096,
+        le=2**40,
+    )
+    access_log_keep: int = Field(
+        5, description="How many files that were put aside are kept.", ge=0, le=1000
+    )
     channelz: bool = Field(
         False, description="Answer grpc.channelz, which shows connections and their callers."
     )
@@ -291,15 +303,41 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"default_ttl must be at most max_ttl, {self.max_ttl:g}, got {self.default_ttl:g}"
             )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key must be given both, or neither")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
         issued = (self.jwt_issuer, self.jwt_audience, self.jwt_jwks)
         if any(issued) and not all(issued):
             raise ValueError("jwt_issuer, jwt_audience and jwt_jwks are given together, or none")
         if not (self.insecure or is_loopback(self.host)):
-            raise ValueError(
-                "host must be localhost or a loopback address unless insecure is true (the "
-                f"connection is not encrypted, and anyone may use it), got {self.host!r}"
-            )
+            self._check_reach()
         return self
+
+    def _check_reach(self) -> None:
+        """Whoever can be reached by others encrypts what is said, and knows who calls."""
+        missing = []
+        if self.certificate_files is None:
+            missing.append("TLS (tls_cert and tls_key)")
+        if not self.has_credentials:
+            missing.append("credentials of callers (api_keys, jwt_issuer or tls_client_ca)")
+        if missing:
+            raise ValueError(
+                f"host must be localhost or a loopback address without {' and '.join(missing)}, "
+                f"unless the flag --insecure is given, got {self.host!r}"
+            )
+
+    @property
+    def certificate_files(self) -> Files | None:
+        """None: no TLS."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return Files(self.tls_cert, self.tls_key, self.tls_client_ca)
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether callers must show who they are."""
+        return self.knows_callers or self.tls_client_ca is not None
 
     @property
     def knows_callers(self) -> bool:
@@ -321,6 +359,13 @@ class Settings(BaseSettings):
         return self.store.absolute().parent / "data" if self.data is None else self.data
 
     @property
+    def access_log_file(self) -> Path | None:
+        """None: who did what is not written down."""
+        if self.access_log is None:
+            return self.data_folder / "access.log" if self.has_credentials else None
+        return None if self.access_log == "off" else Path(self.access_log)
+
+    @property
     def audit_folder(self) -> Path:
         return self.data_folder / "audit"
 
@@ -340,10 +385,11 @@ class Settings(BaseSettings):
         The file is `config_file`, or else the one that CAROUSEL_CONFIG names. Raises
         SettingsError, a line for everything that is wrong.
         """
-        wrong = _unknown_variables(os.environ)
+        wrong = unknown_variables(os.environ, cls.model_fields)
         try:
             from_environment = EnvSettingsSource(cls)()
-            from_file = _read_file(config_file or _path(os.environ.get(f"{PREFIX}CONFIG")))
+            from_file = read_file(config_file)
+            wrong += flags_only(from_environment, from_file)
             given = {name: value for name, value in flags.items() if value is not None}
             if is_injected(from_environment.get("port")):
                 del from_environment["port"]
@@ -355,33 +401,3 @@ class Settings(BaseSettings):
             if not wrong:
                 return settings
         raise SettingsError("\n".join(wrong))
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None
-
-
-def _read_file(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"the file of settings {file} can't be read: {error}") from None
-
-
-def _unknown_variables(names: Iterable[str]) -> list[str]:
-    """Lines about variables that look like settings and are none."""
-    fields = Settings.model_fields
-    strange = [
-        name
-        for name in sorted(names)
-        if name.startswith(PREFIX)
-        and name.removeprefix(PREFIX).lower() not in fields
-        and not _ELSEWHERE.fullmatch(name)
-        and not _INJECTED.fullmatch(name)
-    ]
-    return [
-        unknown(name.removeprefix(PREFIX).lower(), f"the environment variable {name}", fields)
-        for name in strange
-    ]

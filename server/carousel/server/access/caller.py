@@ -41,6 +41,10 @@ def acting_for(tenant: str) -> Iterator[None]:
         current.reset(token)
 
 
+denied: ContextVar[Caller | None] = ContextVar("denied", default=None)
+"""Whom the gate knows and did not let in, for the access log."""
+
+
 def caller_now() -> Caller:
     """Who asked for what is being done; tasks that a call starts inherit it."""
     return current.get()

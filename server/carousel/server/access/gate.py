@@ -17,7 +17,7 @@ import grpc
 
 from carousel.errors import PermissionDenied, Unauthenticated, Unavailable
 from carousel.server.access import headers
-from carousel.server.access.caller import SCOPES, Caller
+from carousel.server.access.caller import SCOPES, Caller, denied
 from carousel.server.access.grant import Grant, Source, Verifier, refused
 from carousel.server.access.metrics import NONE, AccessMetrics
 from carousel.server.access.rules import ANY, PUBLIC, NoRule
@@ -129,6 +129,7 @@ class GuardedGate:
         except Unauthenticated:
             self._metrics.unauthenticated[kind].inc()
             raise
+        denied.set(grant.caller)
         if tenant and tenant != grant.caller.tenant:
             self._metrics.denied[grant.kind].inc()
             raise PermissionDenied("the credential is not of the tenant that the call names")

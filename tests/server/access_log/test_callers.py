@@ -1,0 +1,45 @@
+"""The access log says who it was, by the name of the credential, and who was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from carousel.client import Client
+from carousel.errors import PermissionDenied, Unauthenticated
+from carousel.server.access import key_file
+from tests.conftest import RunningServer
+from tests.server.access_log.test_calls import Log
+
+
+def test_who_it_was_and_who_was_refused(
+    serve: Callable[..., RunningServer], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.jsonl"
+    key, secret = key_file.create(
+        keys, now=datetime.now(UTC), tenant="shop", scopes=["infer", "sessions"]
+    )
+    server = serve(shipped=False, api_keys=keys)
+    log = Log(server.settings.data_folder / "access.log")
+    with Client(server.target, token=secret) as client:
+        client.session("tiny", session_id="mine").close()
+        with pytest.raises(PermissionDenied):
+            client.set_alias("tiny", alias="stable", version=1)
+        with pytest.raises(PermissionDenied):
+            list(client.list_models())
+    with Client(server.target, token="wrong") as client, pytest.raises(Unauthenticated):
+        client.session("tiny", session_id="theirs")
+    done, refused = log.of("CreateSession", 2)
+    assert (done["caller"], done["tenant"], done["status"]) == (f"key/{key.id}", "shop", "OK")
+    assert (refused["caller"], refused["tenant"]) == (None, None)
+    assert (refused["status"], refused["reason"]) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
+    assert refused["resources"] == {"session_id": "theirs", "model": "models/tiny"}
+    for method in ("SetModelAlias", "ListModels"):  # the second has no line when it is allowed
+        [denied] = log.of(method)
+        assert (denied["caller"], denied["tenant"]) == (f"key/{key.id}", "shop")
+        assert denied["status"] == "PERMISSION_DENIED"
+    assert secret not in log.path.read_text()
+    assert secret.rpartition("_")[2] not in log.path.read_text()

@@ -1,0 +1,1 @@
+"""What Carousel is made of: the packages that are pinned, their licences, and the bill of them."""
