@@ -275,6 +275,7 @@ def learned(site: RunningServer) -> str:
             "task": {"type": "language_model"},
             "network": {"cell": "lstm", "layers": 2, "hidden_size": 8},
             "max_steps": 40,
+            "evaluate_every": 2,
             "batch_size": 4,
             "window": 8,
             "validation_share": 0.1,
