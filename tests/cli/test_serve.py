@@ -54,6 +54,8 @@ def test_every_default_that_help_names_is_the_default() -> None:
         "state_key_file": "a key of its own",
         "quotas": "no limits",
         "max_message_bytes": "64MiB",
+        "max_metadata_bytes": "16KiB",
+        "connection_age": "off",
         "prefix_cache_bytes": "64MiB",
         "data": "beside the store",
         "dataset_roots": "none",

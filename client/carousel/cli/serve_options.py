@@ -39,6 +39,14 @@ def _seconds(default: str, text: str) -> Any:
     return _limit(default, text, metavar="SECONDS")
 
 
+def _connection(default: str, text: str, **more: Any) -> Any:
+    return _flag("Connections", default, text, **more)
+
+
+def _patience(default: str, text: str) -> Any:
+    return _connection(default, text, metavar="SECONDS")
+
+
 def _training(default: str, text: str, *names: str, **more: Any) -> Any:
     help_text = f"{text} Default: {default}."
     return typer.Option(*names, help=help_text, rich_help_panel="Training", **more)
@@ -49,6 +57,55 @@ def _log(default: str, text: str, **more: Any) -> Any:
 
 
 def options(
+    max_connections: Annotated[
+        int | None,
+        _connection("10000", "Connections of gRPC at once; more are closed at once."),
+    ] = None,
+    max_connection_streams: Annotated[
+        int | None,
+        _connection("4096", "Calls at once on one connection; more wait at the caller."),
+    ] = None,
+    max_metadata_bytes: Annotated[
+        str | None,
+        _connection("16KiB", "Bytes of a call's metadata, such as 16KiB.", metavar="SIZE"),
+    ] = None,
+    connection_idle: Annotated[
+        str | None,
+        _patience("900", "How long a connection without calls is kept; off: for ever."),
+    ] = None,
+    connection_age: Annotated[
+        str | None,
+        _patience(
+            "off",
+            "How long a connection is kept before its client must make a new one; off: for ever.",
+        ),
+    ] = None,
+    connection_grace: Annotated[
+        float | None,
+        _patience("600", "How long calls may still run on a connection that is too old."),
+    ] = None,
+    keepalive: Annotated[
+        str | None,
+        _patience("60", "Silence after which a connection is asked whether it lives; off: never."),
+    ] = None,
+    keepalive_timeout: Annotated[
+        float | None, _patience("20", "How long such an answer may take.")
+    ] = None,
+    reader_timeout: Annotated[
+        str | None,
+        _patience(
+            "60",
+            "How long an answer on a stream may wait for a caller that does not read; off: for "
+            "ever.",
+        ),
+    ] = None,
+    upload_timeout: Annotated[
+        str | None, _patience("60", "How long an upload may bring nothing; off: for ever.")
+    ] = None,
+    stream_idle: Annotated[
+        str | None,
+        _patience("3600", "How long nothing may be said on a stream of steps; off: for ever."),
+    ] = None,
     host: Annotated[str | None, _listen("localhost", "Address to listen on.")] = None,
     port: Annotated[int | None, _listen("50051", "Port of gRPC; 0: a free one.")] = None,
     http_port: Annotated[

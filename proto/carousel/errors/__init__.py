@@ -20,6 +20,7 @@ CarouselError
 |  |- SessionCapacity, QuotaExceeded, QueueFull, WatchCapacity, MessageTooLarge
 |- Unavailable              not now; try again
 |  |- ServerDraining, ModelLoading, ServerUnreachable, TlsFailed, StoreUnavailable
+|  |- StreamStalled
 |- DataLoss                 bytes are not what they were
 |  |- SnapshotDamaged, SealBroken, UploadDamaged, StepsLost, AuditDamaged
 |- Unauthenticated, PermissionDenied
@@ -51,6 +52,7 @@ from carousel.errors._moments import (
     StepConflict,
     StepsLost,
     StoreUnavailable,
+    StreamStalled,
     TlsFailed,
     Unavailable,
     Unimplemented,
@@ -176,6 +178,7 @@ __all__ = [
     "StepsLost",
     "StoreUnavailable",
     "StoreUnwritable",
+    "StreamStalled",
     "TensorMalformed",
     "TlsFailed",
     "TokenOutOfRange",

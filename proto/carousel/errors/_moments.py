@@ -100,6 +100,12 @@ class StoreUnavailable(Unavailable):
     reason = "STORE_UNAVAILABLE"
 
 
+class StreamStalled(Unavailable):
+    """The stream was cut: nothing was read from it, or written to it, for too long."""
+
+    reason = "STREAM_STALLED"
+
+
 class DataLoss(CarouselError):
     """Bytes are not what they were."""
 

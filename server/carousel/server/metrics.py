@@ -25,6 +25,8 @@ STEPS = tuple(float(10**power) for power in range(8))
 END_REASONS = ("closed", "idle", "lifetime", "evicted", "quarantined", "drained", "error")
 REJECT_REASONS = (SESSION_FULL, TENANT_FULL, QUEUE_FULL, SHED)
 PHASES = ("queue", "compute")
+CUT_READER, CUT_UPLOAD, CUT_IDLE = "reader", "upload", "idle"
+"""Why a stream is cut, in the metric."""
 # What items are known to fail for, and what a session can't be brought back for; in small letters
 # they are values of `reason`, there from the start.
 ITEM_ERRORS = (
@@ -213,6 +215,9 @@ class Metrics:
         self.rpc_seconds = Histogram(
             "grpc_server_handling_seconds", "Time of calls.", method, registry=self.registry
         )
+        self.streams_cut = counter("streams_cut", "Streams that stood still too long.", "reason")
+        for reason in (CUT_READER, CUT_UPLOAD, CUT_IDLE):
+            self.streams_cut.labels(reason)
         for stray in STRAY_ERRORS:
             self.strayed(stray, 0)
         for kind in RESTORE_ERRORS:
