@@ -15,6 +15,7 @@ from carousel.v1 import session_pb2, tensor_pb2
 Array = npt.NDArray[Any]
 
 MAX_RANK = 8
+MAX_EMPTY = 2**48  # the product of what is not 0 in a shape with a 0: numpy can't have more
 
 _DTYPES: dict[int, np.dtype[Any]] = {
     tensor_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
@@ -51,18 +52,22 @@ def decode(tensor: tensor_pb2.Tensor, *, field: str = "tensor") -> Array:
         raise TensorMalformed(
             f"{field}.data_type must be one of {allowed}, got {given}", field=f"{field}.data_type"
         )
-    shape = tuple(tensor.shape)
-    if len(shape) > MAX_RANK:
+    if len(tensor.shape) > MAX_RANK:
         raise TensorMalformed(
-            f"{field}.shape must have at most {MAX_RANK} dimensions, got {len(shape)}",
+            f"{field}.shape must have at most {MAX_RANK} dimensions, got {len(tensor.shape)}",
             field=f"{field}.shape",
         )
+    shape = tuple(tensor.shape)
     expected = math.prod(shape) * dtype.itemsize
     if len(tensor.data) != expected:
         raise TensorMalformed(
             f"{field}.data must be {expected} bytes long for shape {list(shape)} of {dtype}, "
             f"got {len(tensor.data)}",
             field=f"{field}.data",
+        )
+    if not expected and math.prod(filter(None, shape)) > MAX_EMPTY:
+        raise TensorMalformed(
+            f"{field}.shape {list(shape)} is of no numbers, and too large", field=f"{field}.shape"
         )
     return np.frombuffer(tensor.data, dtype).reshape(shape)
 

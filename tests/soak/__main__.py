@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from tests.soak import chaos, histories, memory, sessions, training
+from tests.soak import chaos, histories, memory, messages, sessions, training
 
 
 class Soak(Protocol):
@@ -25,6 +25,7 @@ class Soak(Protocol):
 
 
 SOAKS: dict[str, Soak] = {
+    "messages": messages,
     "sessions": sessions,
     "chaos": chaos,
     "histories": histories,

@@ -292,6 +292,10 @@ def options(
             "each other's; the first seals, all open; unset: a key of its own beside the data.",
         ),
     ] = None,
+    import_unsealed: Annotated[
+        bool | None,
+        _models("no", "Take snapshots too that no server with the same keys has sealed."),
+    ] = None,
     max_sessions: Annotated[
         int | None, _limit("1048576", "Live sessions, all models together.")
     ] = None,

@@ -143,14 +143,24 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, MAX_JSON):
                 raise WeightsError(f"{path.name} is not a safetensors file, or it is truncated")
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length), object_pairs_hook=_once)
     except OSError as error:
         raise WeightsError(f"{path.name} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+    except WeightsError:
+        raise
+    except (ValueError, RecursionError):  # of JSON, of UTF-8, of a number with thousands of digits
         raise WeightsError(f"{path.name} has a header that is not JSON") from None
     if not isinstance(header, dict):
         raise WeightsError(f"{path.name} has a header that is not an object")
     return header, size - 8 - length
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a name that comes twice would mean another tensor to another reader."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise WeightsError(f"{WEIGHTS} is corrupt: its header has a name twice")
+    return found
 
 
 def _span(name: str, entry: object, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -166,7 +176,9 @@ def _span(name: str, entry: object, shape: tuple[int, ...]) -> tuple[int, int]:
     for extent in shape:
         size *= extent
     match span:
-        case [int(begin), int(end)] if begin >= 0 and end - begin == size:
+        case [int(begin), int(end)] if (
+            type(begin) is type(end) is int and begin >= 0 and end - begin == size
+        ):
             return begin, end
     raise WeightsError(f"{name} must take {size} bytes, got data_offsets {span!r:.80}")
 

@@ -7,6 +7,15 @@ from typing import ClassVar
 
 import grpc
 
+# A status travels in headers: clients take 8 KiB, and what is not ASCII is thrice as long there.
+MAX_MESSAGE_BYTES, MAX_FIELD_BYTES = 1500, 256
+
+
+def _bounded(text: str, limit: int) -> str:
+    if len(text) * 4 <= limit or len(text.encode(errors="replace")) <= limit:
+        return text
+    return text.encode(errors="replace")[: limit - 3].decode(errors="ignore") + "..."
+
 
 class CarouselError(Exception):
     """Anything that Carousel refuses or fails at.
@@ -27,10 +36,11 @@ class CarouselError(Exception):
         field: str = "",
         retry_after: float | None = None,
     ) -> None:
+        message = _bounded(message, MAX_MESSAGE_BYTES)
         super().__init__(message)
         self.message = message
         self.metadata = dict(metadata or {})
-        self.field = field
+        self.field = _bounded(field, MAX_FIELD_BYTES)
         self.retry_after = retry_after
 
     def __str__(self) -> str:

@@ -316,6 +316,7 @@ class Snapshot(_message.Message):
     REPLY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
+    SEAL_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """The layout of this message; 1."""
     model_version: _builtins.str
@@ -333,6 +334,11 @@ class Snapshot(_message.Message):
     checksum: _builtins.bytes
     """SHA-256 over fields 1 to 7 as `carousel.tensors.snapshot_checksum` spells out. A mismatch is
     refused with DATA_LOSS (SNAPSHOT_DAMAGED).
+    """
+    seal: _builtins.bytes
+    """HMAC-SHA256 of `carousel snapshot` and the checksum under the first key of the server's
+    state_key_file. A server takes back what it, or one with the same keys, has sealed; anything
+    else is refused with DATA_LOSS (SEAL_BROKEN), unless its setting import_unsealed is true.
     """
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.NamedTensor]:
@@ -360,10 +366,11 @@ class Snapshot(_message.Message):
         reply: _tensor_pb2.Tensor | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         checksum: _builtins.bytes = ...,
+        seal: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "reply", b"reply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "create_time", b"create_time", "format_version", b"format_version", "model_digest", b"model_digest", "model_version", b"model_version", "reply", b"reply", "reply_index", b"reply_index", "step_index", b"step_index", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "create_time", b"create_time", "format_version", b"format_version", "model_digest", b"model_digest", "model_version", b"model_version", "reply", b"reply", "reply_index", b"reply_index", "seal", b"seal", "step_index", b"step_index", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

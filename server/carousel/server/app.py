@@ -31,11 +31,12 @@ from carousel.server.audit.writer import Writer
 from carousel.server.batch_audit import BatchAudit
 from carousel.server.device_gauges import DeviceGauges
 from carousel.server.engine import Engine
+from carousel.server.flow import Flows
 from carousel.server.follower import Follower
 from carousel.server.gates.sampler import GateSampler
 from carousel.server.guests import add_guests
 from carousel.server.hall import Hall
-from carousel.server.held.keys import KeysError
+from carousel.server.held.keys import Keyring, KeysError
 from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
 from carousel.server.names import ModelRef, model_name, owner_of
@@ -161,8 +162,21 @@ class Server:
         sessions.fetch = lambda ids, found: at_rest.fetch(
             ids, lambda entries: engine.post(lambda: found(entries))
         )
+        try:
+            keyring = Keyring(settings.state_key_file, settings.data_folder)
+        except KeysError as error:
+            raise StartError(str(error)) from error
         self.hall = Hall(
-            settings, self.metrics, store, engine, sessions, registry, at_rest, self.tracer, quotas
+            settings,
+            self.metrics,
+            store,
+            engine,
+            sessions,
+            registry,
+            at_rest,
+            keyring,
+            self.tracer,
+            quotas,
         )
         self._retention = Retention(self.hall)
         self.office = Office(
@@ -256,6 +270,7 @@ class Server:
             return
         self._ready = False
         self._sweeper.cancel()
+        self._watcher.cancel()
         if self._quota_watch is not None:
             self._quota_watch.cancel()
         if self._follower is not None:
@@ -307,19 +322,8 @@ class Server:
     async def _listen(self) -> None:
         settings = self.settings
         self._http = None
-        self._grpc = grpc.aio.server(
-            options=(
-                ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", settings.max_message_bytes),
-                ("grpc.max_concurrent_streams", 100_000),
-                # Calls that wait to be taken up, before we know of them: above this gRPC cancels
-                # some at random, so that the others are still taken up in time.
-                ("grpc.server.max_pending_requests", 10_000),
-                ("grpc.server.max_pending_requests_hard_limit", 20_000),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-            )
-        )
+        options = settings.channel_options(settings.max_message_bytes)
+        self._grpc = grpc.aio.server(options=options)
         try:
             self._recorder = open_recorder(settings, self.metrics.access_log)
             self._add_services()
@@ -352,10 +356,7 @@ class Server:
     def _add_services(self) -> None:
         hall, settings = self.hall, self.settings
         self.training_service = TrainingService(self.office)
-        try:
-            self._inference = InferenceService(hall)
-        except KeysError as error:
-            raise StartError(str(error)) from error
+        self._inference = InferenceService(hall)
         admin = AdminService(hall, self._usage, instance_id=self.instance_id, drain=self.drain)
         models = ModelService(hall.store, hall.registry, settings)
         sessions = SessionService(hall)
@@ -367,9 +368,11 @@ class Server:
             "session": sessions,
             "training": self.training_service,
         }
+        self.flows = flows = Flows(settings, self.metrics)
+        self._watcher = asyncio.get_running_loop().create_task(flows.watch())
         for name, servicer in servicers.items():
             every = (self.metrics, self.gate, self.tracer, self._recorder)
-            add_service(self._grpc, SERVICES[name], servicer, *every)
+            add_service(self._grpc, SERVICES[name], servicer, *every, flows=flows)
         names = [service.full_name for service in SERVICES.values()]
         self._health = add_guests(self._grpc, self.gate, names, channelz=settings.channelz)
 

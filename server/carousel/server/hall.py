@@ -16,6 +16,7 @@ from carousel.server.claim import Claim
 from carousel.server.engine import Engine
 from carousel.server.groups import Done
 from carousel.server.held import turn as held
+from carousel.server.held.keys import Keyring
 from carousel.server.held.queue import HeldWork
 from carousel.server.loaded import LoadedVersion
 from carousel.server.memo import Memo
@@ -44,6 +45,7 @@ class Hall:
     sessions: Sessions
     registry: Registry
     at_rest: AtRest
+    keyring: Keyring
     tracer: Tracer = NO_TRACER
     quotas: Quotas = UNLIMITED
     draining: bool = False

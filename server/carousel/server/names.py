@@ -20,6 +20,7 @@ from carousel.errors import InvalidField
 DEFAULT_PAGE = 50
 MAX_PAGE = 1000
 MAX_VERSION = 2**32 - 1
+MAX_NAME = 256
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _TENANT = re.compile(r"[a-z0-9-]{1,63}")
@@ -47,7 +48,7 @@ class ModelRef:
     @classmethod
     def parse(cls, name: str, *, field: str = "name") -> ModelRef:
         """`models/x`, `models/x/versions/3` or `models/x/aliases/stable`. Raises InvalidField."""
-        match name.split("/"):
+        match _parts(name):
             case ["models", model] if is_id(model):
                 return cls(model)
             case ["models", model, "versions", number] if is_id(model) and is_number(number):
@@ -138,7 +139,7 @@ def session_key(session: Owned) -> str:
 
 def model_id(name: str, *, field: str = "name") -> str:
     """The id in `models/{model}`. Raises InvalidField."""
-    match name.split("/"):
+    match _parts(name):
         case ["models", model] if is_id(model):
             return model
     raise _invalid(field, "models/{model}", name)
@@ -146,7 +147,7 @@ def model_id(name: str, *, field: str = "name") -> str:
 
 def model_version(name: str, *, field: str = "name") -> tuple[str, int]:
     """Id and number in `models/{model}/versions/{number}`. Raises InvalidField."""
-    match name.split("/"):
+    match _parts(name):
         case ["models", model, "versions", number] if is_id(model) and is_number(number):
             return model, int(number)
     raise _invalid(field, "models/{model}/versions/{number}", name)
@@ -154,7 +155,7 @@ def model_version(name: str, *, field: str = "name") -> tuple[str, int]:
 
 def session_id(name: str, *, field: str = "name") -> str:
     """The id in `sessions/{id}`. Raises InvalidField."""
-    match name.split("/"):
+    match _parts(name):
         case ["sessions", session] if is_id(session):
             return session
     raise _invalid(field, "sessions/{id}", name)
@@ -162,7 +163,7 @@ def session_id(name: str, *, field: str = "name") -> str:
 
 def dataset_id(name: str, *, field: str = "name") -> str:
     """The id in `datasets/{id}`. Raises InvalidField."""
-    match name.split("/"):
+    match _parts(name):
         case ["datasets", dataset] if is_id(dataset):
             return dataset
     raise _invalid(field, "datasets/{id}", name)
@@ -170,7 +171,7 @@ def dataset_id(name: str, *, field: str = "name") -> str:
 
 def job_id(name: str, *, field: str = "name") -> str:
     """The id in `jobs/{id}`. Raises InvalidField."""
-    match name.split("/"):
+    match _parts(name):
         case ["jobs", job] if is_id(job):
             return job
     raise _invalid(field, "jobs/{id}", name)
@@ -178,7 +179,7 @@ def job_id(name: str, *, field: str = "name") -> str:
 
 def job_checkpoint(name: str, *, field: str = "name") -> tuple[str, int | None]:
     """Job and step in `jobs/{id}/checkpoints/{step}`; None: the best. Raises InvalidField."""
-    match name.split("/"):
+    match _parts(name):
         case ["jobs", job, "checkpoints", "best"] if is_id(job):
             return job, None
         case ["jobs", job, "checkpoints", step] if is_id(job) and (step == "0" or is_number(step)):
@@ -209,6 +210,13 @@ def tenants_in(root: Path) -> list[str]:
 
 def is_tenant(text: str) -> bool:
     return _TENANT.fullmatch(text) is not None
+
+
+def _parts(name: str) -> list[str]:
+    """The parts of a name; none of what is longer than any name: a text of a million slashes would
+    become as many.
+    """
+    return name.split("/") if len(name) <= MAX_NAME else []
 
 
 def is_id(text: str) -> bool:
@@ -244,6 +252,8 @@ def page_key(token: str, *, field: str = "page_token") -> str:
     if not token:
         return ""
     try:
+        if len(token) > MAX_NAME:
+            raise ValueError
         key = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode("ascii")
     except (binascii.Error, ValueError):
         key = ""

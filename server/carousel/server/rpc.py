@@ -28,13 +28,13 @@ from carousel.server.access import caller
 from carousel.server.access.gate import Gate
 from carousel.server.access.grant import Grant
 from carousel.server.access_log import Recorder
+from carousel.server.flow import DETAILS_KEY, Flow, Flows
 from carousel.server.logs import REQUEST_ID_KEY, request_id, take_request_id
 from carousel.server.metrics import Metrics
 from carousel.server.tracing.trace import NO_TRACER, Trace, Tracer
 
 log = logging.getLogger("carousel.rpc")
 
-DETAILS_KEY = "grpc-status-details-bin"
 HOT = frozenset({"Step", "StreamSteps", "StepStates"})  # called too often to log each
 
 # Those that alerts and rates ask for are there from the start; others when they first happen, since
@@ -55,7 +55,13 @@ class Call:
     """The counts of one method, who traces its calls, and who lets them in. Raises NoRule."""
 
     def __init__(
-        self, service: str, method: MethodDescriptor, metrics: Metrics, tracer: Tracer, gate: Gate
+        self,
+        service: str,
+        method: MethodDescriptor,
+        metrics: Metrics,
+        tracer: Tracer,
+        gate: Gate,
+        flows: Flows,
     ) -> None:
         kind = ("unary", "client_stream", "server_stream", "bidi_stream")[
             method.client_streaming + 2 * method.server_streaming
@@ -65,6 +71,8 @@ class Call:
         self.hot = method.name in HOT
         self.tracer = tracer
         self.gate = gate
+        self.kind = kind
+        self.flows = flows
         self.rule = gate.rule(self.name)
         self.parse = parser(message_factory.GetMessageClass(method.input_type))
         self.started = metrics.rpc_started.labels(*labels)
@@ -132,6 +140,18 @@ async def abort(
     await context.abort(error.code, error.message, ((DETAILS_KEY, details), *trailers))
 
 
+async def cancelled(
+    context: Context, flow: Flow | None, call: Call, begin: float, trace: Trace
+) -> None:
+    """The handler was cancelled: by its caller, or by us who cut the stream; then this says so."""
+    if flow is None or flow.cut is None:
+        call.done(grpc.StatusCode.CANCELLED, begin, trace)
+    elif flow.writing:  # whoever cut it ends the call too
+        call.done(flow.cut.code, begin, trace, reason=flow.cut.reason)
+    else:
+        await fail(context, flow.cut, call, begin, trace)
+
+
 def _unary(
     method: Callable[[Any, Context], Awaitable[Any]], call: Call, *, streams_in: bool
 ) -> Callable[[Any, Context], Awaitable[Any]]:
@@ -139,18 +159,20 @@ def _unary(
         call.started.inc()
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
+        flow = None
         if not call.hot:
             identify(context)
         try:
             grant = await admit(call.gate, call.rule, context)
             if streams_in:
-                request = _messages(request, call, context, grant)
+                flow = call.flows.begin(call.kind, context)
+                request = _messages(flow.read(request), call, context, grant)
             else:
                 call.received.inc()
                 request = call.parse(request)
             response = await method(request, context)
         except asyncio.CancelledError:
-            call.done(grpc.StatusCode.CANCELLED, begin, trace)
+            await cancelled(context, flow, call, begin, trace)
             raise
         except Exception as error:
             await fail(context, error, call, begin, trace)
@@ -158,6 +180,9 @@ def _unary(
             call.sent.inc()
             call.done(grpc.StatusCode.OK, begin, trace)
             return response
+        finally:
+            if flow is not None:
+                call.flows.end(flow)
 
     return handle
 
@@ -170,10 +195,11 @@ def _streaming(
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
         identify(context)
+        flow = call.flows.begin(call.kind, context)
         try:
             grant = await admit(call.gate, call.rule, context)
             if streams_in:
-                request = _messages(request, call, context, grant)
+                request = _messages(flow.read(request), call, context, grant)
             else:
                 call.received.inc()
                 request = call.parse(request)
@@ -181,14 +207,18 @@ def _streaming(
                 async for response in responses:
                     grant = await admit_again(call.gate, call.rule, context, grant)
                     call.sent.inc()
+                    await flow.write()
                     yield response
+                    flow.written()
         except (asyncio.CancelledError, GeneratorExit):
-            call.done(grpc.StatusCode.CANCELLED, begin, trace)
+            await cancelled(context, flow, call, begin, trace)
             raise
         except Exception as error:
             await fail(context, error, call, begin, trace)
         else:
             call.done(grpc.StatusCode.OK, begin, trace)
+        finally:
+            call.flows.end(flow)
 
     return handle
 
@@ -234,11 +264,13 @@ def add_service(
     gate: Gate,
     tracer: Tracer = NO_TRACER,
     recorder: Recorder | None = None,
+    *,
+    flows: Flows,
 ) -> None:
     """Register `servicer`, which has an async method for each RPC of the service. Raises NoRule."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in service.methods:
-        call = Call(service.full_name, method, metrics, tracer, gate)
+        call = Call(service.full_name, method, metrics, tracer, gate, flows)
         wrap = _streaming if method.server_streaming else _unary
         make = {
             (False, False): grpc.unary_unary_rpc_method_handler,

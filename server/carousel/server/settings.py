@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings import EnvSettingsSource, SettingsConfigDict
 
 from carousel.exposition import Files, is_loopback
+from carousel.server.limits import DAY, ConnectionLimits
 from carousel.server.setting_types import (
     DEFAULT_PORT,
     DatabaseUrl,
@@ -33,10 +34,9 @@ from carousel.server.settings_sources import PREFIX, flags_only, read_file, unkn
 __all__ = ["Settings", "SettingsError"]
 
 MIB = 1024**2
-DAY = 86_400.0
 
 
-class Settings(BaseSettings):
+class Settings(ConnectionLimits):
     """Everything that an operator can choose. Times are in seconds."""
 
     model_config = SettingsConfigDict(
@@ -173,6 +173,9 @@ class Settings(BaseSettings):
         None,
         description="File of the keys that seal held states, one a line, shared by servers that "
         "take each other's; the first seals, all open; unset: a key of its own beside the data.",
+    )
+    import_unsealed: bool = Field(
+        False, description="Take snapshots too that no server with the same keys has sealed."
     )
     max_sessions: int = Field(
         1_048_576, description="Live sessions, all models together.", ge=1, le=2**31 - 1

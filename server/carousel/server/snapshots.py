@@ -9,7 +9,14 @@ import numpy as np
 import torch
 
 from carousel import tensors
-from carousel.errors import InvalidField, NonFiniteInput, SnapshotDamaged, SnapshotMismatch
+from carousel.errors import (
+    InvalidField,
+    NonFiniteInput,
+    SealBroken,
+    SnapshotDamaged,
+    SnapshotMismatch,
+)
+from carousel.server.held.keys import Keyring
 from carousel.server.loaded import LoadedVersion
 from carousel.server.sessions import Exported
 from carousel.server.work import Floats
@@ -17,9 +24,11 @@ from carousel.v1 import session_pb2, tensor_pb2
 
 FORMAT_VERSION = 1
 MAX_STEP = 2**62
+MAX_TENSORS = 64
+SEALED = b"carousel snapshot"
 
 
-def make(exported: Exported) -> session_pb2.Snapshot:
+def make(exported: Exported, keyring: Keyring) -> session_pb2.Snapshot:
     """The message for an exported row."""
     version = exported.version
     snapshot = session_pb2.Snapshot(
@@ -36,11 +45,22 @@ def make(exported: Exported) -> session_pb2.Snapshot:
     )
     snapshot.create_time.FromNanoseconds(time.time_ns())
     snapshot.checksum = tensors.snapshot_checksum(snapshot)
+    snapshot.seal = keyring.seal(SEALED + snapshot.checksum)
     return snapshot
 
 
-def check(snapshot: session_pb2.Snapshot) -> session_pb2.Snapshot:
-    """The snapshot as it is, or SnapshotDamaged."""
+def check(
+    snapshot: session_pb2.Snapshot, keyring: Keyring, *, unsealed: bool
+) -> session_pb2.Snapshot:
+    """The snapshot as it is, or SnapshotDamaged; SealBroken, where `unsealed` ones are not taken.
+
+    The checksum is short work, and covers all that the seal covers.
+    """
+    if len(snapshot.tensors) > MAX_TENSORS:
+        raise SnapshotDamaged(
+            f"snapshot.tensors must be at most {MAX_TENSORS}, got {len(snapshot.tensors):,}",
+            field="snapshot.tensors",
+        )
     if snapshot.format_version != FORMAT_VERSION:
         raise SnapshotDamaged(
             f"snapshot.format_version must be {FORMAT_VERSION}, got {snapshot.format_version}",
@@ -55,6 +75,12 @@ def check(snapshot: session_pb2.Snapshot) -> session_pb2.Snapshot:
     if snapshot.checksum != tensors.snapshot_checksum(snapshot):
         raise SnapshotDamaged(
             "the snapshot's checksum does not match its content", field="snapshot.checksum"
+        )
+    if not (unsealed or keyring.holds(SEALED + snapshot.checksum, snapshot.seal)):
+        raise SealBroken(
+            "the snapshot's seal does not hold: it is not as a server gave it, or that server had "
+            "other keys (state_key_file)",
+            field="snapshot.seal",
         )
     return snapshot
 
@@ -85,6 +111,10 @@ def read(
 def read_state(named: Iterable[tensor_pb2.NamedTensor], version: LoadedVersion) -> torch.Tensor:
     """The row [width] of the state schema's tensors. Raises InvalidField or NonFiniteInput."""
     named = list(named)
+    if len(named) > MAX_TENSORS:
+        raise InvalidField(
+            f"a state has at most {MAX_TENSORS} tensors, got {len(named):,}", field="initial_state"
+        )
     given = {entry.name: tensors.decode(entry.tensor, field=entry.name) for entry in named}
     wanted = {spec.name: tuple(spec.shape) for spec in version.schema.tensors}
     shapes = {name: value.shape for name, value in given.items()}

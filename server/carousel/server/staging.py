@@ -23,9 +23,12 @@ from carousel.server.version import (
     MAX_CONFIG_BYTES,
     PROMOTED,
     WEIGHTS,
+    max_weights_bytes,
+    read_config,
 )
 
 PREFIX = ".staging-"
+MAX_PATH = 4096  # characters
 
 # A version's files, with their largest sizes.
 FILES = {
@@ -117,8 +120,12 @@ class Staging:
             except OSError as error:
                 raise ImportRefused(f"{name} can't be read: {error.strerror}") from None
             with file, writing(), (self.folder / name).open("xb") as copy:
-                if limit is not None and os.fstat(file.fileno()).st_size > limit:
-                    raise WeightsInvalid(f"{name} must have at most {limit:,} bytes")
+                if limit is None:  # the config came before
+                    text = (self.folder / CONFIG).read_text(encoding="utf-8", errors="replace")
+                    limit = max_weights_bytes(read_config(text))
+                size = os.fstat(file.fileno()).st_size
+                if size > limit:
+                    raise WeightsInvalid(f"{name} must have at most {limit:,} bytes, got {size:,}")
                 shutil.copyfileobj(file, copy, 1024**2)
 
     def sync(self) -> None:
@@ -164,7 +171,7 @@ def open_folder(root: Path, path: str) -> Iterator[int]:
 
     Each part is opened from the one before, so nothing can be exchanged for a link in between.
     """
-    parts = path.split("/")
+    parts = path.split("/") if len(path) <= MAX_PATH else [""]
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise ImportRefused(
             "path must name a folder below the server's import_root, relative to it and "

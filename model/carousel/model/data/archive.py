@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
+import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +25,11 @@ from carousel.model.errors import DataError
 
 # Bytes of an array that are read at once.
 PIECE = 1 << 22
-NAMES = ("x", "starts", "y")
+MAX_ARRAYS, MAX_RANK = 16, 8
+# Deflate, which numpy takes, ends at 1032; other ways to pack can make a bomb of next to nothing.
+MAX_RATIO = 1100
+# What zipfile and numpy raise for bytes that nobody meant; RuntimeError: they are encrypted.
+DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, OverflowError, MemoryError)
 
 
 class Archive:
@@ -32,10 +40,15 @@ class Archive:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._dtypes: dict[str, np.dtype[Any]] = {}
         with self._reading() as archive:
-            for member in archive.namelist():
-                name = member.removesuffix(".npy")
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                if name in self.shapes or len(self.shapes) == MAX_ARRAYS:
+                    raise DataError(
+                        f"an archive has at most {MAX_ARRAYS} arrays, each once, got {name!r:.80}"
+                    )
                 with archive.open(member) as file:
                     self.shapes[name], self._dtypes[name] = self._header(file, name)
+                self._check_size(member, name)
         self._check()
 
     @property
@@ -66,7 +79,7 @@ class Archive:
     def pieces(self, name: str) -> Iterator[Array]:
         """An array in pieces along its first axis."""
         shape, dtype = self.shapes[name], self._dtypes[name]
-        each = max(1, int(np.prod(shape[1:])) * dtype.itemsize)
+        each = max(1, math.prod(shape[1:]) * dtype.itemsize)
         left = shape[0]
         with self._reading() as archive, archive.open(f"{name}.npy") as file:
             self._header(file, name)
@@ -95,6 +108,23 @@ class Archive:
             )
         return shape, dtype
 
+    def _check_size(self, member: zipfile.ZipInfo, name: str) -> None:
+        """A small file must not say that it is a huge one."""
+        shape = self.shapes[name]
+        size = math.prod(shape) * self._dtypes[name].itemsize
+        if len(shape) > MAX_RANK or size > member.file_size:
+            raise DataError(
+                f"the array says {size:,} bytes of shape {list(shape)[:MAX_RANK]}, the archive "
+                f"{member.file_size:,}",
+                column=name,
+            )
+        if member.file_size > MAX_RATIO * member.compress_size + PIECE:
+            raise DataError(
+                f"{member.compress_size:,} bytes may become at most {MAX_RATIO} times as many, "
+                f"got {member.file_size:,}",
+                column=name,
+            )
+
     def _check(self) -> None:
         if "x" not in self.shapes:
             raise DataError(
@@ -114,9 +144,9 @@ class Archive:
         try:
             with zipfile.ZipFile(self._path) as archive:
                 yield archive
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            if isinstance(error, DataError):
-                raise
+        except DataError:
+            raise
+        except (*DAMAGE, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error) as error:
             raise DataError(f"{self._path.name} is no NumPy archive: {error}") from None
 
 

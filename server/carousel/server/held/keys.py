@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import os
 import secrets
 from pathlib import Path
 
+from carousel.errors import StoreUnwritable
 from carousel.server.staging import writing
 
 MIN_BYTES = 32
+OWN = "state.key"
 
 
 class KeysError(Exception):
     """The file of keys can't be used; the message says why."""
+
+
+class Keyring:
+    """The keys of a server: those of the file it is given, or of its own, made at first need."""
+
+    def __init__(self, file: Path | None, data_folder: Path) -> None:
+        """Raises KeysError when the given file can't be used."""
+        self._own = data_folder / OWN
+        self._keys = () if file is None else read(file)
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The first seals, all open. Raises StoreUnwritable."""
+        if not self._keys:
+            try:
+                self._keys = read_or_make(self._own)
+            except KeysError as error:
+                raise StoreUnwritable(str(error)) from error
+        return self._keys
+
+    def seal(self, content: bytes) -> bytes:
+        return hmac.digest(self.keys[0], content, "sha256")
+
+    def holds(self, content: bytes, seal: bytes) -> bool:
+        """Whether one of the keys made this seal."""
+        digests = [hmac.digest(key, content, "sha256") for key in self.keys]
+        return any([hmac.compare_digest(digest, seal) for digest in digests])
 
 
 def read(file: Path) -> tuple[bytes, ...]:

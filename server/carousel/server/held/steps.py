@@ -17,11 +17,9 @@ from carousel.errors import (
     QueueFull,
     SealBroken,
     SnapshotMismatch,
-    StoreUnwritable,
 )
 from carousel.server.hall import Hall
 from carousel.server.health_messages import item_notice
-from carousel.server.held import keys
 from carousel.server.held.queue import HeldWork
 from carousel.server.held.sealer import Sealer, sealed_bytes
 from carousel.server.inputs import bad_inputs, read_inputs
@@ -33,7 +31,6 @@ from carousel.v1 import inference_service_pb2 as pb
 P = ParamSpec("P")
 T = TypeVar("T")
 
-OWN_KEY = "state.key"
 ASIDE_BYTES = 2**18  # of states; more are sealed and opened in a thread, so that nobody waits
 
 
@@ -41,10 +38,8 @@ class HeldSteps:
     """Opens states, runs them through the engine, and seals what they became."""
 
     def __init__(self, hall: Hall) -> None:
-        """Raises KeysError when the file of keys that the settings name can't be used."""
         self._hall = hall
-        file = hall.settings.state_key_file
-        self._sealed_by = None if file is None else Sealer(keys.read(file))
+        self._sealed_by: Sealer | None = None
 
     async def step(
         self,
@@ -89,11 +84,7 @@ class HeldSteps:
     def _sealer(self) -> Sealer:
         """With a key of the server's own, made at first need, where none is given."""
         if self._sealed_by is None:
-            try:
-                found = keys.read_or_make(self._hall.settings.data_folder / OWN_KEY)
-            except keys.KeysError as error:
-                raise StoreUnwritable(str(error)) from error
-            self._sealed_by = Sealer(found)
+            self._sealed_by = Sealer(self._hall.keyring.keys)
         return self._sealed_by
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from carousel.errors import CarouselError, MessageTooLarge
 from carousel.server import generation, sequences, steps
 from carousel.server.broken_streams import BrokenStreams
+from carousel.server.flow import owing
 from carousel.server.hall import Hall
 from carousel.server.held.steps import HeldSteps
 from carousel.server.loaded import LoadedVersion
@@ -21,6 +22,7 @@ from carousel.v1 import inference_service_pb2 as pb
 
 STREAM_WINDOW = 65_536  # items of one stream on their way, above which it is not read further
 STREAM_ANSWERS = 64  # messages that wait for a slow reader, above which it is not read further
+STREAM_BYTES = 64 * 2**20  # of inputs on their way, or of answers that wait: the same
 
 
 def deadline_of(context: Context) -> float:
@@ -55,6 +57,8 @@ class Stream:
         self.latest: Sequence[int] = ()  # handles of the last message
         self.messages: asyncio.Queue[pb.StreamStepsResponse | None] = asyncio.Queue()
         self.flying = 0
+        self.flying_bytes = 0
+        self.waiting_bytes = 0  # of answers
         self.calm = asyncio.Event()
         self.calm.set()
         self.half_closed = False
@@ -67,6 +71,7 @@ class Stream:
     def expect(self, work: Work) -> None:
         self._left[work] = len(work)
         self.flying += len(work)
+        self.flying_bytes += work.inputs.nbytes
         self._look()
 
     def deliver(self, answer: Answer) -> None:
@@ -78,8 +83,10 @@ class Stream:
         self._left[answer.work] -= done
         if not self._left[answer.work]:
             del self._left[answer.work]
+            self.flying_bytes -= answer.work.inputs.nbytes
 
     def put(self, response: pb.StepResponse) -> None:
+        self.waiting_bytes += len(response.outputs.data)
         self.messages.put_nowait(pb.StreamStepsResponse(step=response))
 
     def half_close(self) -> None:
@@ -101,7 +108,8 @@ class Stream:
         for work in self._left:
             work.cancelled = True
 
-    def sent(self) -> None:
+    def sent(self, message: pb.StreamStepsResponse) -> None:
+        self.waiting_bytes -= len(message.step.outputs.data)
         self._look()
 
     def _flush(self) -> None:
@@ -120,7 +128,9 @@ class Stream:
             self.messages.put_nowait(None)
 
     def _look(self) -> None:
-        if self.flying < STREAM_WINDOW and self.messages.qsize() < STREAM_ANSWERS:
+        heaviest = max(self.flying_bytes, self.waiting_bytes)
+        waiting = self.messages.qsize()
+        if self.flying < STREAM_WINDOW and waiting < STREAM_ANSWERS and heaviest < STREAM_BYTES:
             self.calm.set()
         else:
             self.calm.clear()
@@ -167,12 +177,13 @@ class InferenceService:
         tenant = tenant_of(context)
         with self._hall.quotas.stream(tenant):
             stream = Stream(tenant, origin_of(request_id.get()))
+            owing(lambda: stream.flying > 0)
             self._streams.add(stream)
             reader = asyncio.create_task(self._read(requests, stream))
             try:
                 while (message := await stream.messages.get()) is not None:
                     yield message
-                    stream.sent()
+                    stream.sent(message)
                 if stream.drained:
                     raise self._hall.draining_error()
                 await reader

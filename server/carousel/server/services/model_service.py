@@ -37,7 +37,7 @@ from carousel.server.settings import Settings
 from carousel.server.staging import Staging
 from carousel.server.store import DEFAULT_ALIAS, ModelStore
 from carousel.server.tenants import tenant_of
-from carousel.server.texts import encode_text
+from carousel.server.texts import MAX_TEXT_LENGTH, encode_text
 from carousel.server.uploads import Requests, read_header, read_rest, receive, staged, to_end
 from carousel.server.version import StoredVersion
 from carousel.v1 import model_pb2
@@ -47,8 +47,6 @@ log = logging.getLogger(__name__)
 
 EXPORT_PIECE = 1024**2
 MAX_TEXTS = 65_536
-# Some tens of milliseconds of Python, at which steps can't be looked after.
-MAX_TEXT_LENGTH = 1024**2
 # Configs can be large: a page that gets heavy ends early, as pages may.
 PAGE_BYTES = 1024**2
 

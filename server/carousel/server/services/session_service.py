@@ -276,14 +276,15 @@ class SessionService:
         self, request: pb.ForkSessionRequest, context: Context
     ) -> pb.ForkSessionResponse:
         self._hall.refuse_when_draining()
-        ids = [names.check_id(text, field="session_ids") for text in request.session_ids]
-        count = request.count or len(ids) or 1
-        if count > MAX_FORKS or len(ids) > count:
+        given = len(request.session_ids)
+        count = request.count or given or 1
+        if count > MAX_FORKS or given > count:
             raise InvalidField(
-                f"count must be {max(len(ids), 1)} to {MAX_FORKS} with {len(ids)} session_ids, "
+                f"count must be {max(given, 1)} to {MAX_FORKS} with {given} session_ids, "
                 f"got {count}",
                 field="count",
             )
+        ids = [names.check_id(text, field="session_ids") for text in request.session_ids]
         ids += [""] * (count - len(ids))
         session_id = _key(request.name, context)
         self._hall.engine.behind.refuse_when_troubled()
@@ -343,13 +344,17 @@ class SessionService:
             exported = await self._call(self._sessions.export, session_id)
         except SessionNotFound as error:
             raise await self._hall.at_rest.refuse(session_id, error) from None
-        return pb.ExportSessionResponse(snapshot=snapshots.make(exported))
+        return pb.ExportSessionResponse(snapshot=snapshots.make(exported, self._hall.keyring))
 
     async def ImportSession(
         self, request: pb.ImportSessionRequest, context: Context
     ) -> session_pb2.Session:
         self._hall.refuse_when_draining()
-        snapshot = snapshots.check(request.snapshot)
+        snapshot = snapshots.check(
+            request.snapshot,
+            self._hall.keyring,
+            unsealed=self._hall.settings.import_unsealed,
+        )
         model, tenant = request.model or snapshot.model_version, tenant_of(context)
         version = self._hall.registry.resolve(model, tenant)
         row, reply = snapshots.read(snapshot, version)

@@ -15,7 +15,7 @@ from typing import Any
 
 from carousel.errors import DatasetInvalid
 from carousel.model import ConfigError, ModelError
-from carousel.server.training.process import Share, environment, yield_to_server
+from carousel.server.training.process import Share, bound_memory, environment, yield_to_server
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ def run_child(module: str, *arguments: str, share: Share, seconds: float) -> Obj
         start_new_session=True,
     )
     yield_to_server(child.pid, share)
+    bound_memory(child.pid)
     with child:
         try:
             out, err = child.communicate(timeout=seconds)

@@ -23,6 +23,7 @@ from carousel.server.names import path_of
 from carousel.server.staging import writing
 from carousel.server.training.records import JobRecord
 
+MAX_PATH = 4096  # characters
 RESERVE = 64 * 1024**2  # bytes that stay free for records and checkpoints
 SCRATCH_SECONDS = 3600.0  # after which nobody uses a folder any more
 
@@ -70,7 +71,7 @@ class DataFolder:
             raise InvalidField(
                 "uri can't be used: the server has no dataset_roots", field="job.uri"
             )
-        parts = uri.split("/")
+        parts = uri.split("/") if len(uri) <= MAX_PATH else [""]
         if any(part in ("", ".", "..") or "\0" in part for part in parts):
             raise InvalidField(
                 "uri must be the path of a file below one of the server's dataset_roots, relative "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from carousel.errors import InvalidField
 from carousel.server import names
@@ -14,6 +14,7 @@ from carousel.v1 import training_service_pb2 as pb
 
 MAX_WORKERS = 64
 MAX_PRIORITY = 100
+MAX_STATES = 64
 
 
 def decode_job(request: pb.CreateJobRequest, tenant: str) -> NewJob:
@@ -46,8 +47,12 @@ def decode_job(request: pb.CreateJobRequest, tenant: str) -> NewJob:
     )
 
 
-def decode_states(states: Iterable[training_pb2.JobState.ValueType]) -> list[str]:
+def decode_states(states: Sequence[training_pb2.JobState.ValueType]) -> list[str]:
     """States as in records. Raises InvalidField."""
+    if len(states) > MAX_STATES:
+        raise InvalidField(
+            f"states must be at most {MAX_STATES}, got {len(states):,}", field="states"
+        )
     words = []
     for state in states:
         name = training_pb2.JobState.keys()[state] if 0 < state <= 7 else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OOM_SCORE = 500  # where memory runs out, a job goes before the server does
+READER_BYTES = 8 * 2**30  # files of any size are read in pieces; 1 GiB has been enough
 MARK = "TRAINING_FOLDER"
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MAX_RESTARTS = 3  # of workers by torchrun
@@ -106,6 +108,12 @@ def environment(share: Share) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
     limits = dict.fromkeys(THREAD_LIMITS, str(share.threads))
     return inherited | limits | {"OMP_WAIT_POLICY": "passive"}
+
+
+def bound_memory(pid: int) -> None:
+    """Of a process that reads a stranger's file: a small one may say that it is endless."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.prlimit(pid, resource.RLIMIT_DATA, (READER_BYTES, READER_BYTES))
 
 
 def yield_to_server(pid: int, share: Share) -> None:

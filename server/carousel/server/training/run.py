@@ -23,6 +23,7 @@ from carousel.server.training.jobs import change_state
 from carousel.server.training.leases import LeaseLost
 from carousel.server.training.process import (
     Process,
+    bound_memory,
     preparing_command,
     signal_all,
     start,
@@ -144,6 +145,7 @@ class Run:
             await asyncio.to_thread(self._shop.folder.check_room, source.stat().st_size)
             command = preparing_command(source, self.job.format, self._folder.path)
             self._process = await self._start(command, PREPARING)
+            bound_memory(self._process.pid)
         while self._process.alive and not self._order:  # noqa: ASYNC110 (a process rings no bell)
             await asyncio.sleep(LOOK_SECONDS)
         await self._clear_up()
