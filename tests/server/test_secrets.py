@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -62,10 +63,12 @@ def test_secrets_are_in_no_log_error_metric_or_command_line(
             admin = admin_service_pb2_grpc.AdminServiceStub(channel)
             info = admin_service_pb2.GetServerInfoRequest()
             said += admin.GetServerInfo(info).SerializeToString()
-        with urllib.request.urlopen(f"http://{server.http}/metrics") as page:
+        with urllib.request.urlopen(
+            f"http://{server.http.removeprefix('http://').partition('/')[0]}/metrics"
+        ) as page:
             said += page.read()
         said += command_lines()
-        assert str(server.pid).encode() and b"carousel.cli" in said
+        assert b"carousel.cli" in said
     said += (tmp_path / "server.log").read_bytes()
     assert b"valkey" in said.lower() or b"store" in said  # the failure to reach it was told
     for secret in (PASSWORD, TOKEN, KEY):
@@ -77,7 +80,7 @@ def test_a_database_that_can_t_be_reached_is_told_of_without_its_password(tmp_pa
         **os.environ,
         "CAROUSEL_DATABASE_URL": f"postgresql://user:{PASSWORD}@localhost:1/db?connect_timeout=1",
     }
-    command = [os.sys.executable, "-m", "carousel.cli", "serve", "--show-settings", "--json"]
+    command = [sys.executable, "-m", "carousel.cli", "serve", "--show-settings", "--json"]
     shown = subprocess.run(command, env=environment, capture_output=True, timeout=60)
     assert shown.returncode == 0, shown.stderr
     assert PASSWORD.encode() not in shown.stdout + shown.stderr

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from tests.soak import chaos, histories, memory, messages, sessions, training
+from tests.soak import chaos, fuzz, histories, memory, messages, sessions, training
 
 
 class Soak(Protocol):
@@ -26,6 +26,7 @@ class Soak(Protocol):
 
 SOAKS: dict[str, Soak] = {
     "messages": messages,
+    "fuzz": fuzz,
     "sessions": sessions,
     "chaos": chaos,
     "histories": histories,

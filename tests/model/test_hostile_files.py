@@ -1,0 +1,88 @@
+"""Files that lie about what is in them are refused before anything is made of them."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from carousel import tensors
+from carousel.errors import TensorMalformed
+from carousel.model import Features, Linear, ModelConfig, Network, load, save
+from carousel.model.data import DataError
+from carousel.model.data.archive import Archive
+from carousel.model.errors import WeightsError
+from carousel.v1 import tensor_pb2
+
+Header = dict[str, Any]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    config = ModelConfig(cell="gru", layers=1, hidden_size=4, input=Features(2), head=Linear(1))
+    save(tmp_path, Network(config))
+    return tmp_path
+
+
+def rewrite(folder: Path, change: Callable[[str], str]) -> None:
+    """Change the text of the header."""
+    file = folder / "weights.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = change(data[8 : 8 + length].decode()).encode()
+    file.write_bytes(struct.pack("<Q", len(header)) + header + data[8 + length :])
+
+
+def test_a_name_twice_in_a_header_is_refused(folder: Path) -> None:
+    def twice(text: str) -> str:
+        name, entry = next((k, v) for k, v in json.loads(text).items() if k != "__metadata__")
+        return text.rstrip()[:-1] + f", {json.dumps(name)}: {json.dumps(entry)}}}"
+
+    rewrite(folder, twice)
+    with pytest.raises(WeightsError, match="twice"):
+        load(folder)
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "true", "-1", "1e3", "null"])
+def test_an_offset_that_is_no_offset_is_refused(folder: Path, number: str) -> None:
+    rewrite(folder, lambda text: text.replace('"data_offsets":[0,', f'"data_offsets":[{number},'))
+    with pytest.raises(WeightsError):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "shape", [[2**31, 2**31], [1] * 1000, [2**32 - 1] * 7 + [0], [2**32 - 1] * 8]
+)
+def test_a_shape_that_lies_is_refused_without_memory_for_it(shape: list[int]) -> None:
+    tensor = tensor_pb2.Tensor(data_type=tensor_pb2.DATA_TYPE_FLOAT32, shape=shape)
+    with pytest.raises(TensorMalformed):
+        tensors.decode(tensor)
+
+
+def test_an_array_that_says_more_than_the_archive_holds_is_refused(tmp_path: Path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }\n"
+    whole = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("x.npy", whole)
+    with pytest.raises(DataError, match="the archive"):
+        Archive(tmp_path / "x.npz")
+
+
+def test_a_bomb_of_an_archive_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        with archive.open("x.npy", "w") as member:
+            np.lib.format.write_array(member, np.zeros(4_000_000, np.float32))
+    with pytest.raises(DataError, match="times as many"):
+        Archive(tmp_path / "x.npz")
+
+
+def test_pickled_objects_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.array([{}, []], object))
+    with pytest.raises(DataError):
+        Archive(tmp_path / "x.npz")
