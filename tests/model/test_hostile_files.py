@@ -75,9 +75,11 @@ def test_an_array_that_says_more_than_the_archive_holds_is_refused(tmp_path: Pat
 
 
 def test_a_bomb_of_an_archive_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_BZIP2) as archive:
-        with archive.open("x.npy", "w") as member:
-            np.lib.format.write_array(member, np.zeros(4_000_000, np.float32))
+    with (
+        zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_BZIP2) as archive,
+        archive.open("x.npy", "w") as member,
+    ):
+        np.lib.format.write_array(member, np.zeros(4_000_000, np.float32))
     with pytest.raises(DataError, match="times as many"):
         Archive(tmp_path / "x.npz")
 

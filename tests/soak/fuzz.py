@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 
 TARGETS = ("tensors", "sealed", "records", "weights", "archive", "json_lines", "csv", "parquet")
 
@@ -22,7 +23,8 @@ def run(options: argparse.Namespace) -> list[str]:
     for target in [options.target] if options.target else TARGETS:
         command = [sys.executable, "-m", "tests.soak.fuzz_targets", target]
         command += [f"-max_total_time={int(options.minutes * 60)}", "-max_len=4096"]
-        command += ["-rss_limit_mb=4096", "-artifact_prefix=/dev/null/", "-print_final_stats=1"]
+        folder = f"{tempfile.mkdtemp(prefix='carousel-fuzz-')}/"
+        command += ["-rss_limit_mb=4096", f"-artifact_prefix={folder}", "-print_final_stats=1"]
         done = subprocess.run(command, capture_output=True, text=True)
         stats = [line for line in done.stderr.splitlines() if "number_of_executed" in line]
         print(f"{target}: {' '.join(stats) or 'no figures'}", flush=True)

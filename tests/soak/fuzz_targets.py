@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 import tempfile
@@ -71,10 +72,8 @@ def main() -> None:
     save(FOLDER, Network(config))
 
     def once(data: bytes) -> None:
-        try:
+        with contextlib.suppress(*REFUSALS):
             target(data)
-        except REFUSALS:
-            pass
 
     atheris.Setup(sys.argv, once)
     atheris.Fuzz()

@@ -169,11 +169,11 @@ def encode_ended(ended: Ended) -> bytes:
 def decode(session_id: str, data: bytes) -> Record | Ended:
     """What a record says. Raises SnapshotDamaged for anything that `encode` did not write."""
     body = _opened(session_id, data)
-    if body[:4] == OVER:
-        return Ended(**json.loads(body[4:]))
     try:
+        if body[:4] == OVER:
+            return Ended(**json.loads(body[4:]))
         return _read(session_id, body)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (LookupError, ArithmeticError, RecursionError, TypeError, ValueError) as error:
         raise SnapshotDamaged(
             f"the record of {session_name(session_id)} can't be read: {error}"
         ) from error
