@@ -137,8 +137,8 @@ def outcome(
     kind += "stream" if method.server_streaming else "unary"
     call = getattr(channel, kind)(
         f"/{method.containing_service.full_name}/{method.name}",
-        request_serializer=method.input_type._concrete_class.SerializeToString,
-        response_deserializer=method.output_type._concrete_class.FromString,
+        request_serializer=message_factory.GetMessageClass(method.input_type).SerializeToString,
+        response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
     )
     seconds = 0.5 if method.name in WATCHES else SECONDS
     try:

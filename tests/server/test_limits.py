@@ -128,7 +128,7 @@ def test_a_silent_stream_gets_a_typed_error(impatient: RunningServer) -> None:
     assert "0.3 s are allowed" in error.message
 
 
-def endless(messages: list[object]) -> Iterator[object]:
+def endless(messages: list[Any]) -> Iterator[Any]:
     """These, and then nothing, until the call is over."""
     yield from messages
     threading.Event().wait(20)
@@ -136,7 +136,7 @@ def endless(messages: list[object]) -> Iterator[object]:
 
 @pytest.mark.parametrize("service", ["models", "datasets"])
 def test_an_upload_that_brings_nothing_is_cut(impatient: RunningServer, service: str) -> None:
-    async def silent() -> AsyncIterator[object]:
+    async def silent() -> AsyncIterator[Any]:
         if service == "datasets":
             yield training_service_pb2.UploadDatasetRequest(
                 header=training_service_pb2.DatasetHeader(
@@ -147,6 +147,7 @@ def test_an_upload_that_brings_nothing_is_cut(impatient: RunningServer, service:
 
     async def main() -> grpc.RpcError:
         async with grpc.aio.insecure_channel(impatient.target) as channel:
+            upload: Any
             if service == "models":
                 upload = model_service_pb2_grpc.ModelServiceStub(channel).UploadModelVersion
             else:
@@ -172,7 +173,7 @@ def test_metadata_beyond_the_limit_is_refused_and_below_it_is_not(server: Runnin
             models.ListModels(request, metadata=(("x-note", "a" * 14_000),))
         with pytest.raises(grpc.RpcError) as failure:
             models.ListModels(request, metadata=(("x-note", "a" * 17_000),))
-    assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
+    assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_connections_beyond_the_limit_are_closed_and_there_is_room_again_afterwards(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -44,7 +45,7 @@ def test_secrets_are_in_no_log_error_metric_or_command_line(
         with grpc.insecure_channel(server.target) as channel:
             metadata = (("authorization", f"Bearer {TOKEN}"), ("x-api-key", TOKEN))
             wire = Wire(channel)
-            calls = (
+            calls: tuple[tuple[Any, Any], ...] = (
                 (
                     wire.sessions.CreateSession,
                     session_service_pb2.CreateSessionRequest(model="models/tiny"),

@@ -29,6 +29,7 @@ from carousel.server.access.gate import Gate
 from carousel.server.access.grant import Grant
 from carousel.server.access_log import Recorder
 from carousel.server.flow import DETAILS_KEY, Flow, Flows
+from carousel.server.limits import ConnectionLimits
 from carousel.server.logs import REQUEST_ID_KEY, request_id, take_request_id
 from carousel.server.metrics import Metrics
 from carousel.server.tracing.trace import NO_TRACER, Trace, Tracer
@@ -265,10 +266,11 @@ def add_service(
     tracer: Tracer = NO_TRACER,
     recorder: Recorder | None = None,
     *,
-    flows: Flows,
+    flows: Flows | None = None,
 ) -> None:
     """Register `servicer`, which has an async method for each RPC of the service. Raises NoRule."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    flows = flows or Flows(ConnectionLimits(), metrics)  # which nobody looks at
     for method in service.methods:
         call = Call(service.full_name, method, metrics, tracer, gate, flows)
         wrap = _streaming if method.server_streaming else _unary
