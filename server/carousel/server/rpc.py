@@ -270,7 +270,8 @@ def add_service(
 ) -> None:
     """Register `servicer`, which has an async method for each RPC of the service. Raises NoRule."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-    flows = flows or Flows(ConnectionLimits(), metrics)  # which nobody looks at
+    if flows is None:
+        flows = Flows(ConnectionLimits(), metrics)  # which nobody looks at
     for method in service.methods:
         call = Call(service.full_name, method, metrics, tracer, gate, flows)
         wrap = _streaming if method.server_streaming else _unary
