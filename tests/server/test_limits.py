@@ -97,7 +97,7 @@ def test_who_does_not_read_is_cut_with_an_error_and_counted(impatient: RunningSe
                 await to_the_end(call)
             return failure.value
 
-    error = translate(asyncio.run(main()), tls=False)
+    error = translate(asyncio.run(main()), tls=None)
     assert isinstance(error, StreamStalled)
     assert "0.2 s are allowed" in error.message
     assert error.metadata["what"] == "reader"
@@ -123,7 +123,7 @@ def test_a_silent_stream_gets_a_typed_error(impatient: RunningServer) -> None:
         call = Wire(channel).inference.StreamSteps(endless([]))
         with pytest.raises(grpc.RpcError) as failure:
             next(call)
-    error = translate(failure.value, tls=False)
+    error = translate(failure.value, tls=None)
     assert isinstance(error, StreamStalled)
     assert "0.3 s are allowed" in error.message
 
@@ -156,7 +156,7 @@ def test_an_upload_that_brings_nothing_is_cut(impatient: RunningServer, service:
                 await upload(silent())
             return failure.value
 
-    error = translate(asyncio.run(main()), tls=False)
+    error = translate(asyncio.run(main()), tls=None)
     assert isinstance(error, StreamStalled)
     assert error.metadata["what"] == "upload"
     with Client(impatient.target) as client:  # the half of a dataset is kept, and not locked

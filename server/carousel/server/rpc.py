@@ -271,7 +271,7 @@ def add_service(
     """Register `servicer`, which has an async method for each RPC of the service. Raises NoRule."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     if flows is None:
-        flows = Flows(ConnectionLimits(), metrics)  # which nobody looks at
+        flows = Flows(ConnectionLimits.model_construct(), metrics)  # which nobody looks at
     for method in service.methods:
         call = Call(service.full_name, method, metrics, tracer, gate, flows)
         wrap = _streaming if method.server_streaming else _unary
