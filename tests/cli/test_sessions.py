@@ -46,7 +46,7 @@ def test_a_snapshot_in_a_file_goes_on_where_it_was_taken(inside: Command, tmp_pa
     file.write_bytes(file.read_bytes()[:-1] + b"\x00")
     damaged = inside("sessions", "import", file)
     assert damaged.code == 1
-    assert "[SNAPSHOT_DAMAGED]" in damaged.err
+    assert "[SEAL_BROKEN]" in damaged.err
 
 
 def test_copies_and_snapshots_leave_the_holder_alone(inside: Command, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class Cutter:
 
     def went_on_at(self) -> list[int]:
         """Where it began anew."""
-        return [after for before, after in pairwise(self.told) if after < before]
+        return [after for before, after in pairwise(self.told) if after <= before]
 
 
 def test_a_broken_upload_goes_on_where_it_stood(trainer: RunningServer) -> None:

