@@ -3,7 +3,7 @@ orchestrators."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
 
@@ -31,11 +31,13 @@ Headers = Message  # which finds them in any case
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked: the path without its query, decoded, and the query by names."""
+    """What is asked: the path without its query, decoded, and the query by names; `uris` are those
+    of the certificate that the client showed."""
 
     path: str
     query: Mapping[str, str]
     headers: Headers
+    uris: Sequence[str] = ()
 
 
 Route = Callable[[Request], Answer]

@@ -8,7 +8,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote
 
 from carousel.exposition._certificate import Certificate
 from carousel.exposition._http import Answer, Headers, Request, Route
-from carousel.exposition._https import NO_CERTIFICATE, is_known, secured
+from carousel.exposition._https import NO_CERTIFICATE, is_known, secured, uris_of
 from carousel.exposition._loopback import is_loopback, names_loopback
 
 log = logging.getLogger("carousel.http")
@@ -67,7 +67,7 @@ class HttpServer:
                     return _WRONG_HOST
                 if closed and not (_is_health(self.path) or is_known(self.connection)):
                     return NO_CERTIFICATE
-                return _answer(routes, self.path, self.headers)
+                return _answer(routes, self.path, self.headers, uris_of(self.connection))
 
             def setup(self) -> None:
                 super().setup()
@@ -200,13 +200,15 @@ def _is_health(target: str) -> bool:
     return target.partition("?")[0] in _HEALTH
 
 
-def _answer(routes: Mapping[str, Route], target: str, headers: Headers) -> Answer:
+def _answer(
+    routes: Mapping[str, Route], target: str, headers: Headers, uris: Sequence[str]
+) -> Answer:
     path, _, query = target.partition("?")
     route = routes.get(path) or routes.get(f"{path.rpartition('/')[0]}/*")
     if route is None:
         return Answer(f"{', '.join(routes)}\n".encode(), code=404)
     try:
-        return route(Request(unquote(path), dict(parse_qsl(query)), headers))
+        return route(Request(unquote(path), dict(parse_qsl(query)), headers, uris))
     except Exception:  # whoever asks must be told, and the log must say why
         log.exception("%s failed", path)
         return Answer(b"a fault of the server; its log says more\n", code=500)

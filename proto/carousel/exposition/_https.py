@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from typing import Any
 
 from carousel.exposition._certificate import Certificate
 from carousel.exposition._http import Answer
@@ -29,6 +30,13 @@ def secured(request: socket.socket, certificate: Certificate, seconds: float) ->
         request.sendall(_PLAIN)
         raise ConnectionAbortedError("HTTP came where HTTPS was expected")
     return certificate.current.context.wrap_socket(request, server_side=True)
+
+
+def uris_of(connection: socket.socket) -> tuple[str, ...]:
+    """Of the certificate that the client showed, which an authority of ours has signed."""
+    shown = connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
+    names: Any = (shown or {}).get("subjectAltName", ())
+    return tuple(name for kind, name in names if kind == "URI")
 
 
 def is_known(connection: socket.socket) -> bool:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Metric
 
 from carousel import exposition
 from carousel.errors import CarouselError
-from carousel.exposition import Answer, Headers, Request
+from carousel.exposition import Answer, Request
 from carousel.server.access.gate import Gate
 from carousel.server.http_errors import trouble_of
 from carousel.server.page import Looks, StatusPage
@@ -38,12 +38,12 @@ def listen(
     routes = exposition.routes(read, ready, shared=True)
     metrics = routes["/metrics"]
 
-    def asked(headers: Headers, scopes: frozenset[str]) -> None:
-        gate.admit_http(headers.get_all("Authorization") or [], scopes)
+    def asked(request: Request, scopes: frozenset[str]) -> None:
+        gate.admit_http(request.headers.get_all("Authorization") or [], request.uris, scopes)
 
     def guarded(request: Request) -> Answer:
         try:
-            asked(request.headers, METRICS)
+            asked(request, METRICS)
         except CarouselError as error:
             return trouble_of(error)
         return metrics(request)
@@ -51,7 +51,7 @@ def listen(
     routes["/metrics"] = guarded
     if settings.shows_page:
         loop = asyncio.get_running_loop()
-        routes |= StatusPage(looks, loop, lambda headers: asked(headers, PAGE)).routes
+        routes |= StatusPage(looks, loop, lambda request: asked(request, PAGE)).routes
     server = exposition.HttpServer(
         settings.host, settings.http_port, routes, certificate=certificate
     )

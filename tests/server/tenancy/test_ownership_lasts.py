@@ -17,7 +17,8 @@ from carousel.v1 import inference_service_pb2 as inference
 from carousel.v1 import session_service_pb2 as sessions
 from tests.conftest import RunningServer, settings_of
 from tests.server.contract import Floats
-from tests.server.tenancy.estate import Caller
+from tests.server.tenancy.estate import Caller, job
+from tests.server.training.wire import FOX, pieces
 
 X = np.ones(3, np.float32)
 
@@ -80,6 +81,21 @@ def test_pages_of_a_tenant_s_sessions_pass_over_those_of_others(
             assert len(_pages(Caller(channel, ""), 3)) == 25
     finally:
         server.stop()
+
+
+def test_request_ids_are_each_tenant_s_own_whatever_they_look_like(wire: grpc.Channel) -> None:
+    """An operator's id may be what another's would be with its tenant in front."""
+    jobs = {}
+    for tenant, request_id in (("corp", "made"), ("", "corp/made"), ("", "made"), ("", "/made")):
+        caller = Caller(wire, tenant)
+        caller.call("UploadDataset", *pieces(FOX.encode(), name="fox.txt", id="requested"))
+        request = job("", dataset="requested")
+        request.request_id = request_id
+        [made] = caller.call("CreateJob", request)
+        assert made.tenant == tenant
+        assert caller.call("CreateJob", request) == [made]
+        jobs[made.tenant, made.name] = made
+    assert len(jobs) == 4
 
 
 def _pages(caller: Caller, size: int) -> list[str]:

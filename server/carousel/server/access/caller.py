@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
+from carousel.errors import PermissionDenied
+
 SCOPES = frozenset({"infer", "sessions", "models", "train", "metrics", "admin"})
 """All that a credential can allow; the table in rules.py says which RPC needs which."""
 
@@ -48,6 +50,16 @@ denied: ContextVar[Caller | None] = ContextVar("denied", default=None)
 def caller_now() -> Caller:
     """Who asked for what is being done; tasks that a call starts inherit it."""
     return current.get()
+
+
+def need(scope: str) -> None:
+    """For what a request asks beyond what its method does. Raises PermissionDenied."""
+    if scope not in caller_now().scopes:
+        raise missing_scope(scope)
+
+
+def missing_scope(scope: str) -> PermissionDenied:
+    return PermissionDenied(f"the credential has not the scope {scope}")
 
 
 def check_rights(tenant: object, scopes: object) -> None:

@@ -17,11 +17,11 @@ import grpc
 
 from carousel.errors import PermissionDenied, Unauthenticated, Unavailable
 from carousel.server.access import headers
-from carousel.server.access.caller import SCOPES, Caller, denied
+from carousel.server.access.caller import SCOPES, Caller, denied, missing_scope
 from carousel.server.access.grant import Grant, Source, Verifier, refused
 from carousel.server.access.metrics import NONE, AccessMetrics
 from carousel.server.access.rules import ANY, PUBLIC, NoRule
-from carousel.server.access.spiffe import SpiffeTable
+from carousel.server.access.spiffe import SpiffeTable, peer_ids
 
 log = logging.getLogger("carousel.access")
 
@@ -53,8 +53,13 @@ class Gate(Protocol):
         """Who calls. Raises Unauthenticated, PermissionDenied, Unavailable, InvalidField."""
         ...
 
-    def admit_http(self, authorization: list[str], scopes: frozenset[str]) -> None:
-        """The same for the HTTP port, from a thread of its own; one of the scopes is enough."""
+    def admit_http(
+        self, authorization: list[str], uris: Sequence[str], scopes: frozenset[str]
+    ) -> None:
+        """The same for the HTTP port, from a thread of its own; one of the scopes is enough.
+
+        `uris` are those of the client's certificate, which was verified.
+        """
         ...
 
     def start(self) -> None: ...
@@ -77,7 +82,9 @@ class OpenGate:
         tenant = headers.tenant_of(context.invocation_metadata())
         return _for_tenant(EVERYONE, tenant) if tenant else EVERYONE
 
-    def admit_http(self, authorization: list[str], scopes: frozenset[str]) -> None: ...
+    def admit_http(
+        self, authorization: list[str], uris: Sequence[str], scopes: frozenset[str]
+    ) -> None: ...
 
     def start(self) -> None: ...
 
@@ -117,7 +124,7 @@ class GuardedGate:
         try:
             authorization, tenant = headers.read(context.invocation_metadata())
             if authorization is None:
-                grant = self._by_certificate(context, tenant)
+                grant = self._by_certificate(peer_ids(context.auth_context()), tenant)
             else:
                 key = (_digest(authorization), tenant)
                 known = self._known.get(key)
@@ -134,27 +141,30 @@ class GuardedGate:
             self._metrics.denied[grant.kind].inc()
             raise PermissionDenied("the credential is not of the tenant that the call names")
         if rule != ANY and rule not in grant.caller.scopes:
-            self._metrics.denied[grant.kind].inc()
-            raise PermissionDenied(f"the credential has not the scope {rule}")
+            for scope in rule.split():
+                if scope not in grant.caller.scopes:
+                    self._metrics.denied[grant.kind].inc()
+                    raise missing_scope(scope)
         self._metrics.admitted[grant.kind].inc()
         return grant
 
-    def admit_http(self, authorization: list[str], scopes: frozenset[str]) -> None:
+    def admit_http(
+        self, authorization: list[str], uris: Sequence[str], scopes: frozenset[str]
+    ) -> None:
         kind = NONE
         try:
             value = headers.over_http(authorization)
             if value is None:
-                raise _missing()
-            kind, work = self._start(headers.bearer(value), (_digest(value), ""))
-            grant = _in_time(work)
+                grant = self._by_certificate(uris, "")
+            else:
+                kind, work = self._start(headers.bearer(value), (_digest(value), ""))
+                grant = _in_time(work)
         except Unauthenticated:
             self._metrics.unauthenticated[kind].inc()
             raise
         if scopes.isdisjoint(grant.caller.scopes):
             self._metrics.denied[grant.kind].inc()
-            raise PermissionDenied(
-                f"the credential has not the scope {' or '.join(sorted(scopes))}"
-            )
+            raise missing_scope(" or ".join(sorted(scopes)))
         self._metrics.admitted[grant.kind].inc()
 
     def start(self) -> None:
@@ -177,8 +187,8 @@ class GuardedGate:
                     except Exception:  # a bug must not end the watch
                         log.exception("credentials could not be looked at again")
 
-    def _by_certificate(self, context: Context, tenant: str) -> Grant:
-        grant = None if self._table is None else self._table.find(context.auth_context())
+    def _by_certificate(self, uris: Sequence[str], tenant: str) -> Grant:
+        grant = None if self._table is None else self._table.find(uris)
         if grant is None:
             raise _missing()
         return _for_tenant(grant, tenant)

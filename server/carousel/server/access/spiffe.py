@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,9 @@ class SpiffeTable:
         self._stamp = stamp(file)
         self._grants = _read(file)
 
-    def find(self, peer: Mapping[str, Iterable[bytes]]) -> Grant | None:
-        """What the certificate of a connection is good for. At once."""
-        ids = list(peer.get(PEER) or ())
-        return self._grants.get(ids[0].decode(errors="replace")) if len(ids) == 1 else None
+    def find(self, uris: Sequence[str]) -> Grant | None:
+        """What a certificate with these URIs is good for. At once."""
+        return self._grants.get(uris[0]) if len(uris) == 1 else None
 
     def refresh(self) -> None:
         now = stamp(self._file)
@@ -50,6 +49,11 @@ class SpiffeTable:
             else:
                 grant.source.withdrawn = True
         self._grants = grants
+
+
+def peer_ids(peer: Mapping[str, Iterable[bytes]]) -> list[str]:
+    """The URIs of a connection's certificate, as gRPC tells them."""
+    return [one.decode(errors="replace") for one in peer.get(PEER) or ()]
 
 
 def _read(file: Path) -> dict[str, Grant]:

@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Any
 
 from carousel.errors import CarouselError, DeadlineExceeded
-from carousel.exposition import Answer, Headers, Request, Route
+from carousel.exposition import Answer, Request, Route
 from carousel.server.http_errors import trouble, trouble_of
 from carousel.server.page.looks import Json, Looks
 from carousel.server.page.numbers import SAMPLE_SECONDS
@@ -40,8 +40,8 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
-MayLook = Callable[[Headers], None]
-"""Whether whoever sends these headers may see the page. Raises CarouselError if not."""
+MayLook = Callable[[Request], None]
+"""Whether whoever sends this request may see the page. Raises CarouselError if not."""
 
 
 class StatusPage:
@@ -90,7 +90,7 @@ class StatusPage:
                 403, "WRONG_SITE", "pages of other sites may link to this page, and not ask"
             )
         try:
-            self._may_look(request.headers)
+            self._may_look(request)
         except CarouselError as error:
             return trouble_of(error)
         return None

@@ -17,6 +17,7 @@ from carousel.errors import (
     ServerDraining,
 )
 from carousel.server import names
+from carousel.server.access.caller import need
 from carousel.server.request_ids import MAX_LENGTH
 from carousel.server.rpc import Context
 from carousel.server.tenants import tenant_of
@@ -96,6 +97,8 @@ class TrainingService:
         return empty_pb2.Empty()
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> training_pb2.Job:
+        if request.job.promotion.model:
+            need("models")  # from its creator: nobody calls when the job ends
         new = decode_job(request, tenant_of(context))
         if len(request.request_id) > MAX_LENGTH:
             raise InvalidField(
@@ -104,7 +107,8 @@ class TrainingService:
                 field="request_id",
             )
         tenant = tenant_of(context)
-        request_id = names.key_of(tenant, request.request_id) if request.request_id else ""
+        # No tenant has a slash in it, so that nobody's own id can look like another's.
+        request_id = f"{tenant}/{request.request_id}" if request.request_id else ""
         digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
 
         def create(*, validate_only: bool) -> JobRecord:
