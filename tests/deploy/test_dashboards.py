@@ -24,6 +24,9 @@ PROVISIONING = ROOT / "deploy/grafana/provisioning"
 # Panels that stay empty in a healthy run on a CPU, and why.
 MAY_BE_EMPTY = {
     "Alerts that fire": "nothing is wrong",
+    "Credentials refused, a second": "the server knows no callers",
+    "Quotas in use": "there are no quotas",
+    "Refused over a quota, a second": "there are no quotas",
     "GPU": "there is none",
     "GPU memory": "there is none",
 }

@@ -215,6 +215,51 @@ BATCH = Row(
     ),
 )
 
+CALLERS = Row(
+    title="Callers",
+    panels=(
+        Panel(
+            title="Credentials refused, a second",
+            text="Calls without a good credential, and those of one that lacks the scope, by kind.",
+            queries=(
+                Query(
+                    "sum by (credential, result) (rate(carousel_auth_requests_total"
+                    f'{{{TARGET}, result!="admitted"}}[$__rate_interval])) > 0',
+                    "{{credential}} {{result}}",
+                ),
+            ),
+            width=8,
+            stacked=True,
+        ),
+        Panel(
+            title="Quotas in use",
+            text="Of what tenants may use, where there is a limit; at 100 % more is refused.",
+            queries=(
+                Query(
+                    f"max by (tenant, quota) (carousel_quota_usage{{{TARGET}}} / "
+                    f"carousel_quota_limit{{{TARGET}}}) > 0",
+                    "{{tenant}} {{quota}}",
+                ),
+            ),
+            unit="percentunit",
+            width=8,
+        ),
+        Panel(
+            title="Refused over a quota, a second",
+            text="Calls refused because a tenant is at its limit.",
+            queries=(
+                Query(
+                    total("carousel_quota_refusals_total", "tenant", "quota", labels=TARGET)
+                    + " > 0",
+                    "{{tenant}} {{quota}}",
+                ),
+            ),
+            width=8,
+            stacked=True,
+        ),
+    ),
+)
+
 ALERTS = Row(
     title="Alerts",
     panels=(
@@ -233,5 +278,5 @@ BOARD = Board(
     id="overview",
     title="overview",
     text="Whether the service is healthy: rate, errors, latency, batch, queue.",
-    rows=(TOP, RATE, LATENCY, BATCH, ALERTS),
+    rows=(TOP, RATE, LATENCY, BATCH, CALLERS, ALERTS),
 )
