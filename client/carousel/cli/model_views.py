@@ -26,7 +26,7 @@ def models(listed: Sequence[Mapping[str, Any]]) -> RenderableType:
         return "There are no models: carousel models upload FOLDER MODEL brings one in."
     rows = [
         (
-            version.model,
+            f"{one['tenant']}/{version.model}" if one["tenant"] else version.model,
             str(version.number),
             ", ".join(a for a, number in one["aliases"].items() if number == version.number),
             tables.state(version.state),

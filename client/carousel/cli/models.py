@@ -35,7 +35,12 @@ Folder = Annotated[
 def list_(client: "Client") -> list[dict[str, Any]]:
     """List models with all their versions."""
     return [
-        {"name": m.name, "aliases": m.aliases, "versions": list(client.list_versions(m.id))}
+        {
+            "name": m.name,
+            "tenant": m.tenant,
+            "aliases": m.aliases,
+            "versions": list(client.list_versions(m)),
+        }
         for m in client.list_models()
     ]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
 
 from carousel.cli.metric_views import quantile
 
@@ -13,16 +14,21 @@ if TYPE_CHECKING:
     from carousel.client import Client, Job, MetricSample, ServerInfo, SessionInfo, Statistics
 
 SESSIONS, JOBS = 500, 20
+METRICS = "rates and gates"  # of which the metrics tell
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """`sessions` are the first by their ids, `jobs` the newest."""
+    """`sessions` are the first by their ids, `jobs` the newest. `denied` says of each part that
+    the caller may not see, which is empty then, why."""
 
     info: ServerInfo
     statistics: Statistics
     sessions: tuple[SessionInfo, ...]
     jobs: tuple[Job, ...]
+    denied: Mapping[str, str] = field(default_factory=dict)
 
     def samples(self, name: str, **labels: str) -> Iterator[MetricSample]:
         """Those of this name that have these labels."""
@@ -35,12 +41,26 @@ class Look:
 
 
 def look(client: Client, *, timeout: float | None = None) -> Look:
-    """Raises ServerUnreachable and whatever else the server says."""
+    """Raises ServerUnreachable, Unauthenticated and whatever else the server says."""
+    from carousel.client import Statistics
+    from carousel.errors import PermissionDenied
+
+    denied: dict[str, str] = {}
+
+    def may(part: str, ask: Callable[[], T], nothing: T) -> T:
+        try:
+            return ask()
+        except PermissionDenied as error:
+            denied[part] = error.message
+            return nothing
+
+    sessions, jobs = client.list_sessions(timeout=timeout), client.jobs.list(timeout=timeout)
     return Look(
         client.server_info(timeout=timeout),
-        client.statistics(timeout=timeout),
-        tuple(itertools.islice(client.list_sessions(timeout=timeout), SESSIONS)),
-        tuple(itertools.islice(client.jobs.list(timeout=timeout), JOBS)),
+        may(METRICS, lambda: client.statistics(timeout=timeout), Statistics(datetime.now(UTC), ())),
+        may("sessions", lambda: tuple(itertools.islice(sessions, SESSIONS)), ()),
+        may("jobs", lambda: tuple(itertools.islice(jobs, JOBS)), ()),
+        denied,
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from carousel.cli.top_look import Growth, Look
+from carousel.cli.top_look import METRICS, Growth, Look
 
 if TYPE_CHECKING:
     from carousel.client import Job, ServerInfo, SessionInfo
@@ -35,11 +36,12 @@ class Rates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelNow:
-    """A version that serves; `rates` are None until there are two looks."""
+    """A version that serves; `rates` are None until there are two looks, and all numbers where
+    the caller may not see metrics."""
 
     name: str
-    sessions: int
-    waiting: int
+    sessions: int | None
+    waiting: int | None
     rates: Rates | None
 
 
@@ -65,7 +67,10 @@ class GateNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Now:
-    """`trouble` says why nobody answered; all else is then empty. Sessions: the busiest first."""
+    """`trouble` says why nobody answered; all else is then empty. Sessions: the busiest first.
+
+    `denied` says of parts that the caller may not see why; numbers of theirs are None.
+    """
 
     target: str
     trouble: str = ""
@@ -73,36 +78,39 @@ class Now:
     time: datetime | None = None
     server: ServerInfo | None = None
     rates: Rates | None = None
-    sessions_parked: int = 0
-    waiting: int = 0
-    running: int = 0
-    failed: int = 0
+    sessions_parked: int | None = None
+    waiting: int | None = None
+    running: int | None = None
+    failed: int | None = None
     models: tuple[ModelNow, ...] = ()
     sessions: tuple[SessionNow, ...] = ()
     jobs: tuple[Job, ...] = ()
     gates: tuple[GateNow, ...] = ()
+    denied: Mapping[str, str] = field(default_factory=dict)
 
 
 def now(target: str, seen: Look, before: Look | None) -> Now:
     """Rates need a look before at the same server: one that has begun anew counts from zero."""
     same = before is not None and before.info.instance_id == seen.info.instance_id
     growth = Growth(before, seen) if before is not None and same else None
-    value = seen.statistics.value
+
+    def value(*names: str) -> int | None:
+        return None if METRICS in seen.denied else int(sum(map(seen.statistics.value, names)))
+
     return Now(
         target=target,
         time=seen.statistics.create_time,
         server=seen.info,
-        rates=None if growth is None else _rates(growth),
-        sessions_parked=int(value("carousel_sessions_parked")),
-        waiting=int(value("carousel_requests_waiting")),
-        running=int(value("carousel_requests_running")),
-        failed=int(
-            value("carousel_steps_failed_total") + value("carousel_admission_rejected_total")
-        ),
+        rates=None if growth is None or METRICS in seen.denied else _rates(growth),
+        sessions_parked=value("carousel_sessions_parked"),
+        waiting=value("carousel_requests_waiting"),
+        running=value("carousel_requests_running"),
+        failed=value("carousel_steps_failed_total", "carousel_admission_rejected_total"),
         models=tuple(_model(name, seen, growth) for name in seen.info.ready_versions),
         sessions=_sessions(seen, before if same else None, growth),
         jobs=seen.jobs,
         gates=_gates(seen),
+        denied=seen.denied,
     )
 
 
@@ -122,8 +130,10 @@ def _rates(growth: Growth, **labels: str) -> Rates:
 
 
 def _model(name: str, seen: Look, growth: Growth | None) -> ModelNow:
-    _, model, _, version = name.split("/")
+    model, version = name.removeprefix("models/").split("/versions/")
     labels = {"model": model, "version": version}
+    if METRICS in seen.denied:
+        return ModelNow(name=f"{model}/{version}", sessions=None, waiting=None, rates=None)
     return ModelNow(
         name=f"{model}/{version}",
         sessions=int(seen.statistics.value("carousel_sessions", **labels)),

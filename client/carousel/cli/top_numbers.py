@@ -111,22 +111,22 @@ def _cells(now: Now, past: Past, wide: int) -> Iterator[Text]:
     )
     yield _cell(
         "queue",
-        count(now.waiting),
-        f"{count(now.running)} ride",
-        (float(look.waiting) for look in past.looks),
+        known(now.waiting),
+        f"{known(now.running)} ride",
+        (look.waiting for look in past.looks),
         wide,
     )
     yield _cell(
         "sessions",
         count(server.sessions),
-        f"{count(now.sessions_parked)} parked",
+        f"{known(now.sessions_parked)} parked",
         (float(look.server.sessions) if look.server else None for look in past.looks),
         wide,
     )
     yield _cell(
         "failed",
         "-" if rates is None else f"{short(rates.failed_per_second)}/s",
-        f"{count(now.failed)} in all",
+        f"{known(now.failed)} in all",
         (look.rates.failed_per_second if look.rates else None for look in past.looks),
         wide,
     )
@@ -173,6 +173,10 @@ def spark(values: Sequence[float | None]) -> str:
 
 def time(seconds: float | None) -> str:
     return "-" if seconds is None else span(seconds)
+
+
+def known(value: int | None) -> str:
+    return "-" if value is None else count(value)
 
 
 def short(value: float | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from carousel.cli import job_lines, tables
 from carousel.cli.quantities import count, span
 from carousel.cli.top_now import GateNow, ModelNow, Now, SessionNow
-from carousel.cli.top_numbers import Past, head, numbers, said, short, time
+from carousel.cli.top_numbers import Past, head, known, numbers, said, short, time
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -55,6 +55,8 @@ class Picture:
             return
         yield ""
         yield numbers(self._now, self._past, width)
+        for part, why in self._now.denied.items():
+            yield said(f"no {part}: {why}", "yellow")
         wide = width >= WIDE
         left, right = self._columns(height, wide=wide)
         yield _beside(Group(*left), Group(*right)) if wide else Group(*left, *right)
@@ -68,6 +70,7 @@ class Picture:
         jobs = [job for job in now.jobs if job.state in ACTIVE][:MOST] or now.jobs[:1]
         sessions, gates = now.sessions, now.gates
         if height is not None:
+            height -= len(now.denied)
             room = height - TOP - _lines(models) - HEAD
             below = 0 if wide else _lines(jobs) + _lines(gates)
             sessions = sessions[: max(LEAST_SESSIONS, room - below)]
@@ -75,7 +78,9 @@ class Picture:
             gates = gates[: max(0, height - TOP - taken - HEAD)]
         rest = len(now.sessions) - len(sessions)
         title = f"sessions, {count(rest)} more" if rest > 0 else "sessions"
-        left = [*_block("models", _models(models)), *_block(title, _sessions(sessions))]
+        left = list(_block("models", _models(models)))
+        if "sessions" not in now.denied:
+            left += _block(title, _sessions(sessions))
         right = list(_block("jobs", _jobs(jobs))) if jobs else []
         return left, [*right, *_block("gates", _gates(gates))] if gates else right
 
@@ -89,7 +94,7 @@ def _models(models: Sequence[ModelNow]) -> RenderableType:
             short(one.rates.batch_size if one.rates else None),
             time(one.rates.step_p50_seconds if one.rates else None),
             time(one.rates.step_p99_seconds if one.rates else None),
-            count(one.sessions),
+            known(one.sessions),
         )
         for one in models
     ]

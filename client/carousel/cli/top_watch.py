@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Watch(Iterator[Now]):
     """What a server does, from look to look, also through times at which it is not there.
 
-    The first comes at once, and has no rates yet.
+    The first comes at once, and has no rates yet. Raises Unauthenticated and PermissionDenied:
+    who is not let in at all would not be with the next look.
     """
 
     def __init__(self, client: Client, interval: float) -> None:
@@ -27,12 +28,14 @@ class Watch(Iterator[Now]):
         self._lost_since: float | None = None
 
     def __next__(self) -> Now:
-        from carousel.errors import CarouselError
+        from carousel.errors import CarouselError, PermissionDenied, Unauthenticated
 
         time.sleep(max(0.0, self._due - time.monotonic()))
         self._due = time.monotonic() + self.interval
         try:
             seen = look(self._client, timeout=max(2.0, self.interval))
+        except (PermissionDenied, Unauthenticated):
+            raise
         except CarouselError as error:
             self._lost_since = self._lost_since or time.monotonic()
             self._before = None

@@ -45,9 +45,12 @@ class AsyncModels:
         return await self._transport.call(calls.get_model(name), timeout)
 
     async def list_versions(
-        self, model: str, *, timeout: float | None = None
+        self, model: str | Model, *, timeout: float | None = None
     ) -> AsyncIterator[ModelVersion]:
-        """A model's versions, lowest first, without their cards. Raises ModelNotFound."""
+        """A model's versions, lowest first, without their cards. Raises ModelNotFound.
+
+        A Model, as `list_models` gives it, is meant whose ever it is; a name, the client's own.
+        """
         token = ""
         while True:
             versions, token = await self._transport.call(calls.list_versions(model, token), timeout)

@@ -45,7 +45,7 @@ class AsyncTransport:
             reply = await method(
                 call.request,
                 timeout=seconds,
-                metadata=with_trace(self._route.door.metadata),
+                metadata=with_trace((*self._route.door.metadata, *call.metadata)),
                 wait_for_ready=wait_for_ready,
             )
         return call.decode(reply)

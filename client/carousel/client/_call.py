@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
+from carousel.client._channel import Metadata
+
 Result = TypeVar("Result")
 
 
@@ -17,7 +19,7 @@ class Call(Generic[Result]):
     """What to send where, and what to make of the answer.
 
     `path` is as in `carousel.v1.SessionService/GetSession`. `timeout` is in seconds, for work
-    that takes longer than a client's ordinary deadline.
+    that takes longer than a client's ordinary deadline. `metadata` is sent beside the client's own.
     """
 
     path: str
@@ -25,6 +27,7 @@ class Call(Generic[Result]):
     reply: type[Message]
     decode: Callable[[Any], Result]
     timeout: float = 0.0
+    metadata: Metadata = ()
 
 
 serialize = operator.methodcaller("SerializeToString")

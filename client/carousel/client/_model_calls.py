@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from carousel.client import _model_values as values
 from carousel.client import _server_values
 from carousel.client._call import Call, nothing
+from carousel.client._channel import TENANT_HEADER
 from carousel.client._health import HealthRule, policy, policy_message
 from carousel.client._model_values import Model, ModelVersion
 from carousel.client._names import model_name, parent_name
@@ -44,11 +45,18 @@ def get_model(name: str) -> Call[Model]:
     return _model("GetModel", pb.GetModelRequest(name=parent_name(name)))
 
 
-def list_versions(model: str, page_token: str) -> Call[tuple[list[ModelVersion], str]]:
+def list_versions(model: str | Model, page_token: str) -> Call[tuple[list[ModelVersion], str]]:
+    name, tenant = (model.id, model.tenant) if isinstance(model, Model) else (model, "")
     request = pb.ListModelVersionsRequest(
-        parent=parent_name(model), page_size=1000, page_token=page_token
+        parent=parent_name(name), page_size=1000, page_token=page_token
     )
-    return Call(_path("ListModelVersions"), request, pb.ListModelVersionsResponse, _versions)
+    return Call(
+        _path("ListModelVersions"),
+        request,
+        pb.ListModelVersionsResponse,
+        _versions,
+        metadata=((TENANT_HEADER, tenant),) if tenant else (),
+    )
 
 
 def get_version(name: str) -> Call[ModelVersion]:

@@ -40,8 +40,13 @@ class Models:
         """A model's versions and aliases. Raises ModelNotFound."""
         return self._transport.call(calls.get_model(name), timeout)
 
-    def list_versions(self, model: str, *, timeout: float | None = None) -> Iterator[ModelVersion]:
-        """A model's versions, lowest first, without their cards. Raises ModelNotFound."""
+    def list_versions(
+        self, model: str | Model, *, timeout: float | None = None
+    ) -> Iterator[ModelVersion]:
+        """A model's versions, lowest first, without their cards. Raises ModelNotFound.
+
+        A Model, as `list_models` gives it, is meant whose ever it is; a name, the client's own.
+        """
         token = ""
         while True:
             versions, token = self._transport.call(calls.list_versions(model, token), timeout)

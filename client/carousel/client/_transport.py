@@ -65,7 +65,7 @@ class Transport:
             reply = method(
                 call.request,
                 timeout=seconds,
-                metadata=with_trace(self._metadata),
+                metadata=with_trace((*self._metadata, *call.metadata)),
                 wait_for_ready=wait_for_ready,
             )
         return call.decode(reply)

@@ -124,7 +124,9 @@ class ServerInfo(_message.Message):
 
     @_builtins.property
     def ready_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ready versions that the caller can use: `models/{model}/versions/{number}`."""
+        """Ready versions that the caller can use: `models/{model}/versions/{number}`. To the operator,
+        those of tenants are `models/{tenant}/{model}/versions/{number}`.
+        """
 
     @_builtins.property
     def store(self) -> Global___StoreStatus:

@@ -673,7 +673,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def promotion(self) -> Global___Promotion:
-        """What becomes of the result."""
+        """What becomes of the result. With a model, CreateJob needs the scope `models` too."""
 
     @_builtins.property
     def progress(self) -> Global___Progress:

@@ -210,7 +210,8 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PromoteCheckpoint(self, request, context):
-        """Makes a checkpoint's weights a new version, whatever its job's gate says.
+        """Makes a checkpoint's weights a new version, whatever its job's gate says. Needs the scopes
+        `train` and `models`.
         Errors: JOB_NOT_FOUND, CHECKPOINT_NOT_FOUND, INVALID_FIELD, STORE_UNWRITABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -78,7 +78,8 @@ class TrainingServiceStub:
     ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ListCheckpointsRequest, _training_service_pb2.ListCheckpointsResponse]
     """Lists a job's checkpoints, earliest first. Errors: JOB_NOT_FOUND."""
     PromoteCheckpoint: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.PromoteCheckpointRequest, _training_service_pb2.PromoteCheckpointResponse]
-    """Makes a checkpoint's weights a new version, whatever its job's gate says.
+    """Makes a checkpoint's weights a new version, whatever its job's gate says. Needs the scopes
+    `train` and `models`.
     Errors: JOB_NOT_FOUND, CHECKPOINT_NOT_FOUND, INVALID_FIELD, STORE_UNWRITABLE.
     """
     DiagnoseGradients: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.DiagnoseGradientsRequest, _training_service_pb2.DiagnoseGradientsResponse]
@@ -133,7 +134,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ListCheckpointsRequest, _training_service_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
     """Lists a job's checkpoints, earliest first. Errors: JOB_NOT_FOUND."""
     PromoteCheckpoint: _aio.UnaryUnaryMultiCallable[_training_service_pb2.PromoteCheckpointRequest, _training_service_pb2.PromoteCheckpointResponse]  # type: ignore[assignment]
-    """Makes a checkpoint's weights a new version, whatever its job's gate says.
+    """Makes a checkpoint's weights a new version, whatever its job's gate says. Needs the scopes
+    `train` and `models`.
     Errors: JOB_NOT_FOUND, CHECKPOINT_NOT_FOUND, INVALID_FIELD, STORE_UNWRITABLE.
     """
     DiagnoseGradients: _aio.UnaryUnaryMultiCallable[_training_service_pb2.DiagnoseGradientsRequest, _training_service_pb2.DiagnoseGradientsResponse]  # type: ignore[assignment]
@@ -263,7 +265,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.PromoteCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.PromoteCheckpointResponse, _abc.Awaitable[_training_service_pb2.PromoteCheckpointResponse]]:
-        """Makes a checkpoint's weights a new version, whatever its job's gate says.
+        """Makes a checkpoint's weights a new version, whatever its job's gate says. Needs the scopes
+        `train` and `models`.
         Errors: JOB_NOT_FOUND, CHECKPOINT_NOT_FOUND, INVALID_FIELD, STORE_UNWRITABLE.
         """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import urllib.error
 import urllib.request
@@ -11,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from carousel.cli.app import app
+from carousel.client import AsyncClient, Client
+from carousel.errors import ModelNotFound
 from tests.conftest import RunningServer
 from tests.server.tenancy.estate import Estate
 
@@ -66,3 +69,43 @@ def test_the_command_line_works_in_the_tenant_that_the_environment_names(
     [own] = json.loads(run("quotas", "--json", tenant="acme"))
     assert {one["name"]: one["in_use"] for one in own["quotas"]}["jobs"] == 1
     assert "dataset_bytes" in run("quotas", tenant="acme")
+
+
+def test_models_of_tenants_stand_beside_one_s_own_with_whose_they_are(
+    shared: RunningServer, estate: Estate
+) -> None:
+    def run(*words: str, tenant: str = "") -> Any:
+        environment = {"CAROUSEL_TENANT": tenant, "CAROUSEL_TARGET": shared.target}
+        result = CliRunner().invoke(app, [*words, "--json"], env=environment)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.output)
+
+    with Client(shared.target, tenant="acme") as client, client.session("mine"):
+        listed = {(one["tenant"], one["name"]): one["versions"] for one in run("models", "list")}
+        assert [one["sessions"] for one in listed["acme", "models/mine"]] == [1]
+        assert len(listed["", "models/tiny"]) == 1
+        ready = run("info")["ready_versions"]
+        assert {"models/acme/mine/versions/1", "models/tiny/versions/1"} <= set(ready)
+        seen = {one["name"]: one for one in run("top", "--once", "-i", "100ms")["models"]}
+        assert (seen["acme/mine/1"]["sessions"], "mine/1" in seen) == (1, False)
+        assert "models/mine/versions/1" in run("info", tenant="acme")["ready_versions"]
+        own = {(one["tenant"], one["name"]) for one in run("models", "list", tenant="acme")}
+        assert {("acme", "models/mine"), ("", "models/tiny")} <= own
+    text = CliRunner().invoke(app, ["models", "list", "--server", shared.target]).output
+    assert "acme/mine" in text
+
+
+def test_both_clients_list_the_versions_of_a_tenant_s_model(
+    shared: RunningServer, estate: Estate
+) -> None:
+    with Client(shared.target) as client:
+        [mine] = [one for one in client.list_models() if one.tenant == "acme"]
+        assert [one.number for one in client.list_versions(mine)] == [1]
+        with pytest.raises(ModelNotFound):
+            list(client.list_versions(mine.id))
+
+    async def listed() -> list[int]:
+        async with AsyncClient(shared.target) as client:
+            return [one.number async for one in client.list_versions(mine)]
+
+    assert asyncio.run(listed()) == [1]

@@ -49,7 +49,9 @@ class AdminService:
             max_chunk=settings.max_chunk,
             max_message_bytes=settings.max_message_bytes,
             max_tokens=settings.max_tokens,
-            ready_versions=sorted({version.name for version in registry.seen_by(tenant)}),
+            ready_versions=sorted(
+                {version.name if tenant else version.key for version in registry.seen_by(tenant)}
+            ),
             bit_exact=settings.bit_exact,
         )
         behind = self._hall.engine.behind
