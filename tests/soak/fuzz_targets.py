@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import sys
 import tempfile
@@ -14,30 +15,59 @@ import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
 with atheris.instrument_imports(include=["carousel"]):
     from carousel import tensors
     from carousel.errors import CarouselError
-    from carousel.model import Features, Linear, ModelConfig, ModelError, Network, load, save
+    from carousel.model import ModelError, Network, load, save
     from carousel.model.data import describe
     from carousel.model.errors import DataError
     from carousel.server import records
-    from carousel.server.held.keys import Keyring
-    from carousel.v1 import session_pb2, tensor_pb2
+    from carousel.server.held.sealer import Sealer
+    from carousel.server.loaded import LoadedVersion
+    from carousel.server.metrics import Metrics
+    from carousel.server.settings import Settings
+    from carousel.server.table import Ended
+    from carousel.v1 import tensor_pb2
 
 from google.protobuf.message import DecodeError
 
+from tests.soak.fuzz_seeds import CONFIG, DIGEST, KEY, SEEDS, with_seal
+
 REFUSALS = (CarouselError, ModelError, DataError, DecodeError)
-FOLDER = Path(tempfile.mkdtemp())
+FOLDER = Path(tempfile.mkdtemp(prefix="carousel-fuzz-"))
+SEALER = Sealer([KEY])
 
 
 def decode_tensor(data: bytes) -> None:
     tensors.decode(tensor_pb2.Tensor.FromString(data))
 
 
+@functools.cache
+def version() -> LoadedVersion:
+    return LoadedVersion(
+        Network(CONFIG),
+        model="m",
+        version=1,
+        ordinal=1,
+        digest=DIGEST,
+        device="cpu",
+        settings=Settings.read(),
+        metrics=Metrics().version("m", 1),
+    )
+
+
 def open_sealed(data: bytes) -> None:
-    snapshot = session_pb2.Snapshot.FromString(data)
-    Keyring(None, FOLDER).holds(tensors.snapshot_checksum(snapshot), snapshot.seal)
+    """As it comes, and as somebody with the key would send it: no fuzzer guesses a seal."""
+    for state in (data, with_seal(data)):
+        with contextlib.suppress(*REFUSALS):
+            index, row = SEALER.open(state, version(), field="states[0]")
+            if row.shape != (version().schema.width,) or index < 0:
+                raise AssertionError(f"it opened as {row.shape} at {index}")
 
 
 def decode_record(data: bytes) -> None:
-    records.decode("x", records._sealed("x", data))
+    found = records.decode("x", records._sealed("x", data))
+    if isinstance(found, Ended):
+        found.error()
+    else:
+        found.rows[[place for _, place in found.marks.values()] + [*found.kept.values()]].copy()
 
 
 def load_weights(data: bytes) -> None:
@@ -67,15 +97,19 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 def main() -> None:
-    target = TARGETS[sys.argv.pop(1)]
-    config = ModelConfig(cell="gru", layers=1, hidden_size=1, input=Features(1), head=Linear(1))
-    save(FOLDER, Network(config))
+    """libFuzzer grows a corpus of its own in a folder; it begins with the seeds."""
+    name = sys.argv.pop(1)
+    save(FOLDER, Network(CONFIG))
+    corpus = FOLDER / "corpus"
+    corpus.mkdir()
+    for number, seed in enumerate(SEEDS[name]()):
+        (corpus / f"seed-{number}").write_bytes(seed)
 
     def once(data: bytes) -> None:
         with contextlib.suppress(*REFUSALS):
-            target(data)
+            TARGETS[name](data)
 
-    atheris.Setup(sys.argv, once)
+    atheris.Setup([*sys.argv, str(corpus)], once)
     atheris.Fuzz()
 
 

@@ -11,6 +11,7 @@ guards against accidents, not against somebody who may write to the store. Littl
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,6 +28,15 @@ from carousel.server.work import Floats, Ints
 
 LIVE, OVER = b"CRS2", b"CRX2"
 CHECKSUM_BYTES = 16
+# What a record ends with whose checksum holds and which says what none says.
+NONSENSE = (
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 HEADER = np.dtype(
     [
@@ -171,9 +181,9 @@ def decode(session_id: str, data: bytes) -> Record | Ended:
     body = _opened(session_id, data)
     try:
         if body[:4] == OVER:
-            return Ended(**json.loads(body[4:]))
-        return _read(session_id, body)
-    except (LookupError, ArithmeticError, RecursionError, TypeError, ValueError) as error:
+            return _checked_ended(Ended(**json.loads(body[4:])))
+        return _checked(_read(session_id, body))
+    except NONSENSE as error:
         raise SnapshotDamaged(
             f"the record of {session_name(session_id)} can't be read: {error}"
         ) from error
@@ -222,6 +232,24 @@ def _read(session_id: str, body: bytes) -> Record:
         memo=_memo(tokens, *said.pop("memo")) if "memo" in said else None,
         more=said,
     )
+
+
+def _checked(record: Record) -> Record:
+    """The same; ValueError where rows would be looked for that it does not have."""
+    places = [0, *record.kept.values(), *(place for _, place in record.marks.values())]
+    if not all(type(place) is int and 0 <= place < len(record.rows) for place in places):
+        raise ValueError(f"it has {len(record.rows)} rows and speaks of others")
+    if record.step_index < 0 or math.isnan(record.expire_time):
+        raise ValueError(f"step {record.step_index}, which expires at {record.expire_time}")
+    return record
+
+
+def _checked_ended(ended: Ended) -> Ended:
+    texts = (ended.session_id, ended.version_name, ended.reason_name)
+    numbers = (ended.reason, ended.step_index, ended.create_time, ended.end_time, ended.durability)
+    if not all(isinstance(text, str) for text in texts) or not all(map(math.isfinite, numbers)):
+        raise ValueError("its end is told in other types")
+    return ended
 
 
 def _memo(said: bytes, start: int, digest: str, seed: int) -> Memo:

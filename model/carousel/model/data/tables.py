@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.parquet as pa_parquet
 
 from carousel.model.data import json_lines
 from carousel.model.data.cells import is_number, present_texts
+from carousel.model.data.json_lines import MOST_COLUMNS
 from carousel.model.errors import DataError
 
 Kind = Literal["number", "time", "text", "other"]
@@ -92,7 +94,11 @@ class Table:
                 yield from file.iter_batches(batch_size=ROWS, columns=names, use_threads=False)
 
     def _check_names(self) -> None:
-        twice = next((name for name in self.names if self.names.count(name) > 1), None)
+        if len(self.names) > MOST_COLUMNS:
+            raise DataError(
+                f"there are {len(self.names):,} columns, a table has at most {MOST_COLUMNS:,}"
+            )
+        twice = next((name for name, count in Counter(self.names).items() if count > 1), None)
         if twice is not None:
             raise DataError(f"two columns have the name {twice!r}: names must differ", column=twice)
         if self.format == "csv" and all(is_number(name) for name in self.names):

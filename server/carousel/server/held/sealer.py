@@ -74,6 +74,12 @@ class Sealer:
                 f"has {version.digest.hex()[:12]}",
                 field=field,
             )
+        if len(state) != sealed_bytes(version):
+            raise SnapshotMismatch(
+                f"a state of {version.name} must have {sealed_bytes(version)} bytes, got "
+                f"{len(state)}",
+                field=field,
+            )
         return step_index, np.frombuffer(body, _FLOAT32, offset=_HEAD.size)
 
 
