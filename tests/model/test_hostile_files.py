@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pa_parquet
 import pytest
 
 from carousel import tensors
 from carousel.errors import TensorMalformed
 from carousel.model import Features, Linear, ModelConfig, Network, load, save
-from carousel.model.data import DataError
+from carousel.model.data import DataError, describe
 from carousel.model.data.archive import Archive
 from carousel.model.errors import WeightsError
 from carousel.v1 import tensor_pb2
@@ -82,6 +86,46 @@ def test_a_bomb_of_an_archive_is_refused(tmp_path: Path) -> None:
         np.lib.format.write_array(member, np.zeros(4_000_000, np.float32))
     with pytest.raises(DataError, match="times as many"):
         Archive(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_of_endless_columns_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    """Two hundred kilobytes of a header were minutes of work."""
+    file = tmp_path / "wide"
+    columns = [f"c{number}" for number in range(12_000)]
+    if kind == "csv":
+        file.write_text(f"{','.join(columns)}\n{','.join('1' * len(columns))}\n")
+    else:
+        pa_parquet.write_table(pa.table({name: [1] for name in columns}), file)
+    with pytest.raises(DataError, match="12,000 columns, a table has at most 10,000"):
+        describe(file, kind)
+
+
+# In a process of its own: Arrow tells the most that was ever held.
+REFUSED = """
+import sys
+import pyarrow as pa
+from carousel.model.data import DataError, describe
+try:
+    describe(sys.argv[1], "csv")
+except DataError as error:
+    print(pa.default_memory_pool().max_memory(), error)
+"""
+
+
+@pytest.mark.parametrize("begin", ["a,b\n1,", 'a,b\n1,"', "a"])
+def test_a_cell_that_never_ends_is_refused_in_bounded_memory(tmp_path: Path, begin: str) -> None:
+    file = tmp_path / "x.csv"
+    with file.open("w") as stream:
+        stream.write(begin)
+        for _ in range(64):
+            stream.write("a" * 2**20)
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, str(file)], capture_output=True, text=True, check=True
+    )
+    most, _, why = done.stdout.partition(" ")
+    assert int(most) < 16e6  # the file has 67 MB
+    assert why.startswith("x.csv is not csv: ")
 
 
 def test_pickled_objects_are_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ know that it was succeeded.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sqlite3
@@ -22,6 +23,7 @@ import pytest
 import torch
 
 from carousel.model import load, save
+from carousel.server import records
 from carousel.v1 import admin_service_pb2 as admin
 from carousel.v1 import admin_service_pb2_grpc, session_pb2
 from carousel.v1 import inference_service_pb2 as steps
@@ -417,6 +419,54 @@ def test_no_flipped_bit_and_no_torn_record_is_restored(pair: Pair) -> None:
         )
         assert refused(lambda: attach(pair.two, session.name)) == "SNAPSHOT_DAMAGED"
         put(data)
+    assert attach(pair.two, session.name).step_index == 2
+
+
+def test_a_record_whose_checksum_holds_and_that_says_nonsense_is_damaged(pair: Pair) -> None:
+    session = pair.one.create(session_id="nonsense")
+    pair.one.outputs([session.handle], [0], inputs(2), [2])
+    stored(pair.one, session)
+    with closing(sqlite3.connect(pair.database, isolation_level=None)) as database:
+        [(data,)] = database.execute("SELECT data FROM entries WHERE id = 'nonsense'")
+        body = data[: -records.CHECKSUM_BYTES]
+        [head] = np.frombuffer(body, records.HEADER, 1)
+        plain, tail = body[: -int(head["tail"])], body[-int(head["tail"]) :]
+
+        def with_tail(**more: object) -> bytes:
+            changed = np.array([head])
+            new = json.dumps({**json.loads(tail), **more}).encode()
+            changed["tail"] = len(new)
+            return changed.tobytes() + plain[records.HEADER.itemsize :] + new
+
+        def with_head(**fields: object) -> bytes:
+            changed = np.array([head])
+            for name, value in fields.items():
+                changed[name] = value
+            return changed.tobytes() + body[records.HEADER.itemsize :]
+
+        nonsense = [
+            with_tail(kept={"0": 7}),
+            with_tail(kept={"0": "first"}),
+            with_tail(kept=[0]),
+            with_tail(marks={"a": [0, -1]}),
+            with_tail(marks={"a": [0]}),
+            with_tail(memo=["x", "y", "z"]),
+            with_head(rows=0),
+            with_head(rows=2**31, width=2**31),
+            with_head(step_index=-1),
+            with_head(ttl=np.nan),
+            with_head(tail=1),
+            plain + b"9" * len(tail),
+            records.OVER + b"[]",
+            records.OVER + b'{"session_id": 1}',
+            records.OVER + b"[" * 100_000,
+            bytes(100),
+        ]
+        for record in nonsense:
+            sealed = records._sealed("nonsense", record)
+            database.execute("UPDATE entries SET data = ? WHERE id = 'nonsense'", (sealed,))
+            assert refused(lambda: attach(pair.two, session.name)) == "SNAPSHOT_DAMAGED", record
+        database.execute("UPDATE entries SET data = ? WHERE id = 'nonsense'", (data,))
     assert attach(pair.two, session.name).step_index == 2
 
 

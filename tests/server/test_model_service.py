@@ -408,6 +408,25 @@ def test_a_folder_below_the_import_root_can_be_imported(
         assert isinstance(error, errors.ImportRefused)
 
 
+def test_an_import_of_more_than_its_config_can_need_is_refused_and_leaves_nothing(
+    models: rpc.ModelServiceStub, folder: Path, home: Path
+) -> None:
+    large = home / "imports" / "large"
+    for name, more in (("weights.safetensors", 2**40), ("config.json", 2**30)):
+        shutil.rmtree(large, ignore_errors=True)
+        shutil.copytree(folder, large)
+        os.truncate(large / name, more)  # a hole: it takes no room
+        error = refused(
+            lambda: models.ImportModelVersion(
+                pb.ImportModelVersionRequest(parent="models/x", path="large")
+            )
+        )
+        assert isinstance(error, errors.WeightsInvalid)
+        assert error.message.startswith(f"{name} must have at most ")
+        assert f"got {more:,}" in error.message
+        assert leftovers(home) == []
+
+
 def test_models_are_paged_in_order(models: rpc.ModelServiceStub, folder: Path) -> None:
     for model in ("c", "a", "b", "a-1", "10"):
         models.UploadModelVersion(upload(folder, model))

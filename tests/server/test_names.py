@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +63,36 @@ def test_a_malformed_model_name_is_refused_with_its_field(name: str) -> None:
         ModelRef.parse(name, field="model")
     assert refused.value.field == "model"
     assert len(refused.value.message) < 300
+
+
+def test_the_longest_of_each_name_is_taken_and_one_more_is_not() -> None:
+    longest = "z" * 63
+    assert names.model_version(f"models/{longest}/versions/4294967295") == (longest, 2**32 - 1)
+    assert ModelRef.parse(f"models/{longest}/aliases/{longest}", field="").alias == longest
+    assert names.session_id(f"sessions/{longest}") == longest
+    assert names.check_id(longest, field="") == names.check_alias(longest) == longest
+    for wrong in (
+        partial(names.model_id, f"models/{longest}z"),
+        partial(names.session_id, f"sessions/{longest}z"),
+        partial(names.check_id, f"{longest}z", field=""),
+        partial(names.check_alias, f"{longest}z"),
+        partial(ModelRef.parse, f"models/{longest}/aliases/{longest}z", field=""),
+    ):
+        with pytest.raises(InvalidField):
+            wrong()
+
+
+def test_a_name_of_a_million_slashes_is_refused_without_memory_for_its_parts() -> None:
+    endless = "/" * 1_000_000
+    tracemalloc.start()
+    try:
+        for read in (names.model_id, names.session_id, names.model_version, names.dataset_id):
+            with pytest.raises(InvalidField) as refused:
+                read(endless)
+            assert len(refused.value.message) < 300
+        assert tracemalloc.get_traced_memory()[1] < 1e6  # a list of the parts takes 8 MB
+    finally:
+        tracemalloc.stop()
 
 
 def test_methods_that_need_a_model_or_a_version_take_nothing_else() -> None:

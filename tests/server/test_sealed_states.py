@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from carousel.errors import SealBroken
+from carousel.errors import SealBroken, SnapshotMismatch
 from carousel.model import Features, Linear, ModelConfig, Network, save
 from carousel.server.app import StartError
 from carousel.server.held.sealer import FORMAT, MAGIC, SEAL_BYTES, Sealer
@@ -96,6 +96,21 @@ def test_the_first_key_seals_and_all_open(server: RunningServer) -> None:
     new.open(both.seal(version.digest, 7, row), version, field="")
     with pytest.raises(SealBroken):
         old.open(both.seal(version.digest, 7, row), version, field="")
+
+
+def test_a_state_with_a_seal_and_of_another_size_is_refused(server: RunningServer) -> None:
+    """As another release with the same key might have made it."""
+    version = version_of(server, "tiny")
+    sealer = Sealer([OLD])
+    row = features(version.schema.width)
+    for wrong in (row[:-1], np.append(row, row), row[:0]):
+        with pytest.raises(SnapshotMismatch, match="a state of models/tiny/versions/1 must have"):
+            sealer.open(sealer.seal(version.digest, 7, wrong), version, field="")
+    body = sealer.seal(version.digest, 7, row)[:-SEAL_BYTES]
+    for cut in range(len(body)):
+        state = body[:cut] + hmac.digest(OLD, body[:cut], "sha256")
+        with pytest.raises(SnapshotMismatch):
+            sealer.open(state, version, field="")
 
 
 def test_a_change_of_any_byte_breaks_the_seal(hold: Holder) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import grpc
 import pytest
 
+from carousel.server.training.process import members
 from carousel.v1 import admin_service_pb2, admin_service_pb2_grpc, session_service_pb2
 from tests.conftest import tiny_models
 from tests.processes import ServerProcess
 from tests.server.contract import Wire
+from tests.server.training.wire import FOX, Training, recipe
 
 PASSWORD, TOKEN, KEY = "planted-pass-1", "planted-token-2", "planted-key-3" + "0" * 40
 
@@ -85,3 +87,36 @@ def test_a_database_that_can_t_be_reached_is_told_of_without_its_password(tmp_pa
     shown = subprocess.run(command, env=environment, capture_output=True, timeout=60)
     assert shown.returncode == 0, shown.stderr
     assert PASSWORD.encode() not in shown.stdout + shown.stderr
+
+
+def test_what_a_job_starts_knows_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Command line and environment of every process of a job that learns."""
+    keys = tmp_path / "keys"
+    keys.write_text(f"{KEY}\n")
+    monkeypatch.setenv("CAROUSEL_SESSION_STORE", f"valkey://user:{PASSWORD}@localhost:1")
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"api-key={TOKEN}")
+    monkeypatch.setenv("CAROUSEL_STATE_KEY_FILE", str(keys))
+    with (
+        ServerProcess(tmp_path, store=tmp_path / "models") as server,
+        grpc.insecure_channel(server.target) as channel,
+    ):
+        training = Training(channel)
+        training.upload(FOX, name="fox.txt", id="fox")
+        training.create("job", recipe=recipe(max_steps=1_000_000, evaluate_every=500))
+        training.until("job", "progress")
+        [folder] = (tmp_path / "data" / "jobs").iterdir()
+        job = members(folder)
+        assert job
+        said = command_lines()
+        for pid in job:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            assert b"PATH=" in environment
+            said += environment
+        training.cancel("job")
+        training.finish("job")
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path != keys:
+            said += path.read_bytes()
+    for secret in (PASSWORD, TOKEN, KEY, str(keys)):
+        assert secret.encode() not in said

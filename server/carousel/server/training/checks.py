@@ -15,7 +15,13 @@ from carousel.server.training import prepare
 from carousel.server.training.child import Object, is_harmless, refusal
 from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.job_folder import JobFolder
-from carousel.server.training.process import Share, preparing_command, signal_all, start
+from carousel.server.training.process import (
+    Share,
+    bound_memory,
+    preparing_command,
+    signal_all,
+    start,
+)
 from carousel.server.training.records import JobRecord
 from carousel.server.uploads import to_end
 
@@ -109,6 +115,7 @@ class Checks:
         """Whether a process made the corpus; None: not in time."""
         process = start(preparing_command(source, kind, folder), folder, self._share)
         assert process.child is not None
+        bound_memory(process.pid)
         try:
             return process.child.wait(self.seconds) == 0
         except subprocess.TimeoutExpired:

@@ -19,6 +19,8 @@ from pathlib import Path
 OOM_SCORE = 500  # where memory runs out, a job goes before the server does
 READER_BYTES = 8 * 2**30  # files of any size are read in pieces; 1 GiB has been enough
 MARK = "TRAINING_FOLDER"
+# Of the server, of the client of PostgreSQL, and of traces, which may be sent with a key.
+SETTINGS = ("CAROUSEL_", "PG", "OTEL_")
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MAX_RESTARTS = 3  # of workers by torchrun
 
@@ -105,7 +107,7 @@ def start(command: list[str], folder: Path, share: Share) -> Process:
 
 def environment(share: Share) -> dict[str, str]:
     """The server's own without its settings, among which there may be a password."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(SETTINGS)}
     limits = dict.fromkeys(THREAD_LIMITS, str(share.threads))
     return inherited | limits | {"OMP_WAIT_POLICY": "passive"}
 
