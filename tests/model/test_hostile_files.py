@@ -128,6 +128,15 @@ def test_a_cell_that_never_ends_is_refused_in_bounded_memory(tmp_path: Path, beg
     assert why.startswith("x.csv is not csv: ")
 
 
+def test_text_of_a_parquet_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x.parquet"
+    bytes_of = pa.array([b"good", b"\xff\xfe"])
+    text = pa.Array.from_buffers(pa.string(), 2, bytes_of.buffers())
+    pa_parquet.write_table(pa.table({"a": text}), file)
+    with pytest.raises(DataError, match=r"x\.parquet is not parquet: .*UTF8"):
+        describe(file, "parquet")
+
+
 def test_pickled_objects_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.array([{}, []], object))
     with pytest.raises(DataError):

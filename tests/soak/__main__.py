@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from tests.soak import chaos, fuzz, histories, memory, messages, sessions, training
+from tests.soak import chaos, fuzz, histories, hostile, memory, messages, sessions, training
 
 
 class Soak(Protocol):
@@ -27,6 +27,7 @@ class Soak(Protocol):
 SOAKS: dict[str, Soak] = {
     "messages": messages,
     "fuzz": fuzz,
+    "hostile": hostile,
     "sessions": sessions,
     "chaos": chaos,
     "histories": histories,

@@ -91,7 +91,9 @@ class Table:
         else:
             # A row group may be the whole file: it must not be read ahead.
             with pa_parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False) as file:
-                yield from file.iter_batches(batch_size=ROWS, columns=names, use_threads=False)
+                for batch in file.iter_batches(ROWS, columns=names, use_threads=False):
+                    batch.validate(full=True)  # what calls itself text may be any bytes
+                    yield batch
 
     def _check_names(self) -> None:
         if len(self.names) > MOST_COLUMNS:
