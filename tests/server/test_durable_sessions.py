@@ -436,13 +436,13 @@ def test_a_record_whose_checksum_holds_and_that_says_nonsense_is_damaged(pair: P
             changed = np.array([head])
             new = json.dumps({**json.loads(tail), **more}).encode()
             changed["tail"] = len(new)
-            return changed.tobytes() + plain[records.HEADER.itemsize :] + new
+            return bytes(changed.tobytes() + plain[records.HEADER.itemsize :] + new)
 
         def with_head(**fields: object) -> bytes:
             changed = np.array([head])
             for name, value in fields.items():
                 changed[name] = value
-            return changed.tobytes() + body[records.HEADER.itemsize :]
+            return bytes(changed.tobytes() + body[records.HEADER.itemsize :])
 
         nonsense = [
             with_tail(kept={"0": 7}),

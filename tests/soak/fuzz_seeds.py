@@ -7,8 +7,10 @@ import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 
@@ -28,7 +30,12 @@ def with_seal(body: bytes) -> bytes:
 
 
 def tensor_seeds() -> list[bytes]:
-    values = [np.zeros((2, 3), np.float32), np.arange(4), np.ones(1, np.float16), np.zeros((0, 8))]
+    values: list[npt.NDArray[Any]] = [
+        np.zeros((2, 3), np.float32),
+        np.arange(4),
+        np.ones(1, np.float16),
+        np.zeros((0, 8)),
+    ]
     return [tensors.encode(value).SerializeToString() for value in values]
 
 
@@ -60,7 +67,7 @@ def archive_seeds() -> list[bytes]:
     found = []
     for write in (np.savez, np.savez_compressed):
         file = io.BytesIO()
-        write(file, x=np.zeros((2, 3, 1), np.float32), y=np.array(["a", "b"]))  # type: ignore[operator]
+        write(file, x=np.zeros((2, 3, 1), np.float32), y=np.array(["a", "b"]))
         found.append(file.getvalue())
     return found
 

@@ -55,9 +55,11 @@ def _run(
     wrong = []
     other.waits(until_over(options.seconds))  # all is warm
     before = own_mib(server.pid)
-    quiet = percentile(other.waits(until_over(options.seconds)))
-    print(f"  {'':<8} {'p99 ms':>8} {'steps':>7} {'own MiB':>8} {'back after s':>12}")
-    print(f"  {'quiet':<8} {quiet:>8.1f} {'':>7} {before:>8}", flush=True)
+    waits = other.waits(until_over(options.seconds))
+    quiet = percentile(waits)
+    print(f"  {'':<8} {'p99 ms':>8} {'max ms':>8} {'steps':>7} {'own MiB':>8} {'back after s':>12}")
+    row = f"  {'quiet':<8} {quiet:>8.1f} {max(waits):>8.1f} {len(waits):>7,} {before:>8}"
+    print(row, flush=True)
     for kind in KINDS:
         count = options.guesses if kind == "guesses" else connections
         with at_it(kind, server, count) as caller:
@@ -67,14 +69,17 @@ def _run(
             hits = caller.communicate()[0].strip() if guessing else "0"
         p99 = percentile(waits)
         back = other.is_back()
-        print(f"  {kind:<8} {p99:>8.1f} {len(waits):>7,} {mib:>8} {back:>12.2f}", flush=True)
+        row = f"  {kind:<8} {p99:>8.1f} {max(waits):>8.1f} {len(waits):>7,} {mib:>8} {back:>12.2f}"
+        print(row, flush=True)
         if p99 > options.times * quiet:
             wrong.append(f"{kind}: p99 {p99:.1f} ms, {p99 / quiet:.1f} times the quiet one")
         if hits != "0":
             wrong.append(f"{hits} of {count:,} guessed handles hit something")
     print(f"  {other.refused:,} times a step was let go of and sent again")
     after = settled(server.pid, before + MORE_MIB)
-    print(f"  {'after':<8} {percentile(other.waits(until_over(5))):>8.1f} {'':>7} {after:>8}")
+    waits = other.waits(until_over(options.seconds))
+    row = f"  {'after':<8} {percentile(waits):>8.1f} {max(waits):>8.1f} {len(waits):>7,} {after:>8}"
+    print(row, flush=True)
     if after > before + MORE_MIB:
         wrong.append(f"the server had {before} MiB of its own before and has {after} after")
     return wrong
