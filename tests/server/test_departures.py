@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +15,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from carousel import tensors
-from carousel.server import gatekeeper, sessions
+from carousel.errors import SessionNotFound
+from carousel.server import gatekeeper, sessions, steps
 from carousel.server.loaded import LoadedVersion
 from carousel.server.outbox import hand_out
+from carousel.server.services.inference_service import STREAM_ANSWERS, Stream
 from carousel.server.work import Answer, Work
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import (
@@ -261,6 +264,51 @@ def test_a_stream_s_message_of_no_or_too_many_items_ends_the_stream_and_says_why
     with pytest.raises(grpc.RpcError) as raised:
         list(wire.inference.StreamSteps(iter([request]), timeout=10))
     assert error_of(raised.value).field == "handles"
+
+
+def test_of_many_handles_that_nobody_knows_each_is_answered_by_its_place(wire: Wire) -> None:
+    session = wire.create()
+    fenced = session.handle
+    wire.sessions.AttachSession(make.AttachSessionRequest(name=session.name))
+    strays = [10**6 + number for number in range(40)]
+    request = pb.StepRequest(handles=[*strays, fenced], step_indexes=[0] * 41)
+    request.inputs.CopyFrom(tensors.encode(np.zeros((41, 3), np.float32)))
+    answer = wire.inference.Step(request)
+    assert [error.item for error in answer.errors] == list(range(41))
+    reasons = [error.reason for error in answer.errors]
+    assert reasons == ["SESSION_NOT_FOUND"] * 40 + ["SESSION_FENCED"]
+    assert len({error.message for error in answer.errors}) == 2
+
+
+def test_a_session_that_has_just_ended_is_not_attached_again(
+    own: RunningServer, wire: Wire
+) -> None:
+    version = "models/tiny/versions/1"
+    for _ in range(5):
+        session = wire.create()
+        wire.outputs([session.handle], [0], np.ones((20, 3), np.float32), [20])
+        unload = model_service_pb2.UnloadModelVersionRequest(name=version, force=True)
+        wire.models.UnloadModelVersion(unload)
+        wire.models.LoadModelVersion(model_service_pb2.LoadModelVersionRequest(name=version))
+        with pytest.raises(grpc.RpcError) as raised:
+            wire.sessions.AttachSession(make.AttachSessionRequest(name=session.name))
+        assert error_of(raised.value).reason == "SESSION_ENDED"
+
+
+def test_a_stream_whose_errors_wait_is_read_no_further() -> None:
+    async def main() -> list[bool]:
+        stream = Stream("", None)
+        refused = steps.refuse(pb.StepRequest(handles=[1] * 1000), SessionNotFound("no session"))
+        calm = []
+        for _ in range(STREAM_ANSWERS):
+            calm.append(stream.calm.is_set())
+            stream.put(refused)
+        calm.append(stream.calm.is_set())
+        stream.sent(stream.messages.get_nowait() or pb.StreamStepsResponse())
+        return [*calm, stream.calm.is_set()]
+
+    calm = asyncio.run(main())
+    assert calm == [True] * STREAM_ANSWERS + [False, True]
 
 
 ONE_STEP = tensors.encode(np.zeros((1, 3), np.float32))

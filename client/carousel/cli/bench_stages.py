@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ async def measure(
     from carousel.server import Server, Settings
     from carousel.server.stages import StageClock
 
+    for name in [name for name in os.environ if name.startswith("CAROUSEL_")]:
+        del os.environ[name]  # the settings, keys and target of other servers
     clock = StageClock()
     with tempfile.TemporaryDirectory() as folder, clock.running():
         config = ModelConfig(

@@ -47,8 +47,8 @@ def create(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="What it may do, may be given several times: infer, sessions, models, train, "
-            "metrics, admin."
+            help="What it may do, may be given several times: infer, sessions, models, train; "
+            "without a tenant metrics and admin too."
         ),
     ] = None,
     tenant: Annotated[

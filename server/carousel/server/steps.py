@@ -222,9 +222,18 @@ def item_error(item: int, error: CarouselError) -> pb.ItemError:
 
 
 def refuse_each(request: pb.StepRequest, errors: Sequence[CarouselError]) -> pb.StepResponse:
-    """A message of which no item's session could be found: an error for each."""
+    """A message of which no item's session could be found: an error for each.
+
+    What several items share is written once, and copied.
+    """
     response = _without_outputs(request)
-    response.errors.extend([item_error(item, error) for item, error in enumerate(errors)])
+    written: dict[int, pb.ItemError] = {}
+    for item, error in enumerate(errors):
+        if id(error) not in written:
+            written[id(error)] = item_error(item, error)
+    response.errors.extend([written[id(error)] for error in errors])
+    for item, one in enumerate(response.errors):
+        one.item = item
     return response
 
 

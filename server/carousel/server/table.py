@@ -24,6 +24,7 @@ from carousel.server.work import Handles, Ints
 # column at once, and a handle of a former incarnation can't match.
 SLOT_BITS = 24
 SLOT_MASK = (1 << SLOT_BITS) - 1
+FEW = 16  # handles of a message, of which each is told by itself why it is none
 _SLOT_MASK = np.uint64(SLOT_MASK)
 MAX_SESSIONS = 1 << SLOT_BITS
 
@@ -348,6 +349,19 @@ class SessionTable:
         if ended is None:
             return SessionNotFound(f"no session has the handle {handle:#018x}")
         return ended.error()
+
+    def why_none(self, handles: Sequence[int], tenant: str) -> list[CarouselError]:
+        """The same of a whole message; of many, those that nobody knows share one error."""
+        if len(handles) <= FEW:
+            return [self.why_not(handle, tenant) for handle in handles]
+        unknown = SessionNotFound("no session has this handle")
+        found = [self._former.get(handle) for handle in handles]
+        return [
+            unknown
+            if session_id is None or (tenant and owner_of(session_id) != tenant)
+            else self.why_not(handle, tenant)
+            for handle, session_id in zip(handles, found, strict=True)
+        ]
 
     def expire_time(self, slots: Ints) -> npt.NDArray[np.float64]:
         """When each session ends unless it is used before."""

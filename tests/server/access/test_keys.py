@@ -21,7 +21,7 @@ from carousel import tensors
 from carousel.client import AsyncClient, Client, Event
 from carousel.errors import PermissionDenied, Unauthenticated
 from carousel.server.access import api_key, key_file
-from carousel.server.access.caller import SCOPES
+from carousel.server.access.caller import OPERATORS, SCOPES
 from carousel.server.access.grant import AccessError
 from carousel.server.access.key_verifier import KeyVerifier
 from carousel.server.app import StartError
@@ -277,7 +277,7 @@ def test_what_a_key_can_not_be_is_refused(
 
 
 def test_the_operator_may_act_for_any_tenant_and_others_for_none(fortress: Fortress) -> None:
-    shop = fortress.key(SCOPES, tenant="shop")
+    shop = fortress.key(SCOPES - OPERATORS, tenant="shop")
     fortress.look_again()
     target = fortress.server.target
     for credential, tenant in ((fortress.operator, "bank"), (shop, "shop"), (shop, "")):
@@ -286,6 +286,17 @@ def test_the_operator_may_act_for_any_tenant_and_others_for_none(fortress: Fortr
     bank = Client(target, token=shop, tenant="bank", timeout=10)
     with bank, pytest.raises(PermissionDenied, match="not of the tenant"):
         bank.server_info()
+
+
+@pytest.mark.parametrize("scope", sorted(OPERATORS))
+def test_no_tenant_sees_or_stops_the_server_of_all(fortress: Fortress, scope: str) -> None:
+    with pytest.raises(ValueError, match=f"the scope {scope} .* operator, .* got tenant 'shop'"):
+        fortress.key({scope}, tenant="shop")
+    token = fortress.issuer.token(scope=f"infer {scope}", tenant="shop")
+    with Client(fortress.server.target, token=token, timeout=10) as client:
+        call = client.statistics if scope == "metrics" else client.drain
+        with pytest.raises(PermissionDenied, match=f"has not the scope {scope}"):
+            call()
 
 
 def test_clients_whose_key_is_revoked_are_told_and_do_not_try_again(guarded: Guarded) -> None:

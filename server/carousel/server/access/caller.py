@@ -13,6 +13,9 @@ from carousel.errors import PermissionDenied
 SCOPES = frozenset({"infer", "sessions", "models", "train", "metrics", "admin"})
 """All that a credential can allow; the table in rules.py says which RPC needs which."""
 
+OPERATORS = frozenset({"metrics", "admin"})
+"""Scopes of what is the whole server's, with everybody's things in it: no tenant can have them."""
+
 TENANT_NAME = re.compile(r"[a-z0-9-]{0,63}")
 
 
@@ -35,7 +38,7 @@ current: ContextVar[Caller] = ContextVar("caller", default=SERVER)
 @contextmanager
 def acting_for(tenant: str) -> Iterator[None]:
     """The server works in a tenant, as an operator does who names it. Raises ValueError."""
-    check_rights(tenant, sorted(SCOPES))
+    check_rights(tenant, [])
     token = current.set(replace(SERVER, tenant=tenant))
     try:
         yield
@@ -66,6 +69,13 @@ def check_rights(tenant: object, scopes: object) -> None:
     """What a file says that a credential may do. Raises ValueError."""
     if not isinstance(tenant, str) or not TENANT_NAME.fullmatch(tenant):
         raise ValueError(f"tenant must be at most 63 of a-z, 0-9 and '-', got {tenant!r:.100}")
-    unknown = [one for one in scopes if one not in SCOPES] if isinstance(scopes, list) else [scopes]
+    if not isinstance(scopes, list):
+        raise ValueError(f"scopes are a list, got {scopes!r:.100}")
+    unknown = [one for one in scopes if one not in SCOPES]
     if unknown:
         raise ValueError(f"scopes are {', '.join(sorted(SCOPES))}, got {unknown[0]!r:.100}")
+    if tenant and (forbidden := sorted(OPERATORS.intersection(scopes))):
+        raise ValueError(
+            f"the scope {forbidden[0]} shows or stops the server of all tenants: it is for the "
+            f"operator, whose tenant is empty, got tenant {tenant!r}"
+        )

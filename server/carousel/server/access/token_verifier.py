@@ -9,7 +9,7 @@ from typing import Any
 
 import jwt
 
-from carousel.server.access.caller import SCOPES, TENANT_NAME, Caller
+from carousel.server.access.caller import OPERATORS, SCOPES, TENANT_NAME, Caller
 from carousel.server.access.grant import Grant, refused
 from carousel.server.access.signing_keys import SigningKeys
 
@@ -77,7 +77,8 @@ class TokenVerifier:
         else:  # a token without a tenant must not be taken for the operator's
             raise refused(f"a token whose claim {trust.tenant_claim} names no tenant")
         subject = re.sub(r"[^\x21-\x7e]", "?", str(claims["sub"]))[:100]
-        return Caller(f"jwt/{subject}", tenant, _scopes(claims.get(trust.scopes_claim)))
+        scopes = _scopes(claims.get(trust.scopes_claim))
+        return Caller(f"jwt/{subject}", tenant, scopes - OPERATORS if tenant else scopes)
 
 
 def _scopes(claim: Any) -> frozenset[str]:

@@ -39,12 +39,18 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 class Record:
     """One call, from its beginning to its end."""
 
-    __slots__ = ("begin", "context", "method", "received", "resources", "sent", "streams")
+    __slots__ = (
+        "begin", "context", "method", "peer", "received", "request_id", "resources", "sent",
+        "streams",
+    )  # fmt: skip
 
     def __init__(self, method: MethodDescriptor, context: Context) -> None:
         self.method = f"{method.containing_service.full_name}/{method.name}"
         self.streams = method.client_streaming or method.server_streaming
         self.context = context
+        # Read now: once a call is cancelled gRPC may have let go of what the context points at.
+        self.peer = context.peer()
+        self.request_id = take_request_id(context.invocation_metadata())
         self.begin = time.perf_counter()
         self.resources: Resources = {}
         self.received = self.sent = 0
@@ -53,7 +59,6 @@ class Record:
         caller: Caller | None = caller_now()
         if caller is SERVER:  # the gate did not let the call in
             caller = denied.get()
-        own = request_id.get() or take_request_id(self.context.invocation_metadata())
         return {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "event": event,
@@ -61,8 +66,8 @@ class Record:
             "tenant": None if caller is None else caller.tenant,
             "method": self.method,
             "resources": dict(self.resources),
-            "peer": self.context.peer(),
-            "request_id": own,
+            "peer": self.peer,
+            "request_id": request_id.get() or self.request_id,
             **more,
         }
 

@@ -22,6 +22,7 @@ from carousel.v1 import inference_service_pb2 as pb
 
 STREAM_WINDOW = 65_536  # items of one stream on their way, above which it is not read further
 STREAM_ANSWERS = 64  # messages that wait for a slow reader, above which it is not read further
+ERROR_BYTES = 256  # that an item's error takes, about
 STREAM_BYTES = 64 * 2**20  # of inputs on their way, or of answers that wait: the same
 
 
@@ -86,8 +87,9 @@ class Stream:
             self.flying_bytes -= answer.work.inputs.nbytes
 
     def put(self, response: pb.StepResponse) -> None:
-        self.waiting_bytes += len(response.outputs.data)
+        self.waiting_bytes += _weight(response)
         self.messages.put_nowait(pb.StreamStepsResponse(step=response))
+        self._look()
 
     def half_close(self) -> None:
         """No more requests: the stream ends after the last answer."""
@@ -109,7 +111,7 @@ class Stream:
             work.cancelled = True
 
     def sent(self, message: pb.StreamStepsResponse) -> None:
-        self.waiting_bytes -= len(message.step.outputs.data)
+        self.waiting_bytes -= _weight(message.step)
         self._look()
 
     def _flush(self) -> None:
@@ -119,7 +121,6 @@ class Stream:
             by_width.setdefault(answer.outputs.shape[1], []).append(answer)
         for alike in by_width.values():
             self.put(steps.encode(alike))
-        self._look()
         self._end_if_done()
 
     def _end_if_done(self) -> None:
@@ -134,6 +135,11 @@ class Stream:
             self.calm.set()
         else:
             self.calm.clear()
+
+
+def _weight(response: pb.StepResponse) -> int:
+    """About how many bytes an answer takes while it waits."""
+    return len(response.outputs.data) + ERROR_BYTES * len(response.errors)
 
 
 class InferenceService:
@@ -272,7 +278,7 @@ class InferenceService:
 
     def _refuse_strays(self, request: pb.StepRequest, tenant: str) -> pb.StepResponse:
         """Answer items of which no session is here."""
-        errors = [self._hall.engine.table.why_not(handle, tenant) for handle in request.handles]
+        errors = self._hall.engine.table.why_none(request.handles, tenant)
         for kind, count in Counter(map(type, errors)).items():
             self._hall.metrics.strayed(kind, count)
         return steps.refuse_each(request, errors)

@@ -117,7 +117,8 @@ class SessionService:
         try:
             session = await self._attached(session_id, handle, known)
         except (SessionNotFound, SessionEnded, SessionFenced) as error:
-            if session_id in self._hall.engine.table.slots:
+            engine = self._hall.engine
+            if session_id in engine.table.slots or engine.behind.is_ending(session_id):
                 raise
             try:
                 return await self._brought_back(session_id, handle, known)
