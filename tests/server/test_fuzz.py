@@ -52,7 +52,7 @@ def test_every_method_answers_whatever_it_is_sent(
         deadline=None,
         derandomize=True,
         database=None,
-        suppress_health_check=[*HealthCheck],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     @given(st.integers(0, 2**32 - 1))
     def answers(seed: int) -> None:

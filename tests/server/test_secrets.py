@@ -47,7 +47,7 @@ def test_secrets_are_in_no_log_error_metric_or_command_line(
         with grpc.insecure_channel(server.target) as channel:
             metadata = (("authorization", f"Bearer {TOKEN}"), ("x-api-key", TOKEN))
             wire = Wire(channel)
-            calls: tuple[tuple[Any, Any], ...] = (
+            calls: list[tuple[Any, Any]] = [
                 (
                     wire.sessions.CreateSession,
                     session_service_pb2.CreateSessionRequest(model="models/tiny"),
@@ -57,7 +57,7 @@ def test_secrets_are_in_no_log_error_metric_or_command_line(
                     session_service_pb2.GetSessionRequest(name="sessions/x"),
                 ),
                 (wire.sessions.GetSession, session_service_pb2.GetSessionRequest(name="wrong")),
-            )
+            ]
             for call, request in calls:
                 try:
                     said += call(request, metadata=metadata).SerializeToString()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-with atheris.instrument_imports(include=["carousel"]):
+with atheris.instrument_imports(include=["carousel"]):  # pyright: ignore[reportAttributeAccessIssue]
     from carousel import tensors
     from carousel.errors import CarouselError
     from carousel.model import ModelError, Network, load, save
