@@ -29,7 +29,7 @@ def test_a_connection_that_breaks_in_a_stream_is_a_line_of_the_log(
             tokens = iter(client.generate("letters", [1], max_tokens=4096))
             next(tokens)
             relay.close()
-            until(lambda count=broken: len(ends()) == count)  # type: ignore[misc]
+            until(lambda count=broken: len(ends()) == count)
             client.close()
         assert ends() == ["CANCELLED"] * 4
         with Client(server.target) as client, client.session("tiny") as session:
