@@ -17,6 +17,7 @@ from carousel.server.training.data_folder import DataFolder
 from carousel.v1 import dataset_pb2, training_pb2
 from carousel.v1 import training_service_pb2 as pb
 from tests.server.contract import error_of
+from tests.server.training.conftest import Start
 from tests.server.training.wire import FOX, PIECE, Training, pieces, recipe
 
 TABLE = "day,load\n" + "".join(f"{day},{day % 7}\n" for day in range(400))
@@ -46,6 +47,14 @@ def test_a_text_is_described(training: Training) -> None:
     assert (made.text.characters, made.text.lines, made.text.symbols) == (1_400_000, 300_001, 9)
     assert training.dataset("counting").text == made.text
     assert not training.upload(TABLE, name="loads.csv", id="loads").HasField("text")
+
+
+def test_a_small_text_does_not_wait_for_somebody_s_large_file(start: Start) -> None:
+    server, training = start()
+    reading = server.server.office.uploads._describing
+    server.run(reading.acquire())  # as a process does that reads for long
+    assert training.upload(FOX, name="fox.txt", id="fox").rows == len(FOX)
+    assert reading.locked()
 
 
 def test_json_lines_are_a_table(training: Training) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import grpc
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from carousel.server.training.database import Database
 from carousel.v1 import training_pb2
@@ -39,6 +41,24 @@ def test_servers_that_start_together_migrate_once(database_url: str, tmp_path: P
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(use, databases))
+
+
+def test_servers_count_what_a_tenant_has_one_after_the_other(
+    database_url: str, tmp_path: Path
+) -> None:
+    one, two = (Database(tmp_path, database_url) for _ in range(2))
+    with one.begin() as counting:
+        one.count_alone(counting, "acme")
+        with two.begin() as session:
+            session.execute(text("SET LOCAL lock_timeout = '20ms'"))
+            two.count_alone(session, "bank")
+            with pytest.raises(OperationalError, match="lock timeout"):
+                two.count_alone(session, "acme")
+            session.rollback()
+    with two.begin() as session:
+        two.count_alone(session, "acme")
+    one.close()
+    two.close()
 
 
 def test_any_server_answers_for_a_job_that_one_of_them_runs(

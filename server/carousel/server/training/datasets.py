@@ -74,6 +74,7 @@ class Datasets:
             if record is None:
                 tenant = owner_of(announced.id)
                 if self._quotas.of(tenant).dataset_bytes is not None:
+                    self._database.count_alone(session, tenant)
                     used = _bytes_of(session, tenant)
                     self._quotas.check(tenant, "dataset_bytes", used, announced.size_bytes)
                 self._folder.check_room(announced.size_bytes)
@@ -115,6 +116,10 @@ class Datasets:
             record.rows, record.columns = found["rows"], found["columns"]
             record.text = found["text"]
         return record
+
+    def is_harmless(self, announced: Announced) -> bool:
+        """Whether what arrived is read in a moment."""
+        return is_harmless(self._folder.dataset(announced.id), announced.format)
 
     def describe(self, file: Path, kind: str) -> Object:
         """What is in it, read by a process unless it is harmless. Raises DatasetInvalid."""

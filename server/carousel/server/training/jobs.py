@@ -247,6 +247,7 @@ class Jobs:
     def _check_queue(self, session: Session, tenant: str) -> None:
         """Raises QueueFull, QuotaExceeded."""
         if self._quotas.of(tenant).jobs is not None:
+            self._database.count_alone(session, tenant)
             self._quotas.check(tenant, "jobs", _unfinished(session, tenant))
         waiting = session.scalar(
             select(func.count()).select_from(JobRecord).where(JobRecord.state == QUEUED)
