@@ -71,13 +71,10 @@ class Committer:
         self, version: LoadedVersion, chunk: Chunk, outputs: Floats, length: int
     ) -> None:
         table = self._table
-        if chunk.outputs is None:
-            chunk.outputs = np.empty((chunk.length, outputs.shape[-1]), np.float32)
-        chunk.outputs[chunk.done : chunk.done + length] = outputs[:length]
+        self._keep_outputs(version, chunk, outputs[:length])
         chunk.done += length
         table.next_index[chunk.slot] += length
         table.reply_index[chunk.slot] = chunk.start
-        table.chunk_replies.put(chunk.slot, chunk.outputs[: chunk.done])
         if chunk.work.memo is not None:
             table.put_memo(chunk.slot, chunk.work.memo)
         if chunk.done == chunk.length:
@@ -85,6 +82,20 @@ class Committer:
             self._outbox.give(gatekeeper.chunk_answer(table, chunk))
         else:
             version.scheduler.chunks.append(chunk)
+
+    def _keep_outputs(self, version: LoadedVersion, chunk: Chunk, outputs: Floats) -> None:
+        """For the answer and its retry: of a slice's outputs [T, O] those that are asked for."""
+        table = self._table
+        if chunk.work.last_only:
+            chunk.outputs = outputs[-1:].copy()
+            version.replies[table.row[chunk.slot]] = chunk.outputs[0]
+            table.chunk_replies.forget(chunk.slot)
+            return
+        if chunk.outputs is None:
+            chunk.outputs = np.empty((chunk.length, outputs.shape[-1]), np.float32)
+        end = chunk.done + len(outputs)
+        chunk.outputs[chunk.done : end] = outputs
+        table.chunk_replies.put(chunk.slot, chunk.outputs[:end])
 
     def _answer_steps(self, plan: Plan, ride: Ride, outputs: Floats) -> None:
         """One answer for each work that rode."""

@@ -250,13 +250,25 @@ def _resume_chunks(table: SessionTable, version: LoadedVersion, plan: Plan) -> N
         )
         if not known:
             continue
-        reply = reply_of(table, version, slot)[: chunk.length]
-        chunk.outputs = np.empty((chunk.length, reply.shape[1]), np.float32)
-        chunk.outputs[: len(reply)] = reply
-        chunk.done = len(reply)
-        version.metrics.duplicates.inc(len(reply))
+        reply = reply_of(table, version, slot)
+        if len(reply) == ahead:
+            reply = reply[: chunk.length]
+        elif not chunk.work.last_only or chunk.length < ahead:
+            continue  # only the last output was asked for at first, and this is another
+        chunk.done = min(chunk.length, ahead)
+        chunk.outputs = _outputs_of(chunk, reply)
+        version.metrics.duplicates.inc(chunk.done)
         if chunk.done < chunk.length:
             _reslice(plan, place, chunk)
+
+
+def _outputs_of(chunk: Chunk, reply: Floats) -> Floats:
+    """A chunk's outputs, as far as memory has them."""
+    if chunk.work.last_only:
+        return reply[-1:].copy()
+    outputs = np.empty((chunk.length, reply.shape[1]), np.float32)
+    outputs[: len(reply)] = reply
+    return outputs
 
 
 def _reslice(plan: Plan, place: int, chunk: Chunk) -> None:
@@ -271,11 +283,25 @@ def _reslice(plan: Plan, place: int, chunk: Chunk) -> None:
 
 
 def reply_of(table: SessionTable, version: LoadedVersion, slot: int) -> Floats:
-    """The outputs of the session's last request, [steps, O]; none when there was none."""
+    """The outputs of the session's last request, [steps, O]; none when there was none.
+
+    Where a chunk asked for its last output only, that is all there is: [1, O].
+    """
     if table.reply_index[slot] == NO_REPLY:
         return np.zeros((0, version.config.output_size), np.float32)
     chunk = table.chunk_replies.get(slot)
     return version.replies[table.row[slot]][None] if chunk is None else chunk
+
+
+def _known_output(
+    table: SessionTable, version: LoadedVersion, slot: int, index: int
+) -> Floats | None:
+    """The output [1, O] of the last request's first step, if that is the step and memory has it."""
+    ahead = int(table.next_index[slot]) - index
+    if index < 0 or ahead <= 0 or table.reply_index[slot] != index:
+        return None
+    reply = reply_of(table, version, slot)
+    return reply[:1].copy() if len(reply) == ahead else None
 
 
 def chunk_answer(table: SessionTable, chunk: Chunk) -> Answer:
@@ -283,7 +309,8 @@ def chunk_answer(table: SessionTable, chunk: Chunk) -> Answer:
     items = np.array([chunk.item])
     slots = np.array([chunk.slot])
     expire = float(table.expire_time(slots)[0])
-    return Answer(chunk.work, items, np.array([chunk.length]), chunk.outputs, (), expire, slots)
+    lengths = np.array([len(chunk.outputs)])
+    return Answer(chunk.work, items, lengths, chunk.outputs, (), expire, slots)
 
 
 def refuse_all(
@@ -354,11 +381,12 @@ def _turn_away(
         return _finish(table, version, plan, place, table.why_not(handle))
     if work.cancelled:
         return _finish(table, version, plan, place, Cancelled("the caller went away"))
-    again = 0 <= index < table.next_index[slot] and table.reply_index[slot] == index
-    if again and not plan.chunks and work.memo is None:
+    reply = None
+    if not plan.chunks and work.memo is None:
+        reply = _known_output(table, version, slot, index)
+    if reply is not None:
         table.serving[slot] += 1
         version.metrics.duplicates.inc()
-        reply = reply_of(table, version, slot)[:1].copy()
         slots = np.array([slot])
         expire = float(table.expire_time(slots)[0])
         return Answer(work, plan.items[place : place + 1], None, reply, (), expire, slots)

@@ -76,7 +76,7 @@ class Source:
         return last
 
     async def _try(self, hall: Hall, tokens: Ints, memo: Memo, patiently: bool) -> Floats | None:
-        """The outputs [T, V]; None after a wait, when the queue was full."""
+        """The last output [1, V]; None after a wait, when the queue was full."""
         async with self.claim.lock:
             if self.claim.owner is not self:
                 raise Cancelled("another call goes on with this generation")

@@ -31,6 +31,7 @@ from carousel.server.store import ModelStore
 from carousel.server.tracing import trace
 from carousel.server.tracing.trace import NO_TRACER, Tracer
 from carousel.server.work import NEVER, Answer, Floats, Inputs, Work
+from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_pb2
 
 
@@ -154,9 +155,9 @@ class Hall:
         memo: Memo | None = None,
         notices: list[Notice] | None = None,
     ) -> Floats:
-        """Step one session alone: inputs [T, ...] -> outputs [T, O]; raises the item's error.
+        """Step one session alone: inputs [T, ...] -> the last output [1, O].
 
-        What the model's health policy has to say is added to `notices`.
+        Raises the item's error. What the model's health policy has to say is added to `notices`.
         """
         self.check_quotas(version, tenant, items=1, steps=len(inputs))
         lane = version.door.lane(tenant, bulk=bulk)
@@ -184,6 +185,7 @@ class Hall:
             lengths=None if len(inputs) == 1 else np.array([len(inputs)]),
             deadline=deadline,
             arrived=time.monotonic(),
+            mode=pb.OUTPUT_MODE_LAST,
             lane=lane,
             memo=memo,
         )

@@ -21,7 +21,8 @@ class Chunk:
     offset: int  # of its first step in work.inputs
     slice: int  # steps that it may take in one turn
     done: int = 0
-    outputs: Floats | None = None  # [length, O], the first `done` rows filled
+    # [length, O], the first `done` rows filled; [1, O], the last one, where no others are wanted.
+    outputs: Floats | None = None
     riding: int = 1  # steps of the slice that rides
 
 

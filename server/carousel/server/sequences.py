@@ -27,6 +27,7 @@ T = TypeVar("T")
 MAX_TRACE = 4096
 MAX_WAITING = 256
 PADDED_STEPS = 2**18  # of one padded batch at most, unless one sequence is longer
+PADDED_BYTES = 256 * 2**20  # of its outputs at most, whether they are asked for or not
 EMPTY: Floats = np.zeros((0, 0), np.float32)
 
 
@@ -45,23 +46,32 @@ class Sequences:
             raise InvalidField(
                 f"lengths must be 1 to {steps.MAX_ITEMS} numbers of at least 1", field="lengths"
             )
-        if lengths.max() > self._hall.settings.max_chunk:
-            raise ChunkTooLong(
-                f"a sequence must have at most {self._hall.settings.max_chunk} steps, "
-                f"got {lengths.max()}",
-                field="lengths",
-            )
         if request.output_mode == pb.OUTPUT_MODE_NONE:
             raise InvalidField("output_mode must be ALL or LAST, got NONE", field="output_mode")
+        only_last = request.output_mode == pb.OUTPUT_MODE_LAST
+        self._check_lengths(version, lengths, only_last)
         inputs = read_inputs(request.inputs, version, int(lengths.sum()))
         if refused := bad_inputs(inputs, version, lengths):
             raise min(refused, key=lambda pair: pair[0])[1]
-        only_last = request.output_mode == pb.OUTPUT_MODE_LAST
         bulk = request.priority == pb.PRIORITY_BULK
         self._hall.check_quotas(version, tenant, items=1, steps=len(inputs))
         async with self._queue.turn(version, len(inputs), tenant=tenant, bulk=bulk):
             outputs = await self._run(_predict, version, inputs, lengths, only_last)
         return pb.PredictResponse(outputs=tensors.encode(outputs), model_version=version.name)
+
+    def _check_lengths(self, version: LoadedVersion, lengths: Ints, only_last: bool) -> None:
+        """Refuse what would take too much memory, before any is taken."""
+        settings = self._hall.settings
+        longest = min(settings.max_chunk, _steps_at_once(version))
+        if lengths.max() > longest:
+            raise ChunkTooLong(
+                f"a sequence for {version.name} must have at most {longest} steps, "
+                f"got {lengths.max()}",
+                field="lengths",
+            )
+        wanted = len(lengths) if only_last else int(lengths.sum())
+        limit = settings.max_message_bytes
+        steps.check_reply_size(version, steps=wanted, items=0, limit=limit)
 
     async def trace(self, request: pb.TraceRequest, tenant: str) -> pb.TraceResponse:
         source = request.WhichOneof("source")
@@ -78,6 +88,8 @@ class Sequences:
         if not version.stepwise:
             raise InvalidField("a bidirectional model has no trace step by step", field="model")
         inputs = self._sequence(request, version)
+        limit = self._hall.settings.max_message_bytes
+        steps.check_reply_size(version, steps=len(inputs), items=0, limit=limit)
         self._hall.check_quotas(version, tenant, items=1, steps=len(inputs))
         async with self._queue.turn(version, len(inputs), tenant=tenant):
             gates, outputs = await self._run(_trace, version, inputs, row)
@@ -117,25 +129,32 @@ def _predict(version: LoadedVersion, inputs: Inputs, lengths: Ints, only_last: b
     """Outputs [rows, O], sequence after sequence."""
     starts = np.cumsum(lengths) - lengths
     outputs: list[Floats] = [EMPTY] * len(lengths)
-    for group in _groups(lengths):
+    for group in _groups(lengths, min(PADDED_STEPS, _steps_at_once(version))):
         some = np.concatenate([inputs[starts[i] : starts[i] + lengths[i]] for i in group])
-        rows = _predict_padded(version, some, lengths[group])
-        for i, own in zip(group.tolist(), np.split(rows, np.cumsum(lengths[group])), strict=False):
-            outputs[i] = own[-1:] if only_last else own
+        rows = _predict_padded(version, some, lengths[group], only_last)
+        for i, own in zip(group.tolist(), rows, strict=True):
+            outputs[i] = own
     return np.concatenate(outputs)
 
 
-def _groups(lengths: Ints) -> Iterator[Ints]:
+def _steps_at_once(version: LoadedVersion) -> int:
+    """Steps of one padded batch whose outputs fit."""
+    return max(1, PADDED_BYTES // (4 * version.config.output_size))
+
+
+def _groups(lengths: Ints, steps: int) -> Iterator[Ints]:
     """Sequences of about one length together, so that padding stays small and memory bounded."""
     order = np.argsort(-lengths, kind="stable")
     while len(order):
-        count = max(1, PADDED_STEPS // int(lengths[order[0]]))
+        count = max(1, steps // int(lengths[order[0]]))
         yield order[:count]
         order = order[count:]
 
 
-def _predict_padded(version: LoadedVersion, inputs: Inputs, lengths: Ints) -> Floats:
-    """Outputs [rows, O] of sequences that are run as one padded batch."""
+def _predict_padded(
+    version: LoadedVersion, inputs: Inputs, lengths: Ints, only_last: bool
+) -> list[Floats]:
+    """Outputs [rows, O] of each of the sequences, which are run as one padded batch."""
     longest = int(lengths.max())
     padded = np.zeros((len(lengths), longest, *inputs.shape[1:]), inputs.dtype)
     real = np.arange(longest) < lengths[:, None]  # [B, T]
@@ -144,8 +163,11 @@ def _predict_padded(version: LoadedVersion, inputs: Inputs, lengths: Ints) -> Fl
         outputs = version.kernel.sequences(
             torch.from_numpy(padded).to(version.device), torch.from_numpy(lengths)
         ).cpu()
-    values: Floats = outputs.numpy()
-    return values[real]
+    values: Floats = outputs.numpy()  # [B, T, O]
+    return [
+        own[end - 1 if only_last else 0 : end].copy()  # so that the batch can go
+        for own, end in zip(values, lengths.tolist(), strict=True)
+    ]
 
 
 def _trace(

@@ -11,6 +11,7 @@ from carousel.errors import (
     CarouselError,
     ChunkTooLong,
     InvalidField,
+    MessageTooLarge,
     flat_metadata,
 )
 from carousel.server.door import Lane
@@ -102,6 +103,20 @@ def bad_lengths(lengths: Ints, max_chunk: int) -> Refusals:
         )
         for item in wrong
     ]
+
+
+def check_reply_size(version: LoadedVersion, *, steps: int, items: int, limit: int) -> None:
+    """Refuse, before anything runs, what could never be answered in one message.
+
+    `steps` are those whose outputs are asked for.
+    """
+    size = steps * version.config.output_size * 4 + 64 * items
+    if size > limit:
+        raise MessageTooLarge(
+            f"the answer with {steps} outputs of {version.name} would have about {size} bytes, "
+            f"a message has at most {limit}: send less at once, or ask for fewer outputs",
+            field="inputs",
+        )
 
 
 def encode(answers: Sequence[Answer], *, in_order: bool = False) -> pb.StepResponse:

@@ -13,6 +13,7 @@ from carousel.server.door import NOBODY, Lane
 from carousel.server.memo import Memo
 from carousel.server.notices import Told
 from carousel.server.tracing.trace import UNTRACED, Trace
+from carousel.v1 import inference_service_pb2 as pb
 
 Ints = npt.NDArray[np.int64]
 Handles = npt.NDArray[np.uint64]
@@ -140,3 +141,15 @@ class Work:
 
     def __len__(self) -> int:
         return len(self.handles)
+
+    @property
+    def last_only(self) -> bool:
+        """Whether of an item's outputs at most the last one is asked for."""
+        return self.mode in (pb.OUTPUT_MODE_LAST, pb.OUTPUT_MODE_NONE)
+
+    @property
+    def outputs_wanted(self) -> int:
+        """How many its answers have, if nothing fails."""
+        if self.mode == pb.OUTPUT_MODE_NONE:
+            return 0
+        return len(self) if self.last_only else len(self.inputs)

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from carousel.errors import CarouselError, MessageTooLarge
+from carousel.errors import CarouselError
 from carousel.server import generation, sequences, steps
 from carousel.server.broken_streams import BrokenStreams
 from carousel.server.flow import owing
@@ -23,7 +23,7 @@ from carousel.v1 import inference_service_pb2 as pb
 STREAM_WINDOW = 65_536  # items of one stream on their way, above which it is not read further
 STREAM_ANSWERS = 64  # messages that wait for a slow reader, above which it is not read further
 ERROR_BYTES = 256  # that an item's error takes, about
-STREAM_BYTES = 64 * 2**20  # of inputs on their way, or of answers that wait: the same
+STREAM_BYTES = 64 * 2**20  # of chunks and inputs on their way, or of answers that wait: the same
 
 
 def deadline_of(context: Context) -> float:
@@ -67,12 +67,16 @@ class Stream:
         self.ended = False
         self._answers: list[Answer] = []
         self._left: dict[Work, int] = {}
+        self._bytes: dict[Work, int] = {}  # that each of these takes
         self._loop = asyncio.get_running_loop()
 
-    def expect(self, work: Work) -> None:
+    def expect(self, work: Work, output_size: int) -> None:
         self._left[work] = len(work)
+        self._bytes[work] = work.inputs.nbytes
+        if work.lengths is not None:  # chunks gather their outputs on the way
+            self._bytes[work] += work.outputs_wanted * output_size * 4
         self.flying += len(work)
-        self.flying_bytes += work.inputs.nbytes
+        self.flying_bytes += self._bytes[work]
         self._look()
 
     def deliver(self, answer: Answer) -> None:
@@ -84,7 +88,7 @@ class Stream:
         self._left[answer.work] -= done
         if not self._left[answer.work]:
             del self._left[answer.work]
-            self.flying_bytes -= answer.work.inputs.nbytes
+            self.flying_bytes -= self._bytes.pop(answer.work)
 
     def put(self, response: pb.StepResponse) -> None:
         self.waiting_bytes += _weight(response)
@@ -228,7 +232,7 @@ class InferenceService:
         stream.latest = work.handles
         if self._broken:
             version.metrics.stream_resumes.inc(self._broken.take_back(work.handles))
-        stream.expect(work)
+        stream.expect(work, version.config.output_size)
         self._hall.submit(version, work)
 
     def _decode(
@@ -267,7 +271,12 @@ class InferenceService:
                 deadline=deadline,
                 origin=origin,
             )
-            self._check_reply_size(version, work)
+            steps.check_reply_size(
+                version,
+                steps=work.outputs_wanted,
+                items=count,
+                limit=self._hall.settings.max_message_bytes,
+            )
         except CarouselError as error:
             version.metrics.failed(error.reason, count)
             raise
@@ -282,18 +291,6 @@ class InferenceService:
         for kind, count in Counter(map(type, errors)).items():
             self._hall.metrics.strayed(kind, count)
         return steps.refuse_each(request, errors)
-
-    def _check_reply_size(self, version: LoadedVersion, work: Work) -> None:
-        """Refuse, before anything runs, what could never be answered in one message."""
-        limit = self._hall.settings.max_message_bytes
-        size = len(work.inputs) * version.config.output_size * 4 + 64 * len(work)
-        if work.mode <= pb.OUTPUT_MODE_ALL and size > limit:
-            raise MessageTooLarge(
-                f"the answer to {len(work.inputs)} steps of {version.name} would have about {size} "
-                f"bytes, a message has at most {limit}: send less at once, or ask for the last "
-                "outputs only",
-                field="inputs",
-            )
 
     async def StepStates(
         self, request: pb.StepStatesRequest, context: Context
