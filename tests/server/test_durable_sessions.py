@@ -224,6 +224,18 @@ def test_the_last_reply_comes_back_with_the_session(pair: Pair) -> None:
     assert pair.two.sessions.GetSession(pb.GetSessionRequest(name=session.name)).step_index == 7
 
 
+def test_the_last_output_of_a_chunk_comes_back_where_no_others_were_asked_for(pair: Pair) -> None:
+    x, last = inputs(5), steps.OUTPUT_MODE_LAST
+    session = pair.one.create()
+    output = pair.one.outputs([session.handle], [0], x, [5], last)
+    stored(pair.one, session)
+    taken = attach(pair.two, session.name)
+    np.testing.assert_array_equal(pair.two.outputs([taken.handle], [0], x, [5], last), output)
+    [error] = pair.two.step([taken.handle], [0], x[:1]).errors
+    assert error.reason == "STEP_CONFLICT"
+    assert pair.two.sessions.GetSession(pb.GetSessionRequest(name=session.name)).step_index == 5
+
+
 def test_an_end_is_known_everywhere(pair: Pair) -> None:
     session = pair.one.create()
     pair.one.sessions.DeleteSession(pb.DeleteSessionRequest(name=session.name))

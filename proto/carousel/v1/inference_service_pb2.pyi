@@ -165,7 +165,8 @@ class StepRequest(_message.Message):
         request again is answered from memory; all else gets STEP_CONFLICT with `expected_step`. A
         request is told to be the last one again by its handle and index alone: its inputs are not
         compared. Of chunks, the server may remember the last step only once a gigabyte of newer ones
-        has come.
+        has come. Of a chunk sent with LAST or NONE it remembers the last output alone: again with LAST
+        or NONE and at least as many steps it is answered, with ALL or fewer steps it gets STEP_CONFLICT.
         """
 
     @_builtins.property
@@ -559,7 +560,10 @@ class PredictRequest(_message.Message):
     """Default: INTERACTIVE."""
     @_builtins.property
     def lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Steps of each sequence, each at least 1."""
+        """Steps of each sequence, each at least 1, at most the server's `max_chunk`, and no more than have
+        outputs of 256 MiB together, whether or not they are asked for: 16,384 steps of 4,096 outputs.
+        More get CHUNK_TOO_LONG.
+        """
 
     @_builtins.property
     def inputs(self) -> _tensor_pb2.Tensor:

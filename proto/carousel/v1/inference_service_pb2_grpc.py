@@ -118,7 +118,8 @@ class InferenceServiceServicer:
 
     def Predict(self, request, context):
         """Whole sequences of different lengths, each from the model's initial state; nothing is kept.
-        Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_NOT_LOADED, those of bad inputs, QUEUE_FULL.
+        Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_NOT_LOADED, those of bad inputs, QUEUE_FULL,
+        CHUNK_TOO_LONG, MESSAGE_TOO_LARGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

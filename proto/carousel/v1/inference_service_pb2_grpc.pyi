@@ -63,7 +63,8 @@ class InferenceServiceStub:
     """
     Predict: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.PredictRequest, _inference_service_pb2.PredictResponse]
     """Whole sequences of different lengths, each from the model's initial state; nothing is kept.
-    Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_NOT_LOADED, those of bad inputs, QUEUE_FULL.
+    Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_NOT_LOADED, those of bad inputs, QUEUE_FULL,
+    CHUNK_TOO_LONG, MESSAGE_TOO_LARGE.
     """
     Generate: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]
     """Tokens one by one, from a session or from a model's initial state. Stops at once when the
@@ -116,7 +117,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """
     Predict: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.PredictRequest, _inference_service_pb2.PredictResponse]  # type: ignore[assignment]
     """Whole sequences of different lengths, each from the model's initial state; nothing is kept.
-    Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_NOT_LOADED, those of bad inputs, QUEUE_FULL.
+    Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_NOT_LOADED, those of bad inputs, QUEUE_FULL,
+    CHUNK_TOO_LONG, MESSAGE_TOO_LARGE.
     """
     Generate: _aio.UnaryStreamMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Tokens one by one, from a session or from a model's initial state. Stops at once when the
@@ -190,7 +192,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.PredictResponse, _abc.Awaitable[_inference_service_pb2.PredictResponse]]:
         """Whole sequences of different lengths, each from the model's initial state; nothing is kept.
-        Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_NOT_LOADED, those of bad inputs, QUEUE_FULL.
+        Errors: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_NOT_LOADED, those of bad inputs, QUEUE_FULL,
+        CHUNK_TOO_LONG, MESSAGE_TOO_LARGE.
         """
 
     @_abc_1.abstractmethod

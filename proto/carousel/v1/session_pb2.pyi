@@ -330,7 +330,7 @@ class Snapshot(_message.Message):
     step_index: _builtins.int
     """The index of the next step."""
     reply_index: _builtins.int
-    """The index of the first step in `reply`."""
+    """The index of the first step of the request that `reply` answers."""
     checksum: _builtins.bytes
     """SHA-256 over fields 1 to 7 as `carousel.tensors.snapshot_checksum` spells out. A mismatch is
     refused with DATA_LOSS (SNAPSHOT_DAMAGED).
@@ -347,7 +347,8 @@ class Snapshot(_message.Message):
     @_builtins.property
     def reply(self) -> _tensor_pb2.Tensor:
         """The outputs of the last request, [steps, outputs], so that its retry is still answered from
-        memory after a restore. Unset when there is none.
+        memory after a restore; the last one alone, [1, outputs], where no others were asked for.
+        Unset when there is none.
         """
 
     @_builtins.property

@@ -152,4 +152,4 @@ class Work:
         """How many its answers have, if nothing fails."""
         if self.mode == pb.OUTPUT_MODE_NONE:
             return 0
-        return len(self) if self.last_only else len(self.inputs)
+        return len(self) if self.mode == pb.OUTPUT_MODE_LAST else len(self.inputs)
