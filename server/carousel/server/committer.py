@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from carousel.server import gatekeeper, health_events
+from carousel.server import health_events
 from carousel.server.audit.recorder import Recorder
 from carousel.server.loaded import LoadedVersion
 from carousel.server.outbox import Outbox
+from carousel.server.repeats import chunk_answer
 from carousel.server.ride import Ride
 from carousel.server.scheduler import Chunk, Plan
 from carousel.server.table import SessionTable
@@ -79,7 +80,7 @@ class Committer:
             table.put_memo(chunk.slot, chunk.work.memo)
         if chunk.done == chunk.length:
             table.serving[chunk.slot] += 1
-            self._outbox.give(gatekeeper.chunk_answer(table, chunk))
+            self._outbox.give(chunk_answer(table, chunk))
         else:
             version.scheduler.chunks.append(chunk)
 

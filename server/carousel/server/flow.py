@@ -16,14 +16,14 @@ from typing import Any
 
 import grpc
 
-from carousel.errors import CarouselError, StreamStalled, to_status
+from carousel.errors import CarouselError, StreamStalled
+from carousel.server.ending import abort
 from carousel.server.limits import ConnectionLimits
 from carousel.server.logs import REQUEST_ID_KEY, request_id
 from carousel.server.metrics import CUT_IDLE, CUT_READER, CUT_UPLOAD, Metrics
 
 log = logging.getLogger("carousel.rpc")
 
-DETAILS_KEY = "grpc-status-details-bin"
 LOOKS = 8  # in the shortest of the times
 LONGEST_LOOK = 5.0  # seconds
 
@@ -86,10 +86,8 @@ class Flow:
 
     async def abort(self, error: CarouselError) -> None:
         """End the call with this error, whatever its handler does."""
-        details = to_status(error).SerializeToString()
-        trailers = ((DETAILS_KEY, details), (REQUEST_ID_KEY, self._request_id))
         with contextlib.suppress(Exception):  # gRPC's own, which it raises always
-            await self.context.abort(error.code, error.message, trailers)
+            await abort(self.context, error, ((REQUEST_ID_KEY, self._request_id),))
 
 
 _now: ContextVar[Flow] = ContextVar("flow")

@@ -24,10 +24,11 @@ from carousel.server.inputs import Refusals, are_good, bad_inputs
 from carousel.server.loaded import LoadedVersion
 from carousel.server.names import session_name
 from carousel.server.plan import Chunk, Plan
+from carousel.server.repeats import chunk_answer, known_output, resume_chunks
 from carousel.server.scheduler import SESSION_QUEUE
 from carousel.server.step_queue import ranks
-from carousel.server.table import NO_REPLY, QUARANTINED, SessionTable
-from carousel.server.work import NEVER, Answer, Floats, Handles, Ints, Work
+from carousel.server.table import QUARANTINED, SessionTable
+from carousel.server.work import NEVER, Answer, Handles, Ints, Work
 
 Mask = npt.NDArray[np.bool_]
 
@@ -218,7 +219,7 @@ def check_riders(
     fed, and never ask for it again.
     """
     if plan.chunks:
-        _resume_chunks(table, version, plan)
+        resume_chunks(table, version, plan)
     slots = plan.slots
     good = (
         (table.handle[slots] == plan.handles)
@@ -234,83 +235,6 @@ def check_riders(
         _turn_away(table, version, plan, place, now) for place in np.flatnonzero(~good).tolist()
     ]
     return np.flatnonzero(good), answers
-
-
-def _resume_chunks(table: SessionTable, version: LoadedVersion, plan: Plan) -> None:
-    """Take what memory has of the chunks that begin where the last request began."""
-    for place, chunk in enumerate(plan.chunks):
-        slot = chunk.slot
-        ahead = int(table.next_index[slot]) - chunk.start
-        known = (
-            chunk.done == 0
-            and ahead > 0
-            and chunk.work.memo is None
-            and chunk.handle == int(table.handle[slot])
-            and int(table.reply_index[slot]) == chunk.start
-        )
-        if not known:
-            continue
-        reply = reply_of(table, version, slot)
-        if len(reply) == ahead:
-            reply = reply[: chunk.length]
-        elif not chunk.work.last_only or chunk.length < ahead:
-            continue  # only the last output was asked for at first, and this is another
-        chunk.done = min(chunk.length, ahead)
-        chunk.outputs = _outputs_of(chunk, reply)
-        version.metrics.duplicates.inc(chunk.done)
-        if chunk.done < chunk.length:
-            _reslice(plan, place, chunk)
-
-
-def _outputs_of(chunk: Chunk, reply: Floats) -> Floats:
-    """A chunk's outputs, as far as memory has them."""
-    if chunk.work.last_only:
-        return reply[-1:].copy()
-    outputs = np.empty((chunk.length, reply.shape[1]), np.float32)
-    outputs[: len(reply)] = reply
-    return outputs
-
-
-def _reslice(plan: Plan, place: int, chunk: Chunk) -> None:
-    """Let the chunk ride from where memory ends."""
-    assert plan.lengths is not None
-    length = min(int(plan.lengths[place]), chunk.length - chunk.done)
-    begin = chunk.offset + chunk.done
-    plan.inputs[place] = 0
-    plan.inputs[place, :length] = chunk.work.inputs[begin : begin + length]
-    plan.lengths[place] = length
-    plan.indexes[place] = chunk.start + chunk.done
-
-
-def reply_of(table: SessionTable, version: LoadedVersion, slot: int) -> Floats:
-    """The outputs of the session's last request, [steps, O]; none when there was none.
-
-    Where a chunk asked for its last output only, that is all there is: [1, O].
-    """
-    if table.reply_index[slot] == NO_REPLY:
-        return np.zeros((0, version.config.output_size), np.float32)
-    chunk = table.chunk_replies.get(slot)
-    return version.replies[table.row[slot]][None] if chunk is None else chunk
-
-
-def _known_output(
-    table: SessionTable, version: LoadedVersion, slot: int, index: int
-) -> Floats | None:
-    """The output [1, O] of the last request's first step, if that is the step and memory has it."""
-    ahead = int(table.next_index[slot]) - index
-    if index < 0 or ahead <= 0 or table.reply_index[slot] != index:
-        return None
-    reply = reply_of(table, version, slot)
-    return reply[:1].copy() if len(reply) == ahead else None
-
-
-def chunk_answer(table: SessionTable, chunk: Chunk) -> Answer:
-    assert chunk.outputs is not None
-    items = np.array([chunk.item])
-    slots = np.array([chunk.slot])
-    expire = float(table.expire_time(slots)[0])
-    lengths = np.array([len(chunk.outputs)])
-    return Answer(chunk.work, items, lengths, chunk.outputs, (), expire, slots)
 
 
 def refuse_all(
@@ -383,7 +307,7 @@ def _turn_away(
         return _finish(table, version, plan, place, Cancelled("the caller went away"))
     reply = None
     if not plan.chunks and work.memo is None:
-        reply = _known_output(table, version, slot, index)
+        reply = known_output(table, version, slot, index)
     if reply is not None:
         table.serving[slot] += 1
         version.metrics.duplicates.inc()

@@ -23,7 +23,6 @@ from carousel.errors import (
     StepConflict,
 )
 from carousel.server.claim import Claim
-from carousel.server.gatekeeper import reply_of
 from carousel.server.groups import Done
 from carousel.server.hall import Hall
 from carousel.server.health_messages import item_notice
@@ -31,6 +30,7 @@ from carousel.server.loaded import LoadedVersion
 from carousel.server.memo import Memo
 from carousel.server.names import key_of, session_name
 from carousel.server.notices import Notice
+from carousel.server.repeats import reply_of
 from carousel.server.sessions import Terms
 from carousel.server.table import MEMORY, SYNC
 from carousel.server.token_writer import TokenWriter

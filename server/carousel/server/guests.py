@@ -17,7 +17,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from carousel.errors import CarouselError
 from carousel.server.access.gate import Gate
-from carousel.server.rpc import Context, abort, admit, admit_again, malformed
+from carousel.server.ending import abort
+from carousel.server.rpc import Context, admit, admit_again, malformed
 
 Parse = Callable[[Any], Any]
 Method = Callable[..., Any]

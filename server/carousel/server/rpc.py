@@ -22,13 +22,13 @@ from carousel.errors import (
     InternalError,
     InvalidField,
     Unauthenticated,
-    to_status,
 )
 from carousel.server.access import caller
 from carousel.server.access.gate import Gate
 from carousel.server.access.grant import Grant
 from carousel.server.access_log import Recorder
-from carousel.server.flow import DETAILS_KEY, Flow, Flows
+from carousel.server.ending import abort
+from carousel.server.flow import Flow, Flows
 from carousel.server.limits import ConnectionLimits
 from carousel.server.logs import REQUEST_ID_KEY, request_id, take_request_id
 from carousel.server.metrics import Metrics
@@ -131,14 +131,6 @@ async def fail(context: Context, error: Exception, call: Call, begin: float, tra
         error = InternalError(f"a fault of the server; its log has request {own}")
     call.done(error.code, begin, trace, reason=error.reason)
     await abort(context, error, ((REQUEST_ID_KEY, own),))
-
-
-async def abort(
-    context: Context, error: CarouselError, trailers: tuple[tuple[str, str], ...] = ()
-) -> None:
-    """End a call with an error of the catalogue; does not return."""
-    details = to_status(error).SerializeToString()
-    await context.abort(error.code, error.message, ((DETAILS_KEY, details), *trailers))
 
 
 async def cancelled(

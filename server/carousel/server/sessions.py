@@ -17,12 +17,12 @@ from carousel.errors import (
     SessionFenced,
     StepsLost,
 )
-from carousel.server.gatekeeper import reply_of
 from carousel.server.kept import Ring
 from carousel.server.loaded import LoadedVersion
 from carousel.server.moves import Moves, check_open
 from carousel.server.names import key_of, owner_of, session_name
 from carousel.server.records import Record
+from carousel.server.repeats import reply_of
 from carousel.server.session_values import describe_ended, end_reason
 from carousel.server.stores import Entry
 from carousel.server.table import (

@@ -337,8 +337,8 @@ class SessionTable:
 
     def why_not(self, handle: int, tenant: str = "") -> CarouselError:
         """Why a handle is not one that the tenant can use."""
-        session_id = self._former.get(handle)
-        if session_id is None or (tenant and owner_of(session_id) != tenant):
+        session_id = self._former_session(handle, tenant)
+        if session_id is None:
             return SessionNotFound(f"no session has the handle {handle:#018x}")
         if session_id in self.slots or session_id in self._elsewhere:
             return SessionFenced(
@@ -355,13 +355,19 @@ class SessionTable:
         if len(handles) <= FEW:
             return [self.why_not(handle, tenant) for handle in handles]
         unknown = SessionNotFound("no session has this handle")
-        found = [self._former.get(handle) for handle in handles]
         return [
             unknown
-            if session_id is None or (tenant and owner_of(session_id) != tenant)
+            if self._former_session(handle, tenant) is None
             else self.why_not(handle, tenant)
-            for handle, session_id in zip(handles, found, strict=True)
+            for handle in handles
         ]
+
+    def _former_session(self, handle: int, tenant: str) -> str | None:
+        """The session that had a handle before, if it is one that the tenant may know of."""
+        session_id = self._former.get(handle)
+        if session_id is None or (tenant and owner_of(session_id) != tenant):
+            return None
+        return session_id
 
     def expire_time(self, slots: Ints) -> npt.NDArray[np.float64]:
         """When each session ends unless it is used before."""

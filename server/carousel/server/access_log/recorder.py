@@ -19,9 +19,9 @@ from google.rpc import error_details_pb2, status_pb2
 from carousel.server.access.caller import SERVER, Caller, caller_now, denied
 from carousel.server.access_log.resources import Resources, resources, results
 from carousel.server.access_log.writer import Entry, Writer
+from carousel.server.ending import DETAILS_KEY
 from carousel.server.logs import request_id, take_request_id
 
-DETAILS_KEY = "grpc-status-details-bin"
 REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 LARGEST_REFUSED = 65_536  # bytes of a refused request that are looked at for names
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from carousel.server.gatekeeper import reply_of
 from carousel.server.gates.activity import KEEPS, Activity, horizons, run_again, surprises
 from carousel.server.gates.metrics import GateMetrics
 from carousel.server.gates.window import Window
 from carousel.server.loaded import LoadedVersion
+from carousel.server.repeats import reply_of
 from carousel.server.ride import Brought, Ride
 from carousel.server.scheduler import Plan
 from carousel.server.table import SessionTable

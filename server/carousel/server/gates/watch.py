@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from carousel.errors import WatchCapacity
-from carousel.server.gatekeeper import reply_of
 from carousel.server.loaded import LoadedVersion
+from carousel.server.repeats import reply_of
 from carousel.server.ride import Ride
 from carousel.server.scheduler import Plan
 from carousel.server.table import SessionTable
