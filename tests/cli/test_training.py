@@ -127,6 +127,9 @@ def test_a_dataset_stays_and_is_learned_from_again(inside: Command, trained: str
     assert re.search(r"load +double|load +float64", shown)
     checked = inside("train", dataset["name"], "--label", "note", "--validate-only", "--json").json
     assert checked["recipe"]["task"]["type"] == "tag"
+    seen = inside("train", dataset["name"], "--label", "note", "--validate-only").out
+    assert "no job was made" in seen
+    assert "queued" not in seen
     assert [job["name"] for job in inside("jobs", "list", "--json").json] == ["jobs/first"]
 
 

@@ -29,7 +29,7 @@ def jobs(listed: Sequence[Job]) -> RenderableType:
             "" if one.progress is None else job_lines.number(one.progress.loss),
             version(one) or "",
             when(one.create_time),
-            _data(one),
+            data(one),
         )
         for one in listed
     ]
@@ -42,7 +42,7 @@ def job(one: Job) -> RenderableType:
     pairs: dict[str, RenderableType] = {
         "job": one.id,
         "state": tables.state(one.state, one.state_message),
-        "learns from": _data(one),
+        "learns from": data(one),
         "task": task(one),
         "network": network(one),
         "updates": _steps(one),
@@ -51,7 +51,7 @@ def job(one: Job) -> RenderableType:
         pairs["now"] = ", ".join(job_lines.progress(one.progress))
     if one.checkpoint_step:
         pairs["last checkpoint"] = f"after {count(one.checkpoint_step)} updates"
-    pairs["goes to"] = _goes_to(one)
+    pairs["goes to"] = goes_to(one)
     if one.version:
         pairs["version"] = version(one)
     if one.attempts > 1:
@@ -164,11 +164,11 @@ def network(one: Job) -> str:
     return f"{made}, {count(one.parameters)} parameters" if one.parameters else made
 
 
-def _data(one: Job) -> str:
+def data(one: Job) -> str:
     return one.dataset.removeprefix("datasets/") or one.uri
 
 
-def _goes_to(one: Job) -> str:
+def goes_to(one: Job) -> str:
     wanted = one.promotion
     if not wanted.model:
         return "no model"

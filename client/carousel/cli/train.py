@@ -117,7 +117,11 @@ def train(
         id=job_id,
         validate_only=validate_only,
     )
-    if detach or validate_only:
+    if validate_only:
+        from carousel.cli.checked_job import CheckedJob
+
+        return CheckedJob.of(job)
+    if detach:
         return job
     return run.Run(client, job, use=lambda done: train_use.commands(client, done, dataset, path))
 
@@ -128,10 +132,12 @@ def _upload(client: "Client", path: Path) -> "Dataset":
 
 
 def _show(made: "run.Run | Job") -> Any:
-    from carousel.cli import job_views
+    from carousel.cli import checked_job, job_views
 
     if isinstance(made, run.Run):
         return run.show(made)
+    if isinstance(made, checked_job.CheckedJob):
+        return checked_job.view(made)
     return job_views.job(made)
 
 
