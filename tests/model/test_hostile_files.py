@@ -125,7 +125,7 @@ def test_a_cell_that_never_ends_is_refused_in_bounded_memory(tmp_path: Path, beg
     )
     most, _, why = done.stdout.partition(" ")
     assert int(most) < 16e6  # the file has 67 MB
-    assert why.startswith("x.csv is not csv: ")
+    assert why.startswith("the file is not csv: ")
 
 
 def test_text_of_a_parquet_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_text_of_a_parquet_file_that_is_no_text_is_refused(tmp_path: Path) -> No
     bytes_of = pa.array([b"good", b"\xff\xfe"])
     text = pa.Array.from_buffers(pa.string(), 2, bytes_of.buffers())
     pa_parquet.write_table(pa.table({"a": text}), file)
-    with pytest.raises(DataError, match=r"x\.parquet is not parquet: .*UTF8"):
+    with pytest.raises(DataError, match=r"the file is not parquet: .*UTF8"):
         describe(file, "parquet")
 
 

@@ -8,13 +8,13 @@ import json
 import os
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from carousel.errors import ImportRefused, StoreUnwritable, WeightsInvalid
 from carousel.model import BASELINE
+from carousel.server import beneath
 from carousel.server.version import (
     CARD,
     CONFIG,
@@ -28,8 +28,6 @@ from carousel.server.version import (
 )
 
 PREFIX = ".staging-"
-MAX_PATH = 4096  # characters
-
 # A version's files, with their largest sizes.
 FILES = {
     CONFIG: MAX_CONFIG_BYTES,
@@ -39,8 +37,6 @@ FILES = {
 }
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Staging:
@@ -112,7 +108,7 @@ class Staging:
     def _copy(self, source: int) -> None:
         for name, limit in FILES.items():
             try:
-                file = open_file(source, name)
+                file = beneath.open_file(source, name)
             except FileNotFoundError:
                 if name in (CARD, BASELINE):
                     continue
@@ -156,38 +152,19 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def open_file(folder: int, name: str) -> BinaryIO:
-    """Open a regular file in an open folder, never through a link. Raises OSError."""
-    handle = os.open(name, _FILE, dir_fd=folder)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(0, "it is not a regular file")
-    return os.fdopen(handle, "rb")
-
-
 @contextlib.contextmanager
 def open_folder(root: Path, path: str) -> Iterator[int]:
-    """Open a folder below the root; no part of the path may lead out. Raises ImportRefused.
-
-    Each part is opened from the one before, so nothing can be exchanged for a link in between.
-    """
-    parts = path.split("/") if len(path) <= MAX_PATH else [""]
-    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+    """Open a folder below the root; no part of the path may lead out. Raises ImportRefused."""
+    parts = beneath.parts_of(path)
+    if not parts:
         raise ImportRefused(
             "path must name a folder below the server's import_root, relative to it and "
             f"without '.' and '..', got {path!r:.200}",
             field="path",
         )
-    handle = -1
     try:
-        handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        for part in parts:
-            below = os.open(part, _FOLDER, dir_fd=handle)
-            os.close(handle)
-            handle = below
+        handle = beneath.open_folder(root, parts)
     except OSError as error:
-        if handle >= 0:
-            os.close(handle)
         raise ImportRefused(
             f"path must lead to a folder without links, got {path!r:.200}: {error.strerror}",
             field="path",

@@ -120,12 +120,12 @@ def test_a_text_has_characters_and_lines(tmp_path: Path) -> None:
     [
         ("text", b"", "the text is empty"),
         ("text", b"ab\xff", "row 1: byte 0xff is not UTF-8"),
-        ("csv", b"a,b\n1,2\n3\n", "row 2: data is not csv: .*Expected 2 columns, got 1"),
+        ("csv", b"a,b\n1,2\n3\n", "row 2: the file is not csv: .*Expected 2 columns, got 1"),
         ("csv", b"a,b\n", "no rows"),
-        ("csv", "a,b\n1,2\n".encode("utf-16"), "data is UTF-16: save it as UTF-8"),
-        ("csv", b"a,\xff\n1,2\n", "data is not csv: it is not UTF-8"),
+        ("csv", "a,b\n1,2\n".encode("utf-16"), "the file is UTF-16: save it as UTF-8"),
+        ("csv", b"a,\xff\n1,2\n", "the file is not csv: it is not UTF-8"),
         ("csv", b"a,b\n1,2\n3,1e300\n", r"row 2, column 'b': .* of float32, got 1e\+300"),
-        ("parquet", b"PAR1", "data is not parquet"),
+        ("parquet", b"PAR1", "the file is not parquet"),
         ("jsonl", b"\n\n", "no rows"),
         ("jsonl", b"{}\n{}\n", "no rows"),
         ("jsonl", b'{"a": 1}\n\n{"a": 1\n', "row 2: the line is not JSON: "),
@@ -139,7 +139,7 @@ def test_a_text_has_characters_and_lines(tmp_path: Path) -> None:
         ("jsonl", b'{"a": "\\ud800"}\n', "row 1, column 'a': half of a surrogate pair"),
         ("jsonl", b'{"a": "\xff"}\n', "row 1: byte 0xff is not UTF-8"),
         ("jsonl", b"[" * 100_000, "row 1: the line is not JSON: "),
-        ("npz", b"PK", "data is no NumPy archive"),
+        ("npz", b"PK", "the file is no NumPy archive"),
     ],
 )
 def test_what_cannot_be_read_is_refused(

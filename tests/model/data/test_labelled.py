@@ -338,5 +338,5 @@ def test_damaged_archives_are_refused(tmp_path: Path, damage: str) -> None:
     else:
         content[1000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"data\.npz is no NumPy archive"):
+    with pytest.raises(DataError, match=r"the file is no NumPy archive"):
         prepare(path, ClassifyTask(), tmp_path / "corpus")

@@ -347,7 +347,7 @@ def test_damaged_parquet_is_refused(tmp_path: Path, damage: str) -> None:
         path.write_bytes(b"load\n1\n2\n")
     else:
         path.unlink()
-    with pytest.raises(DataError, match=r"data\.parquet (is not parquet|cannot be read)"):
+    with pytest.raises(DataError, match=r"the file (is not parquet|cannot be read)"):
         prepare(path, LOAD, tmp_path / "corpus")
     assert not (tmp_path / "corpus" / "corpus.json").exists()
 

@@ -124,5 +124,5 @@ def test_too_little_text_is_refused(tmp_path: Path, text: str, message: str) -> 
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"text\.txt cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"the file cannot be read: No such file"):
         prepare_text(tmp_path / "text.txt", LanguageModelTask(), tmp_path / "corpus")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,13 @@ import grpc
 import pytest
 
 from carousel.errors import InvalidField
+from carousel.model.data import Corpus
+from carousel.server.training import prepare
+from carousel.server.training.child import run_child
 from carousel.server.training.data_folder import DataFolder
+from carousel.server.training.process import Share, preparing_command, start
+from carousel.server.training.recipes import decode_recipe
+from carousel.server.training.records import JobRecord
 from carousel.v1 import dataset_pb2, training_pb2
 from carousel.v1 import training_service_pb2 as pb
 from tests.server.contract import error_of
@@ -185,12 +192,44 @@ def test_a_uri_leads_nowhere_but_below_a_root(tmp_path: Path) -> None:
     (root / "inside").symlink_to(root / "sub")
     os.mkfifo(root / "pipe.txt")
     folder = DataFolder(tmp_path / "data", (root,))
-    assert folder.below_roots("sub/good.txt").read_text() == "good"
+    with folder.open_uri("sub/good.txt") as file:
+        assert file.read() == b"good"
     for uri in (
         "", "/etc/passwd", "../secret.txt", "sub/../../secret.txt", "./sub/good.txt", "link.txt",
         "inside/good.txt", "pipe.txt", "sub", "missing.txt", "sub//good.txt", "a\0b",
     ):  # fmt: skip
         with pytest.raises(InvalidField):
-            folder.below_roots(uri)
+            folder.open_uri(uri)
     with pytest.raises(InvalidField, match="no dataset_roots"):
-        DataFolder(tmp_path / "data").below_roots("sub/good.txt")
+        DataFolder(tmp_path / "data").open_uri("sub/good.txt")
+    with pytest.raises(InvalidField, match="must lead to a file"):
+        DataFolder(tmp_path / "data", (Path("/dev"),)).open_uri("null")
+
+
+def test_who_reads_data_reads_what_was_checked_though_its_path_was_exchanged(
+    tmp_path: Path,
+) -> None:
+    root, outside, same = tmp_path / "root", tmp_path / "secret.txt", tmp_path / "same.txt"
+    (tmp_path / "want").mkdir()
+    root.mkdir()
+    outside.write_text("secret" * len(FOX))
+    for file in (root / "fox.txt", same):
+        file.write_text(FOX)
+    given = {"recipe": decode_recipe(recipe()).to_dict()}
+    for place in (tmp_path, tmp_path / "want"):
+        (place / "job.json").write_text(json.dumps(given))
+    folder = DataFolder(tmp_path / "data", (root,))
+    job = JobRecord(id="a", dataset="", uri="fox.txt")
+    with folder.source(job) as data:
+        (root / "fox.txt").unlink()
+        (root / "fox.txt").symlink_to(outside)
+        described = run_child("describe", "text", share=Share(), seconds=60, data=data)
+        assert described["rows"] == len(FOX)
+        process = start(preparing_command("text", tmp_path), tmp_path, Share(), data=data)
+        assert process.child is not None
+        assert process.child.wait() == 0
+    assert prepare.main(same, "text", tmp_path / "want")
+    want = Corpus.open(tmp_path / "want" / "corpus").digest
+    assert Corpus.open(tmp_path / "corpus").digest == want
+    with pytest.raises(InvalidField, match="without links"):
+        folder.source(job)

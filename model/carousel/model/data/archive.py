@@ -87,7 +87,7 @@ class Archive:
                 count = min(left, max(1, PIECE // each))
                 data = file.read(count * each)
                 if len(data) != count * each:
-                    raise DataError(f"{self._path.name} ends within its array", column=name)
+                    raise DataError("the file ends within its array", column=name)
                 yield np.frombuffer(data, dtype).reshape(count, *shape[1:])
                 left -= count
 
@@ -147,7 +147,7 @@ class Archive:
         except DataError:
             raise
         except (*DAMAGE, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error) as error:
-            raise DataError(f"{self._path.name} is no NumPy archive: {error}") from None
+            raise DataError(f"the file is no NumPy archive: {error}") from None
 
 
 def prepare_archive(

@@ -121,9 +121,9 @@ class Table:
             yield
         except OSError as error:
             why = error.strerror or error
-            raise DataError(f"{self.path.name} cannot be read: {why}") from None
+            raise DataError(f"the file cannot be read: {why}") from None
         except UnicodeDecodeError:
-            raise DataError(f"{self.path.name} is not {self.format}: it is not UTF-8") from None
+            raise DataError(f"the file is not {self.format}: it is not UTF-8") from None
         except pa.ArrowException as error:
             raise self._refusal(str(error)) from None
 
@@ -131,14 +131,14 @@ class Table:
         """Which spreadsheets write, and Arrow takes for bytes of no meaning."""
         with self.path.open("rb") as file:
             if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                raise DataError(f"{self.path.name} is UTF-16: save it as UTF-8")
+                raise DataError("the file is UTF-16: save it as UTF-8")
 
     def _refusal(self, message: str) -> DataError:
         """Arrow says `In CSV column #1: Row #2: ...` and counts the header as row 1."""
         row, column = (re.search(pattern, message) for pattern in (r"Row #(\d+)", r"column #(\d+)"))
         reason = message.split(": ", 1)[-1].split(f"Row #{row[1]}: ")[-1] if row else message
         return DataError(
-            f"{self.path.name} is not {self.format}: {reason}"[:300],
+            f"the file is not {self.format}: {reason}"[:300],
             row=int(row[1]) - 1 if row else None,
             column=self.names[int(column[1])] if column else None,
         )

@@ -88,7 +88,7 @@ def text_pieces(path: Path, piece: int = PIECE) -> Iterator[str]:
             row=line + error.object[: error.start].count(b"\n"),
         ) from None
     except OSError as error:
-        raise DataError(f"{path.name} cannot be read: {error.strerror}") from None
+        raise DataError(f"the file cannot be read: {error.strerror}") from None
 
 
 def documents(pieces: Iterable[str], separator: str) -> Iterator[tuple[str, bool]]:

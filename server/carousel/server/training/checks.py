@@ -6,11 +6,14 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import BinaryIO
 
 from carousel.errors import StoreUnwritable
+from carousel.server.beneath import path_of
 from carousel.server.training import prepare
 from carousel.server.training.child import Object, is_harmless, refusal
 from carousel.server.training.data_folder import DataFolder
@@ -61,42 +64,42 @@ class Checks:
             self._turn.release()
 
     def _look(self, job: JobRecord) -> str:
-        source = self._folder.source(job)
         try:
-            fault, left = self._find(source, job)
+            with self._folder.source(job) as data:
+                fault, left = self._find(data, job)
         except (OSError, StoreUnwritable) as error:
             return self._failed(job, str(error))
         if fault is not None:
             raise refusal(fault, field=_field(fault, job))
         return left
 
-    def _find(self, source: Path, job: JobRecord) -> tuple[Object | None, str]:
+    def _find(self, data: BinaryIO, job: JobRecord) -> tuple[Object | None, str]:
         """What is wrong with the data or the task; and why nothing can be said of that."""
-        if (size := source.stat().st_size) > MOST_BYTES:
+        if (size := os.fstat(data.fileno()).st_size) > MOST_BYTES:
             return None, (
                 f"the data is checked before it learns: it has {size:,} bytes, more than the "
                 f"{MOST_BYTES:,} that are looked at beforehand"
             )
-        key = _key(source, job)
+        key = _key(data, job)
         if key in self._known:
             return self._known[key], ""
         self._folder.check_room(size)
         with self._folder.scratch() as folder:
-            fault, left = self._prepare(source, job, folder)
+            fault, left = self._prepare(data, job, folder)
         if not left:
             while len(self._known) >= MOST_KNOWN:
                 del self._known[next(iter(self._known))]
             self._known[key] = fault
         return fault, left
 
-    def _prepare(self, source: Path, job: JobRecord, folder: Path) -> tuple[Object | None, str]:
+    def _prepare(self, data: BinaryIO, job: JobRecord, folder: Path) -> tuple[Object | None, str]:
         (folder / "job.json").write_text(json.dumps({"recipe": job.recipe}))
         # To learn subwords is work for every core, however small the text.
         subwords = job.recipe["task"].get("tokenization") == "subwords"
         made: bool | None
-        if is_harmless(source, job.format) and not subwords:
-            made = prepare.main(source, job.format, folder)
-        elif (made := self._in_time(source, job.format, folder)) is None:
+        if is_harmless(data, job.format) and not subwords:
+            made = prepare.main(path_of(data), job.format, folder)
+        elif (made := self._in_time(data, job.format, folder)) is None:
             return None, (
                 "the data is checked before it learns: to look at it beforehand took more than "
                 f"{self.seconds:g} seconds"
@@ -111,9 +114,9 @@ class Checks:
         log.warning("the data of jobs/%s could not be looked at: %s", job.id, why)
         return f"the data is checked before it learns: to look at it beforehand failed, {why}"
 
-    def _in_time(self, source: Path, kind: str, folder: Path) -> bool | None:
+    def _in_time(self, data: BinaryIO, kind: str, folder: Path) -> bool | None:
         """Whether a process made the corpus; None: not in time."""
-        process = start(preparing_command(source, kind, folder), folder, self._share)
+        process = start(preparing_command(kind, folder), folder, self._share, data=data)
         assert process.child is not None
         bound_memory(process.pid)
         try:
@@ -126,11 +129,11 @@ class Checks:
             process.child.wait()
 
 
-def _key(source: Path, job: JobRecord) -> bytes:
+def _key(data: BinaryIO, job: JobRecord) -> bytes:
     """Of all that the preparation depends on."""
-    file, recipe = source.stat(), job.recipe
+    file, recipe = os.fstat(data.fileno()), job.recipe
     of_recipe = [recipe[name] for name in ("task", "validation_share", "test_share", "seed")]
-    of_file = [str(source), file.st_ino, file.st_size, file.st_mtime_ns, job.format]
+    of_file = [file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, job.format]
     return hashlib.sha256(json.dumps([of_file, of_recipe], sort_keys=True).encode()).digest()
 
 

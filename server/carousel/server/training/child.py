@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from carousel.errors import DatasetInvalid
 from carousel.model import ConfigError, ModelError
@@ -26,16 +26,22 @@ FAULTS = (ValueError, OSError, MemoryError)
 HARMLESS_BYTES = 1024**2
 
 
-def is_harmless(file: Path, kind: str) -> bool:
+def is_harmless(file: BinaryIO, kind: str) -> bool:
     """Whether it can do no harm, being plain and small, and need not wait for a process."""
-    return kind in ("text", "csv", "jsonl") and file.stat().st_size <= HARMLESS_BYTES
+    size = os.fstat(file.fileno()).st_size
+    return kind in ("text", "csv", "jsonl") and size <= HARMLESS_BYTES
 
 
-def run_child(module: str, *arguments: str, share: Share, seconds: float) -> Object:
-    """What `python -m carousel.server.training.{module}` prints; blocks. Raises DatasetInvalid."""
+def run_child(
+    module: str, *arguments: str, share: Share, seconds: float, data: BinaryIO | None = None
+) -> Object:
+    """What `python -m carousel.server.training.{module} < data` prints; blocks.
+
+    Raises DatasetInvalid.
+    """
     child = subprocess.Popen(
         [sys.executable, "-m", f"carousel.server.training.{module}", *arguments],
-        stdin=subprocess.DEVNULL,
+        stdin=data or subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(share),

@@ -17,13 +17,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from carousel.errors import InvalidField, StoreUnwritable
+from carousel.server import beneath
 from carousel.server.names import path_of
 from carousel.server.staging import writing
 from carousel.server.training.records import JobRecord
 
-MAX_PATH = 4096  # characters
 RESERVE = 64 * 1024**2  # bytes that stay free for records and checkpoints
 SCRATCH_SECONDS = 3600.0  # after which nobody uses a folder any more
 
@@ -33,7 +34,7 @@ class DataFolder:
 
     def __init__(self, root: Path, dataset_roots: tuple[Path, ...] = ()) -> None:
         self.root = root.absolute()
-        self._roots = tuple(root.resolve() for root in dataset_roots)
+        self._roots = dataset_roots
         self._home = ""
 
     @property
@@ -55,14 +56,20 @@ class DataFolder:
         """The file with a dataset's bytes."""
         return self.root / "datasets" / path_of(dataset) / "data"
 
+    def open_dataset(self, dataset: str) -> BinaryIO:
+        """Raises OSError."""
+        return beneath.open_below(self.root / "datasets", [*path_of(dataset).parts, "data"])
+
     def job(self, number: int) -> Path:
         return self.root / "jobs" / str(number)
 
-    def source(self, job: JobRecord) -> Path:
-        """The file that a job learns from. Raises InvalidField (a uri that may not be read)."""
-        return self.dataset(job.dataset) if job.dataset else self.below_roots(job.uri)
+    def source(self, job: JobRecord) -> BinaryIO:
+        """The file that a job learns from, open: whoever reads it reads this one, whatever its name
+        leads to by then. Raises InvalidField (a uri that may not be read), OSError.
+        """
+        return self.open_dataset(job.dataset) if job.dataset else self.open_uri(job.uri)
 
-    def below_roots(self, uri: str) -> Path:
+    def open_uri(self, uri: str) -> BinaryIO:
         """A regular file below one of the dataset roots, by a path that leads nowhere else.
 
         The path is relative to a root: no '..', no link on the way. Raises InvalidField.
@@ -71,18 +78,16 @@ class DataFolder:
             raise InvalidField(
                 "uri can't be used: the server has no dataset_roots", field="job.uri"
             )
-        parts = uri.split("/") if len(uri) <= MAX_PATH else [""]
-        if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        parts = beneath.parts_of(uri)
+        if not parts:
             raise InvalidField(
                 "uri must be the path of a file below one of the server's dataset_roots, relative "
                 f"to it and without '.' and '..', got {uri!r:.200}",
                 field="job.uri",
             )
         for root in self._roots:
-            path = root.joinpath(*parts)
             with contextlib.suppress(OSError):
-                if path.resolve(strict=True) == path and path.is_file():
-                    return path
+                return beneath.open_below(root, parts)
         raise InvalidField(
             f"uri must lead to a file below a dataset root, without links, got {uri!r:.200}",
             field="job.uri",

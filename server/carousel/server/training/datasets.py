@@ -23,6 +23,7 @@ from carousel.errors import (
     UploadDamaged,
 )
 from carousel.model.data import DataError
+from carousel.server.beneath import path_of
 from carousel.server.names import dataset_name, key_of, owner_of
 from carousel.server.quotas import UNLIMITED, Quotas
 from carousel.server.staging import sync, writing
@@ -103,10 +104,12 @@ class Datasets:
 
         Raises UploadDamaged, DatasetInvalid.
         """
-        file = self._folder.dataset(dataset)
         try:
-            _check_sha256(file, announced.sha256)
-            found = self.describe(file, announced.format)
+            with self._open(dataset) as file:
+                _check_sha256(file, announced.sha256)
+                found = self.describe(file, announced.format)
+            with writing():
+                sync(self._folder.dataset(dataset).parent)
         except (UploadDamaged, DatasetInvalid):
             self._remove(dataset)
             raise
@@ -119,16 +122,17 @@ class Datasets:
 
     def is_harmless(self, announced: Announced) -> bool:
         """Whether what arrived is read in a moment."""
-        return is_harmless(self._folder.dataset(announced.id), announced.format)
+        with self._open(announced.id) as file:
+            return is_harmless(file, announced.format)
 
-    def describe(self, file: Path, kind: str) -> Object:
+    def describe(self, file: BinaryIO, kind: str) -> Object:
         """What is in it, read by a process unless it is harmless. Raises DatasetInvalid."""
         if is_harmless(file, kind):
             try:
-                return describe.read(file, kind)
+                return describe.read(path_of(file), kind)
             except DataError as error:
                 raise refusal(fault(error)) from None
-        return run_child("describe", str(file), kind, share=self._share, seconds=DESCRIBE_SECONDS)
+        return run_child("describe", kind, share=self._share, seconds=DESCRIBE_SECONDS, data=file)
 
     def get(self, dataset: str) -> tuple[DatasetRecord, int]:
         """The dataset and how many unfinished jobs learn from it. Raises DatasetNotFound."""
@@ -186,6 +190,10 @@ class Datasets:
             received_bytes=0,
             created=time.time(),
         )
+
+    def _open(self, dataset: str) -> BinaryIO:
+        with writing():
+            return self._folder.open_dataset(dataset)
 
     def _remove(self, dataset: str) -> None:
         with self._database.begin() as session:
@@ -281,15 +289,14 @@ def _jobs(session: Session, datasets: list[str]) -> dict[str, int]:
     return {dataset: count for dataset, count in session.execute(query)}
 
 
-def _check_sha256(file: Path, announced: bytes) -> None:
-    with writing(), file.open("rb") as data:
-        found = hashlib.file_digest(data, "sha256").digest()
+def _check_sha256(file: BinaryIO, announced: bytes) -> None:
+    with writing():
+        found = hashlib.file_digest(file, "sha256").digest()
     if found != announced:
         raise UploadDamaged(
             f"the data's SHA-256 should be {announced.hex()}, it is {found.hex()}; all of it is "
             "needed again"
         )
-    sync(file.parent)
 
 
 def _lock(file: BinaryIO) -> bool:

@@ -1,4 +1,4 @@
-"""`python -m carousel.server.training.describe FILE FORMAT`: what is in a dataset, as JSON."""
+"""`python -m carousel.server.training.describe FORMAT < FILE`: what is in a dataset, as JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from carousel.model.data import describe
 from carousel.server.training.child import Object, answer
+from carousel.server.training.process import DATA
 
 
 def read(file: Path, kind: str) -> Object:
@@ -22,4 +23,4 @@ def read(file: Path, kind: str) -> Object:
 
 
 if __name__ == "__main__":
-    answer(lambda: read(Path(sys.argv[1]), sys.argv[2]))
+    answer(lambda: read(DATA, sys.argv[1]))

@@ -223,7 +223,8 @@ class Jobs:
     def _check_source(self, session: Session, new: NewJob) -> tuple[str, str]:
         """Home and format of what it learns from; locks the dataset against its deletion."""
         if not new.dataset:
-            return self._folder.home, format_of(self._folder.below_roots(new.uri).name)
+            self._folder.open_uri(new.uri).close()
+            return self._folder.home, format_of(new.uri.rpartition("/")[2])
         query = select(DatasetRecord).where(DatasetRecord.id == new.dataset).with_for_update()
         dataset = session.scalar(query)
         if dataset is None:

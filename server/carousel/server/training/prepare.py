@@ -1,4 +1,4 @@
-"""`python -m carousel.server.training.prepare FILE FORMAT FOLDER`: a dataset to a job's corpus.
+"""`python -m carousel.server.training.prepare FORMAT FOLDER < FILE`: a dataset to a job's corpus.
 
 The recipe is in FOLDER/job.json. `corpus` is there when all of it is; what is wrong with the
 data is in prepare.json.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from carousel.model.data import prepare, task_from_dict
 from carousel.server.training.child import FAULTS, fault
+from carousel.server.training.process import DATA
 
 
 def main(file: Path, kind: str, folder: Path) -> bool:
@@ -38,4 +39,4 @@ def main(file: Path, kind: str, folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
+    sys.exit(not main(DATA, sys.argv[1], Path(sys.argv[2])))

@@ -15,10 +15,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 OOM_SCORE = 500  # where memory runs out, a job goes before the server does
 READER_BYTES = 8 * 2**30  # files of any size are read in pieces; 1 GiB has been enough
 MARK = "TRAINING_FOLDER"
+# Data comes to a process open: of a path, who can write in its folder would have the last word.
+DATA = Path("/proc/self/fd/0")
 # Of the server, of the client of PostgreSQL, and of traces, which may be sent with a key.
 SETTINGS = ("CAROUSEL_", "PG", "OTEL_")
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -83,18 +86,19 @@ def training_command(folder: Path, workers: int) -> list[str]:
     ]
 
 
-def preparing_command(source: Path, kind: str, folder: Path) -> list[str]:
-    """The command that makes the corpus."""
-    module = "carousel.server.training.prepare"
-    return [sys.executable, "-m", module, str(source), kind, str(folder)]
+def preparing_command(kind: str, folder: Path) -> list[str]:
+    """The command that makes the corpus of its data."""
+    return [sys.executable, "-m", "carousel.server.training.prepare", kind, str(folder)]
 
 
-def start(command: list[str], folder: Path, share: Share) -> Process:
+def start(
+    command: list[str], folder: Path, share: Share, *, data: BinaryIO | None = None
+) -> Process:
     """Start it in a session of its own; what it prints goes to log.txt in the folder."""
     with (folder / "log.txt").open("ab") as log:
         child = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=data or subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment(share) | {MARK: str(folder)},

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable
-from typing import Literal, NoReturn, TypeVar
+from typing import BinaryIO, Literal, NoReturn, TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -141,10 +142,11 @@ class Run:
 
     async def _prepare(self) -> None:
         if self._process is None:
-            source = await asyncio.to_thread(self._shop.folder.source, self.job)
-            await asyncio.to_thread(self._shop.folder.check_room, source.stat().st_size)
-            command = preparing_command(source, self.job.format, self._folder.path)
-            self._process = await self._start(command, PREPARING)
+            with await asyncio.to_thread(self._shop.folder.source, self.job) as data:
+                size = os.fstat(data.fileno()).st_size
+                await asyncio.to_thread(self._shop.folder.check_room, size)
+                command = preparing_command(self.job.format, self._folder.path)
+                self._process = await self._start(command, PREPARING, data)
             bound_memory(self._process.pid)
         while self._process.alive and not self._order:  # noqa: ASYNC110 (a process rings no bell)
             await asyncio.sleep(LOOK_SECONDS)
@@ -164,7 +166,7 @@ class Run:
         if self.job.said is not None and self._said == "failed":
             await self._end(FAILED, str(self.job.said["message"]))
 
-    async def _start(self, command: list[str], state: str) -> Process:
+    async def _start(self, command: list[str], state: str, data: BinaryIO | None = None) -> Process:
         """Start a process, and keep how to find it again."""
         await self._obey()
         if self.job.state == state and self.job.fruitless >= MAX_FRUITLESS:
@@ -184,7 +186,7 @@ class Run:
             job.fruitless += 1
             job.attempts += state == RUNNING
             self._folder.write_job(job, baseline)
-            process = start(command, self._folder.path, self._shop.share)
+            process = start(command, self._folder.path, self._shop.share, data=data)
             job.pid, job.pid_start, job.said = process.pid, process.start, None
             return process
 
