@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from carousel.errors import CarouselError, SessionEnded, SessionFenced, SessionNotFound
 from carousel.server.audit.log import Log
+from carousel.server.handle_index import HandleIndex
 from carousel.server.kept import Mark, Ring
 from carousel.server.memo import Memo
 from carousel.server.names import owner_of, session_name
@@ -20,13 +20,7 @@ from carousel.server.owners import OPERATOR, Owners
 from carousel.server.replies import ChunkReplies
 from carousel.server.work import Handles, Ints
 
-# A handle is 40 random bits above the slot's number: looking it up is one comparison, for a whole
-# column at once, and a handle of a former incarnation can't match.
-SLOT_BITS = 24
-SLOT_MASK = (1 << SLOT_BITS) - 1
 FEW = 16  # handles of a message, of which each is told by itself why it is none
-_SLOT_MASK = np.uint64(SLOT_MASK)
-MAX_SESSIONS = 1 << SLOT_BITS
 
 FREE, ACTIVE, QUARANTINED = 0, 1, 2
 
@@ -115,6 +109,7 @@ class SessionTable:
         self.memos: dict[int, tuple[int, Memo]] = {}  # by slot, with the step index they belong to
         self.parked: OrderedDict[int, bytes | None] = OrderedDict()  # records; None: in the store
         self.audited: dict[int, Log] = {}  # audit logs by slot
+        self.index = HandleIndex()
         self.owners = Owners()
         self.durables = 0  # sessions that are not of MEMORY
         self.syncs = 0  # sessions of SYNC
@@ -145,7 +140,7 @@ class SessionTable:
         if not self._free:
             self._grow()
         slot = self._free.pop()
-        self.handle[slot] = self._new_handle(slot)
+        self.index.draw(slot, self.handle)
         self.state[slot] = ACTIVE
         self.version[slot] = version
         self.row[slot] = row
@@ -182,8 +177,7 @@ class SessionTable:
             self._grow()
         slots = np.array(self._free[-count:])
         del self._free[-count:]
-        bits = np.frombuffer(secrets.token_bytes(8 * count), np.uint64) >> np.uint64(SLOT_BITS)
-        self.handle[slots] = np.maximum(bits, 1) << np.uint64(SLOT_BITS) | slots.astype(np.uint64)
+        self.index.draw_many(slots, self.handle)
         for column in (
             self.state,
             self.version,
@@ -257,9 +251,7 @@ class SessionTable:
     def renew_handle(self, slot: int) -> int:
         """Begin a new incarnation: the former handle is fenced."""
         self._end_line(slot)
-        handle = self._new_handle(slot)
-        self.handle[slot] = handle
-        return handle
+        return self.index.draw(slot, self.handle)
 
     def may_go_on(self, slot: int, handle: int) -> bool:
         """Whether this is the current handle, or that of a holder whose attaching was not answered
@@ -309,8 +301,8 @@ class SessionTable:
 
     def slot_of(self, handle: int, tenant: str = "") -> int | None:
         """The slot that a handle names, if the handle is current and the tenant's."""
-        slot = handle & SLOT_MASK
-        live = handle != 0 and slot < len(self.handle) and int(self.handle[slot]) == handle
+        slot = self.index.slot(handle)
+        live = handle != 0 and slot < len(self.handle) and self.handle.item(slot) == handle
         if not live or (tenant and int(self.tenant[slot]) != self.owners.number(tenant)):
             return None
         return slot
@@ -322,13 +314,11 @@ class SessionTable:
 
         `owner` is the number of a tenant, or one for each handle.
         """
-        slots = (handles & _SLOT_MASK).view(np.int64)
+        slots = self.index.slots(handles)
         if not len(self.handle):
             return slots, np.zeros(len(slots), np.bool_)
-        found = self.handle.take(slots, mode="clip")  # beyond the table is the last: another slot
+        found = self.handle.take(slots)
         good = (found == handles) & (found != 0)
-        if np.count_nonzero(good) < len(good):
-            slots[slots >= len(self.handle)] = 0
         if not isinstance(owner, int):
             good &= (self.tenant[slots] == owner) | (owner == OPERATOR)
         elif owner != OPERATOR:
@@ -394,9 +384,6 @@ class SessionTable:
         if len(self._former) > REMEMBERED_ENDS:
             self._former.popitem(last=False)
 
-    def _new_handle(self, slot: int) -> int:
-        return (secrets.randbits(64 - SLOT_BITS) or 1) << SLOT_BITS | slot
-
     def _grow(self) -> None:
         old = len(self.handle)
         new = max(64, old * 2)
@@ -405,5 +392,6 @@ class SessionTable:
                 grown = np.zeros(new, column.dtype)
                 grown[:old] = column
                 setattr(self, name, grown)
+        self.index.grow(self.handle)
         self.ids.extend([""] * (new - old))
         self._free.extend(range(new - 1, old - 1, -1))
