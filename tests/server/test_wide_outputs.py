@@ -6,6 +6,7 @@ import asyncio
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -32,11 +33,12 @@ INPUTS = np.random.default_rng(2).standard_normal((STEPS, 1)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server with one model of one unit, whose head is wide."""
+    """A server with two models of one unit, whose heads are wide; `both` reads backward too."""
     store = tmp_path_factory.mktemp("wide")
     torch.manual_seed(3)
     config = ModelConfig(cell="gru", layers=1, hidden_size=1, input=Features(1), head=Linear(WIDTH))
     save(store / "wide" / "1", Network(config))
+    save(store / "both" / "1", Network(replace(config, bidirectional=True)))
     with running(store=store, shipped=False) as server:
         yield server
 
@@ -173,24 +175,52 @@ def test_a_stream_is_not_read_further_while_its_chunks_gather_many_outputs() -> 
     asyncio.run(check())
 
 
-def predict(wire: Wire, lengths: list[int], mode: pb.OutputMode.ValueType) -> Floats:
+def predict(
+    wire: Wire, lengths: list[int], mode: pb.OutputMode.ValueType, model: str = "wide"
+) -> Floats:
+    inputs = np.resize(INPUTS, (sum(lengths), 1))
     request = pb.PredictRequest(
-        model="models/wide",
-        lengths=lengths,
-        inputs=tensors.encode(np.zeros((sum(lengths), 1), np.float32)),
-        output_mode=mode,
+        model=f"models/{model}", lengths=lengths, inputs=tensors.encode(inputs), output_mode=mode
     )
     return tensors.decode(wire.inference.Predict(request, timeout=60).outputs)
 
 
 @pytest.mark.parametrize("mode", [ALL, LAST])
-def test_a_sequence_whose_outputs_do_not_fit_is_not_predicted(
+def test_a_sequence_whose_outputs_do_not_fit_is_predicted_in_parts(
+    wide: RunningServer,
+    wire: Wire,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: pb.OutputMode.ValueType,
+) -> None:
+    lengths = [7, 101, 30, 80, 1]
+    want = predict(wire, lengths, mode)
+    kernel = wide.server.hall.registry.resolve("models/wide", "").kernel
+    sizes: list[int] = []
+
+    def counted(name: str) -> None:
+        run = getattr(kernel, name)
+
+        def call(x: torch.Tensor, *others: torch.Tensor) -> Any:
+            sizes.append(x.shape[0] * x.shape[1])
+            return run(x, *others)
+
+        monkeypatch.setattr(kernel, name, call)
+
+    for name in ("chunk", "sequences"):
+        counted(name)
+    monkeypatch.setattr(sequences, "PADDED_BYTES", 20 * WIDTH * 4)
+    np.testing.assert_allclose(predict(wire, lengths, mode), want, rtol=1e-5, atol=1e-6)
+    assert sorted(sizes) == [1, 10, 2 * 7, *[20] * 10]
+
+
+@pytest.mark.parametrize("mode", [ALL, LAST])
+def test_what_reads_backward_has_no_parts_and_must_fit(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, mode: pb.OutputMode.ValueType
 ) -> None:
     monkeypatch.setattr(sequences, "PADDED_BYTES", 100 * WIDTH * 4)
-    assert len(predict(wire, [100, 100, 7], mode)) == (3 if mode == LAST else 207)
+    assert len(predict(wire, [100, 100, 7], mode, "both")) == (3 if mode == LAST else 207)
     with allocating_at_most(CHUNK_BYTES), pytest.raises(grpc.RpcError) as failure:
-        predict(wire, [7, 101], mode)
+        predict(wire, [7, 101], mode, "both")
     error = error_of(failure.value)
     assert error.reason == "CHUNK_TOO_LONG"
     assert "at most 100 steps, got 101" in error.message

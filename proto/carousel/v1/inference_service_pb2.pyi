@@ -560,9 +560,9 @@ class PredictRequest(_message.Message):
     """Default: INTERACTIVE."""
     @_builtins.property
     def lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Steps of each sequence, each at least 1, at most the server's `max_chunk`, and no more than have
-        outputs of 256 MiB together, whether or not they are asked for: 16,384 steps of 4,096 outputs.
-        More get CHUNK_TOO_LONG.
+        """Steps of each sequence, each at least 1 and at most the server's `max_chunk`. For a model that
+        is bidirectional no more than have outputs of 256 MiB together, whether or not they are asked
+        for: 16,384 steps of 4,096 outputs. More get CHUNK_TOO_LONG.
         """
 
     @_builtins.property

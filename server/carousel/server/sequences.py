@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 MAX_TRACE = 4096
 MAX_WAITING = 256
-PADDED_STEPS = 2**18  # of one padded batch at most, unless one sequence is longer
+PADDED_STEPS = 2**18  # of one call of the network at most
 PADDED_BYTES = 256 * 2**20  # of its outputs at most, whether they are asked for or not
 EMPTY: Floats = np.zeros((0, 0), np.float32)
 
@@ -62,7 +62,9 @@ class Sequences:
     def _check_lengths(self, version: LoadedVersion, lengths: Ints, only_last: bool) -> None:
         """Refuse what would take too much memory, before any is taken."""
         settings = self._hall.settings
-        longest = min(settings.max_chunk, _steps_at_once(version))
+        longest = settings.max_chunk
+        if not version.stepwise:  # nobody can read it in parts
+            longest = min(longest, _steps_at_once(version))
         if lengths.max() > longest:
             raise ChunkTooLong(
                 f"a sequence for {version.name} must have at most {longest} steps, "
@@ -129,21 +131,28 @@ def _predict(version: LoadedVersion, inputs: Inputs, lengths: Ints, only_last: b
     """Outputs [rows, O], sequence after sequence."""
     starts = np.cumsum(lengths) - lengths
     outputs: list[Floats] = [EMPTY] * len(lengths)
-    for group in _groups(lengths, min(PADDED_STEPS, _steps_at_once(version))):
+    most = _steps_at_once(version)
+    for group in _groups(lengths, most):
         some = np.concatenate([inputs[starts[i] : starts[i] + lengths[i]] for i in group])
-        rows = _predict_padded(version, some, lengths[group], only_last)
+        if len(some) > most and version.stepwise:
+            rows = [_predict_in_parts(version, some, most, only_last)]
+        else:
+            rows = _predict_padded(version, some, lengths[group], only_last)
         for i, own in zip(group.tolist(), rows, strict=True):
             outputs[i] = own
     return np.concatenate(outputs)
 
 
 def _steps_at_once(version: LoadedVersion) -> int:
-    """Steps of one padded batch whose outputs fit."""
-    return max(1, PADDED_BYTES // (4 * version.config.output_size))
+    """Steps of one call of the network, whose outputs fit."""
+    return max(1, min(PADDED_STEPS, PADDED_BYTES // (4 * version.config.output_size)))
 
 
 def _groups(lengths: Ints, steps: int) -> Iterator[Ints]:
-    """Sequences of about one length together, so that padding stays small and memory bounded."""
+    """Sequences of about one length together, so that padding stays small and memory bounded.
+
+    Only one that is alone can have more than `steps`.
+    """
     order = np.argsort(-lengths, kind="stable")
     while len(order):
         count = max(1, steps // int(lengths[order[0]]))
@@ -168,6 +177,21 @@ def _predict_padded(
         own[end - 1 if only_last else 0 : end].copy()  # so that the batch can go
         for own, end in zip(values, lengths.tolist(), strict=True)
     ]
+
+
+def _predict_in_parts(
+    version: LoadedVersion, inputs: Inputs, steps: int, only_last: bool
+) -> Floats:
+    """Outputs [rows, O] of one sequence, so many steps at a time, each from the state before."""
+    rows = version.network.initial_rows(1).detach().to(version.device, torch.float32)
+    outputs: list[Floats] = []
+    for begin in range(0, len(inputs), steps):
+        part = torch.from_numpy(inputs[begin : begin + steps].copy()).to(version.device)
+        with torch.no_grad():
+            y, rows = version.kernel.chunk(part[None], torch.tensor([len(part)]), rows)
+        own: Floats = y[0, -1:] if only_last else y[0]  # [T, O]
+        outputs = [*([] if only_last else outputs), own.cpu().numpy().copy()]
+    return np.concatenate(outputs)
 
 
 def _trace(
