@@ -12,8 +12,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.conftest import running
 
-from .conftest import COMMAND, Command, environment
+from .conftest import COMMAND, Command, InProcess, environment
 
 STEPS = 20
 SMALL = ("--layers", 1, "--hidden", 8, "--window", 12, "--batch", 4)
@@ -227,3 +228,29 @@ def _read_until(terminal: int, sign: str) -> str:
         seen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen)
     assert sign in seen, seen[-3000:]
     return seen
+
+
+def test_the_operator_names_a_tenant_s_things_as_its_lists_show_them(
+    table: Path, tmp_path: Path
+) -> None:
+    with running(store=tmp_path, training_jobs_at_once=0) as server:
+        own = InProcess(server.target)
+        acme = {"CAROUSEL_TENANT": "acme"}
+        made = own(
+            "train", table, "--target", "load", "--time", "hour", "--name", "load", "--id", "mine",
+            "--detach", *SMALL, **acme,
+        )  # fmt: skip
+        assert made.code == 0, made.err
+        assert own("sessions", "create", "king-james", "--id", "mine", **acme).code == 0
+        [dataset] = own("datasets", "list", "--json").json
+        identity = dataset["name"].removeprefix("datasets/")
+        for kind, name in (("jobs", "mine"), ("sessions", "mine"), ("datasets", identity)):
+            assert f"acme/{name}" in own(kind, "list").out
+            assert f"acme/{name}" in own(kind, "show", f"acme/{name}").out
+            shown = own(kind, "show", f"acme/{name}", "--json").json
+            assert (shown["tenant"], shown["name"]) == ("acme", f"{kind}/{name}")
+            assert own(kind, "show", f"{kind}/{name}", "--json", **acme).json == shown
+            for unknown in (name, f"other/{name}"):
+                assert "no " in own(kind, "show", unknown).err
+        assert own("jobs", "cancel", "acme/mine", "--json").json["state"] == "cancelled"
+        assert own("jobs", "delete", "acme/mine").code == 0

@@ -11,6 +11,7 @@ import typer
 
 from carousel.cli.connection import DEFAULT_TARGET, connect
 from carousel.cli.quantities import seconds
+from carousel.cli.tables import owned
 
 if TYPE_CHECKING:
     from carousel.client import Client
@@ -39,15 +40,15 @@ def _models(client: "Client") -> Iterable[str]:
 
 
 def _sessions(client: "Client") -> Iterable[str]:
-    return [session.id for session in client.list_sessions()]
+    return map(owned, client.list_sessions())
 
 
 def _jobs(client: "Client") -> Iterable[str]:
-    return [job.id for job in client.jobs.list()]
+    return map(owned, client.jobs.list())
 
 
 def _datasets(client: "Client") -> Iterable[str]:
-    return [dataset.id for dataset in client.datasets.list()]
+    return map(owned, client.datasets.list())
 
 
 MODEL_HELP = "Such as king-james, king-james/2 or king-james@stable."
@@ -58,19 +59,37 @@ ModelName = Annotated[
 SessionId = Annotated[
     str,
     typer.Argument(
-        metavar="SESSION", help="Id of the session.", autocompletion=_complete(_sessions)
+        metavar="SESSION",
+        help="Id of the session; TENANT/ID for one of a tenant's.",
+        autocompletion=_complete(_sessions),
     ),
 ]
 
 JobId = Annotated[
-    str, typer.Argument(metavar="JOB", help="Id of the job.", autocompletion=_complete(_jobs))
+    str,
+    typer.Argument(
+        metavar="JOB",
+        help="Id of the job; TENANT/ID for one of a tenant's.",
+        autocompletion=_complete(_jobs),
+    ),
 ]
 DatasetId = Annotated[
     str,
     typer.Argument(
-        metavar="DATASET", help="Id of the dataset.", autocompletion=_complete(_datasets)
+        metavar="DATASET",
+        help="Id of the dataset; TENANT/ID for one of a tenant's.",
+        autocompletion=_complete(_datasets),
     ),
 ]
+OWNED = (SessionId, JobId, DatasetId)  # what lists show as tables.owned does
+
+
+def apart(given: str) -> tuple[str, str]:
+    """The tenant, or none, and the id in `ID`, `TENANT/ID` or a name such as `jobs/ID`."""
+    tenant, slash, rest = given.partition("/")
+    if not slash or tenant in ("sessions", "jobs", "datasets"):
+        return "", given
+    return tenant, rest
 
 
 def _duration(text: str, **more: Any) -> Any:

@@ -25,6 +25,7 @@ DEFAULT_TARGET = "localhost:50051"
 _PANEL = "Connection"
 
 _said: ContextVar[tuple[str, ...]] = ContextVar("said", default=())
+_tenant: ContextVar[str] = ContextVar("tenant", default="")
 
 
 def _option(*names: str, **more: Any) -> Any:
@@ -70,8 +71,9 @@ def connect(
     ca: Path | None = None,
     cert: Path | None = None,
     key: Path | None = None,
+    tenant: str = "",
 ) -> "Iterator[Client]":
-    """A client for as long as the command runs."""
+    """A client for as long as the command runs; without a tenant, for that of CAROUSEL_TENANT."""
     quiet_grpc()
     from carousel.client import TLS, Client
 
@@ -80,12 +82,14 @@ def connect(
     more: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
     # Not an option: the arguments of a command can be seen by everyone on the machine.
     token = os.environ.get("CAROUSEL_TOKEN") or None
-    more.setdefault("tenant", os.environ.get("CAROUSEL_TENANT", ""))
+    more["tenant"] = tenant or os.environ.get("CAROUSEL_TENANT", "")
+    within = _tenant.set(tenant)
     try:
         with Client(target, tls=wanted, token=token, **more) as client:
             yield client
     finally:
         _said.reset(said)
+        _tenant.reset(within)
 
 
 def quiet_grpc() -> None:
@@ -95,7 +99,8 @@ def quiet_grpc() -> None:
 
 def command(*words: str) -> str:
     """A command of ours as it can be typed, to the very server that this one talks to."""
-    return shlex.join([_program(), *words, *_said.get()])
+    within = [f"CAROUSEL_TENANT={tenant}"] if (tenant := _tenant.get()) else []
+    return shlex.join([*within, _program(), *words, *_said.get()])
 
 
 def _program() -> str:

@@ -40,7 +40,7 @@ def datasets(listed: Sequence[Dataset]) -> RenderableType:
 def dataset(one: Dataset) -> RenderableType:
     """Everything about a dataset, its columns below."""
     pairs: dict[str, RenderableType] = {
-        "dataset": one.id,
+        "dataset": tables.owned(one),
         "state": tables.state(one.state, _missing(one)),
         "format": str(one.format),
         "size": size(one.size_bytes),

@@ -40,7 +40,7 @@ def jobs(listed: Sequence[Job]) -> RenderableType:
 def job(one: Job) -> RenderableType:
     """Everything about a job, its evaluation below."""
     pairs: dict[str, RenderableType] = {
-        "job": one.id,
+        "job": tables.owned(one),
         "state": tables.state(one.state, one.state_message),
         "learns from": data(one),
         "task": task(one),

@@ -6,7 +6,8 @@
         return client.get_version(model)
 
 The options of the connection and `--json` are added here, errors become exit codes here, and the
-client is imported only when a command runs.
+client is imported only when a command runs. An id of `TENANT/ID`, as lists show it to the operator,
+makes the command work in that tenant.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import typer
 
 from carousel.cli import connection, output
+from carousel.cli.arguments import OWNED, apart
 
 Function = Callable[..., Any]
 
@@ -41,10 +43,13 @@ def remote(
         def run(**given: Any) -> None:
             wanted = {option: given.pop(option) for option in _OPTIONS}
             as_json = wanted.pop("as_json")
+            for argument in owned:
+                wanted["tenant"], given[argument] = apart(given[argument])
             with connection.reporting(as_json=as_json), connection.connect(**wanted) as client:
                 output.show(function(client, **given), view=view, as_json=as_json)
 
         _, *own = inspect.signature(function).parameters.values()
+        owned = [p.name for p in own if p.annotation in OWNED]
         parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own] + list(options.values())
         run.__doc__ = function.__doc__
         run.__annotations__ = {p.name: p.annotation for p in parameters}

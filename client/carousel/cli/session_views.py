@@ -35,7 +35,7 @@ def sessions(listed: Sequence[SessionInfo]) -> RenderableType:
 
 def session(one: SessionInfo) -> RenderableType:
     pairs: dict[str, RenderableType] = {
-        "session": one.id,
+        "session": tables.owned(one),
         "model": _model(one),
         "state": _state(one),
         "steps": count(one.step_index),
