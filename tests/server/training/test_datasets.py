@@ -59,9 +59,11 @@ def test_a_text_is_described(training: Training) -> None:
 def test_a_small_text_does_not_wait_for_somebody_s_large_file(start: Start) -> None:
     server, training = start()
     reading = server.server.office.uploads._describing
-    server.run(reading.acquire())  # as a process does that reads for long
+    turn = reading.of("somebody")
+    server.run(turn.__aenter__())  # as while a process reads for long
     assert training.upload(FOX, name="fox.txt", id="fox").rows == len(FOX)
-    assert reading.locked()
+    assert reading.busy
+    server.run(turn.__aexit__(None, None, None))
 
 
 def test_json_lines_are_a_table(training: Training) -> None:

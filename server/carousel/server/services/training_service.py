@@ -18,6 +18,7 @@ from carousel.errors import (
 )
 from carousel.server import names
 from carousel.server.access.caller import need
+from carousel.server.fair_turn import FairTurn
 from carousel.server.request_ids import MAX_LENGTH
 from carousel.server.rpc import Context
 from carousel.server.tenants import tenant_of
@@ -45,7 +46,7 @@ LOOK_SECONDS = 1.0
 EVENTS_AT_ONCE = 256
 MAX_WINDOW = 4096
 MAX_MICROSECONDS = 2**53  # of times as floats
-DIAGNOSE_SECONDS = 600.0
+DIAGNOSE_SECONDS = 120.0
 
 
 class TrainingService:
@@ -56,7 +57,7 @@ class TrainingService:
         self._jobs = office.jobs
         self._datasets = office.datasets
         self.heartbeat = heartbeat  # seconds of silence in a watch
-        self._diagnosing = asyncio.Semaphore(1)
+        self._diagnosing = FairTurn()
 
     async def UploadDataset(self, requests: Requests, context: Context) -> dataset_pb2.Dataset:
         try:
@@ -234,14 +235,13 @@ class TrainingService:
             )
         job, checkpoint, folder = await self._checkpoint(request.name, context)
         arguments = str(self._office.folder.job(job.number)), str(folder), str(request.window)
-        async with self._diagnosing:
-            try:
-                flow = await asyncio.to_thread(
+        async with self._diagnosing.of(tenant_of(context)):
+            left = context.time_remaining()
+            seconds = DIAGNOSE_SECONDS if left is None else min(left, DIAGNOSE_SECONDS)
+            try:  # to its end, since a process that nobody waits for would run beside the next
+                flow = await to_end(
                     lambda: run_child(
-                        "diagnose",
-                        *arguments,
-                        share=self._office.share,
-                        seconds=DIAGNOSE_SECONDS,
+                        "diagnose", *arguments, share=self._office.share, seconds=seconds
                     )
                 )
             except DatasetInvalid as error:

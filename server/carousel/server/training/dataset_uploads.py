@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import nullcontext
 
 from carousel.errors import InvalidField, UploadDamaged
+from carousel.server.fair_turn import FairTurn
 from carousel.server.names import check_id, key_of
 from carousel.server.training.datasets import Announced, Datasets, Incoming
 from carousel.server.training.jobs import format_of
@@ -29,7 +30,7 @@ class DatasetUploads:
 
     def __init__(self, datasets: Datasets) -> None:
         self._datasets = datasets
-        self._describing = asyncio.Semaphore(1)
+        self._describing = FairTurn()
 
     async def receive(self, requests: Requests, tenant: str) -> DatasetRecord:
         """Take a tenant's upload to its end, as far as it comes.
@@ -54,7 +55,7 @@ class DatasetUploads:
             # Still locked: nobody else may write to what is being checked. One process at a time
             # reads what takes long; what is harmless need not wait for somebody's large file.
             harmless = await asyncio.to_thread(self._datasets.is_harmless, announced)
-            async with nullcontext() if harmless else self._describing:
+            async with nullcontext() if harmless else self._describing.of(tenant):
                 return await to_end(
                     lambda: self._datasets.complete(announced.id, announced), final=True
                 )
