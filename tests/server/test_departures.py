@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from carousel import tensors
 from carousel.errors import SessionNotFound
-from carousel.server import gatekeeper, sessions, steps
+from carousel.server import engine, gatekeeper, replies, steps
 from carousel.server.loaded import LoadedVersion
 from carousel.server.outbox import hand_out
 from carousel.server.services.inference_service import STREAM_ANSWERS, Stream
@@ -218,13 +218,26 @@ def test_too_many_kept_outputs_shrink_to_the_last_one_oldest_first(
     old, new = wire.create(), wire.create()
     chunk = np.ones((100, 3), np.float32)
     answers = [wire.outputs([s.handle], [0], chunk, [100]) for s in (old, new)]
-    monkeypatch.setattr(sessions, "REPLY_MEMORY", answers[0].nbytes)
+    monkeypatch.setattr(replies, "MOST_BYTES", answers[0].nbytes)
     in_engine(own, lambda: own.server.hall.sessions.sweep(time.time()))
     assert np.array_equal(wire.outputs([new.handle], [0], chunk, [100]), answers[1])
     [error] = wire.step([old.handle], [0], chunk, [100]).errors
     assert error.reason == "STEP_CONFLICT"
     last = wire.outputs([old.handle], [99], chunk[:1])
     assert np.array_equal(last, answers[0][-1:])
+
+
+def test_kept_outputs_shrink_with_the_turn_that_made_them_too_many(
+    own: RunningServer, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = np.ones((100, 3), np.float32)
+    first = wire.outputs([wire.create().handle], [0], chunk, [100])
+    monkeypatch.setattr(engine, "SWEEP_SECONDS", 3600.0)
+    monkeypatch.setattr(replies, "MOST_BYTES", 2 * first.nbytes)
+    kept = own.server.hall.engine.table.chunk_replies
+    for _ in range(5):
+        wire.outputs([wire.create().handle], [0], chunk, [100])
+        assert first.nbytes <= in_engine(own, lambda: kept.bytes) <= replies.MOST_BYTES
 
 
 def test_an_answer_that_can_not_be_handed_out_takes_no_other_along() -> None:

@@ -215,7 +215,8 @@ class Engine:
                     self._round_began = None
                     self._wake.wait(min(SWEEP_SECONDS, max(due, 0.0)))
                     self._round_began = time.monotonic()
-                if (now := time.monotonic()) - swept >= SWEEP_SECONDS:
+                full = self.table.chunk_replies.full
+                if (now := time.monotonic()) - swept >= SWEEP_SECONDS or full:
                     swept = now
                     self._sweep(self.clock())
                     self.watches.sweep()

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from carousel.server.work import Floats
 
+MOST_BYTES = 2**30
+
 
 class ChunkReplies:
     """Outputs [steps, O] of each session's last request, where that was a chunk.
 
-    `bytes` is what they hold in memory; the oldest can be let go of.
+    `bytes` is what they hold in memory; after a turn that made it more than MOST_BYTES, the oldest
+    are let go of.
     """
 
     def __init__(self) -> None:
         self._kept: dict[int, Floats] = {}  # oldest first
         self.bytes = 0
+
+    @property
+    def full(self) -> bool:
+        return self.bytes > MOST_BYTES
 
     def __len__(self) -> int:
         return len(self._kept)

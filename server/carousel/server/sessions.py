@@ -39,7 +39,6 @@ from carousel.v1 import session_service_pb2 as pb
 
 MAX_REWIND_DEPTH = 64
 MAX_FORKS = 10_000
-REPLY_MEMORY = 2**30  # bytes of chunks' outputs that are kept for retries
 MAX_LIFETIME = 100 * 365 * 86_400.0
 DURABILITIES = {"memory": MEMORY, "async": ASYNC, "sync": SYNC}
 
@@ -243,7 +242,7 @@ class Sessions(Moves):
         return self.describe(slot)
 
     def sweep(self, now: float) -> None:
-        """End sessions whose time is up."""
+        """End sessions whose time is up, and let go of replies above what is kept."""
         table = self.table
         for slot in table.expired(now).tolist():
             if table.tail[slot] != table.serving[slot] and table.lifetime_end[slot] > now:
@@ -255,7 +254,7 @@ class Sessions(Moves):
                 reason = session_pb2.END_REASON_QUARANTINED
             self.end(slot, reason, now)
         table.forget_ended(now)
-        while table.chunk_replies.bytes > REPLY_MEMORY:
+        while table.chunk_replies.full:
             self._shorten_oldest_reply()
 
     def _shorten_oldest_reply(self) -> None:

@@ -62,7 +62,8 @@ def need(scope: str) -> None:
 
 
 def missing_scope(scope: str) -> PermissionDenied:
-    return PermissionDenied(f"the credential has not the scope {scope}")
+    whose = ", which the operator's alone can have" if scope in OPERATORS else ""
+    return PermissionDenied(f"the credential has not the scope {scope}{whose}")
 
 
 def check_rights(tenant: object, scopes: object) -> None:
