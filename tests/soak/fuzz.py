@@ -10,7 +10,17 @@ import subprocess
 import sys
 import tempfile
 
-TARGETS = ("tensors", "sealed", "records", "weights", "archive", "json_lines", "csv", "parquet")
+TARGETS = (
+    "tensors",
+    "sealed",
+    "records",
+    "weights",
+    "archive",
+    "json_lines",
+    "csv",
+    "parquet",
+    "paths",
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

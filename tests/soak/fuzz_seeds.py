@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import io
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,27 @@ def parquet_seeds() -> list[bytes]:
     return found
 
 
+def path_seeds() -> list[bytes]:
+    """Of what `rooted` makes, and of what is around it."""
+    return [
+        *(b"good", b"sub/deep/good", b"link", b"way/good", b"back/outside/good", b"pipe"),
+        *(b"../outside/good", b"sub/../good", b"sub/./good", b"/etc/passwd", b"sub//good", b"a\0"),
+    ]
+
+
+def rooted(folder: Path) -> Path:
+    """A root with good files and with links, all of which lead to a secret outside."""
+    root, outside = folder / "root", folder / "outside"
+    for place, words in ((outside, "secret"), (root, "good"), (root / "sub/deep", "good")):
+        place.mkdir(parents=True)
+        (place / "good").write_text(words)
+    for name, target in (("link", outside / "good"), ("way", outside), ("back", folder)):
+        (root / name).symlink_to(target)
+        (root / "sub" / name).symlink_to(target)
+    os.mkfifo(root / "pipe")
+    return root
+
+
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "tensors": tensor_seeds,
     "sealed": sealed_seeds,
@@ -102,4 +124,5 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "json_lines": json_line_seeds,
     "csv": csv_seeds,
     "parquet": parquet_seeds,
+    "paths": path_seeds,
 }

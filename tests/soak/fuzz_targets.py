@@ -24,11 +24,12 @@ with atheris.instrument_imports(include=["carousel"]):  # pyright: ignore[report
     from carousel.server.metrics import Metrics
     from carousel.server.settings import Settings
     from carousel.server.table import Ended
+    from carousel.server.training.data_folder import DataFolder
     from carousel.v1 import tensor_pb2
 
 from google.protobuf.message import DecodeError
 
-from tests.soak.fuzz_seeds import CONFIG, DIGEST, KEY, SEEDS, with_seal
+from tests.soak.fuzz_seeds import CONFIG, DIGEST, KEY, SEEDS, rooted, with_seal
 
 REFUSALS = (CarouselError, ModelError, DataError, DecodeError)
 FOLDER = Path(tempfile.mkdtemp(prefix="carousel-fuzz-"))
@@ -75,6 +76,17 @@ def load_weights(data: bytes) -> None:
     load(FOLDER)
 
 
+@functools.cache
+def data_folder() -> DataFolder:
+    return DataFolder(FOLDER / "data", (rooted(FOLDER),))
+
+
+def open_path(data: bytes) -> None:
+    with data_folder().open_uri(data.decode(errors="ignore")) as file:
+        if file.read() != b"good":
+            raise AssertionError(f"{data!r} leads out of the root")
+
+
 def file_of(kind: str) -> Callable[[bytes], None]:
     def read(data: bytes) -> None:
         file = FOLDER / f"data.{hashlib.sha256(kind.encode()).hexdigest()[:4]}"
@@ -93,6 +105,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "json_lines": file_of("jsonl"),
     "csv": file_of("csv"),
     "parquet": file_of("parquet"),
+    "paths": open_path,
 }
 
 
