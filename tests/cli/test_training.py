@@ -235,13 +235,15 @@ def test_the_operator_names_a_tenant_s_things_as_its_lists_show_them(
 ) -> None:
     with running(store=tmp_path, training_jobs_at_once=0) as server:
         own = InProcess(server.target)
-        acme = {"CAROUSEL_TENANT": "acme"}
         made = own(
             "train", table, "--target", "load", "--time", "hour", "--name", "load", "--id", "mine",
-            "--detach", *SMALL, **acme,
+            "--detach", *SMALL, CAROUSEL_TENANT="acme",
         )  # fmt: skip
         assert made.code == 0, made.err
-        assert own("sessions", "create", "king-james", "--id", "mine", **acme).code == 0
+        assert (
+            own("sessions", "create", "king-james", "--id", "mine", CAROUSEL_TENANT="acme").code
+            == 0
+        )
         [dataset] = own("datasets", "list", "--json").json
         identity = dataset["name"].removeprefix("datasets/")
         for kind, name in (("jobs", "mine"), ("sessions", "mine"), ("datasets", identity)):
@@ -249,7 +251,9 @@ def test_the_operator_names_a_tenant_s_things_as_its_lists_show_them(
             assert f"acme/{name}" in own(kind, "show", f"acme/{name}").out
             shown = own(kind, "show", f"acme/{name}", "--json").json
             assert (shown["tenant"], shown["name"]) == ("acme", f"{kind}/{name}")
-            assert own(kind, "show", f"{kind}/{name}", "--json", **acme).json == shown
+            assert (
+                own(kind, "show", f"{kind}/{name}", "--json", CAROUSEL_TENANT="acme").json == shown
+            )
             for unknown in (name, f"other/{name}"):
                 assert "no " in own(kind, "show", unknown).err
         assert own("jobs", "cancel", "acme/mine", "--json").json["state"] == "cancelled"

@@ -34,7 +34,10 @@ def test_handles_name_what_a_dictionary_would_say() -> None:
             slot = insert(table, f"s{number}")
         elif choice < 0.7:
             slots = table.insert_copies(
-                dice.choice([*live.values()]), [f"c{number}", f"d{number}"], np.zeros(2), 0.0
+                dice.choice([*live.values()]),
+                [f"c{number}", f"d{number}"],
+                np.zeros(2, np.int64),
+                0.0,
             )
             live |= {int(table.handle[slot]): int(slot) for slot in slots}
             continue
@@ -65,7 +68,7 @@ def test_an_empty_table_has_no_handles() -> None:
 
 def test_no_bit_of_a_handle_goes_with_a_bit_of_its_slot_or_of_the_one_before() -> None:
     table = filled(4096)
-    table.insert_copies(0, [f"c{number}" for number in range(4096)], np.zeros(4096), 0.0)
+    table.insert_copies(0, [f"c{number}" for number in range(4096)], np.zeros(4096, np.int64), 0.0)
     slots = np.arange(8192)
     bits = np.array([[slot >> bit & 1 for bit in range(64)] for slot in table.handle.tolist()])
     own = np.array([[slot >> bit & 1 for bit in range(13)] for slot in slots.tolist()])

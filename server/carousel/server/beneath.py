@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,7 +34,7 @@ def open_folder(root: Path, parts: Iterable[str]) -> int:
     return handle
 
 
-def open_file(folder: int, name: str) -> BinaryIO:
+def open_file(folder: int, name: str) -> BufferedReader:
     """A regular file in an open folder. Raises OSError."""
     handle = os.open(name, _FILE, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -42,7 +43,7 @@ def open_file(folder: int, name: str) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def open_below(root: Path, parts: list[str]) -> BinaryIO:
+def open_below(root: Path, parts: list[str]) -> BufferedReader:
     """A regular file below the root. Raises OSError."""
     folder = open_folder(root, parts[:-1])
     try:

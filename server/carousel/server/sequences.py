@@ -189,7 +189,7 @@ def _predict_in_parts(
         part = torch.from_numpy(inputs[begin : begin + steps].copy()).to(version.device)
         with torch.no_grad():
             y, rows = version.kernel.chunk(part[None], torch.tensor([len(part)]), rows)
-        own: Floats = y[0, -1:] if only_last else y[0]  # [T, O]
+        own = y[0, -1:] if only_last else y[0]  # [T, O]
         outputs = [*([] if only_last else outputs), own.cpu().numpy().copy()]
     return np.concatenate(outputs)
 

@@ -16,8 +16,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from carousel.errors import InvalidField, StoreUnwritable
 from carousel.server import beneath
@@ -56,20 +56,20 @@ class DataFolder:
         """The file with a dataset's bytes."""
         return self.root / "datasets" / path_of(dataset) / "data"
 
-    def open_dataset(self, dataset: str) -> BinaryIO:
+    def open_dataset(self, dataset: str) -> BufferedReader:
         """Raises OSError."""
         return beneath.open_below(self.root / "datasets", [*path_of(dataset).parts, "data"])
 
     def job(self, number: int) -> Path:
         return self.root / "jobs" / str(number)
 
-    def source(self, job: JobRecord) -> BinaryIO:
+    def source(self, job: JobRecord) -> BufferedReader:
         """The file that a job learns from, open: whoever reads it reads this one, whatever its name
         leads to by then. Raises InvalidField (a uri that may not be read), OSError.
         """
         return self.open_dataset(job.dataset) if job.dataset else self.open_uri(job.uri)
 
-    def open_uri(self, uri: str) -> BinaryIO:
+    def open_uri(self, uri: str) -> BufferedReader:
         """A regular file below one of the dataset roots, by a path that leads nowhere else.
 
         The path is relative to a root: no '..', no link on the way. Raises InvalidField.

@@ -8,6 +8,7 @@ import hashlib
 import os
 import time
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -191,7 +192,7 @@ class Datasets:
             created=time.time(),
         )
 
-    def _open(self, dataset: str) -> BinaryIO:
+    def _open(self, dataset: str) -> BufferedReader:
         with writing():
             return self._folder.open_dataset(dataset)
 
@@ -289,7 +290,7 @@ def _jobs(session: Session, datasets: list[str]) -> dict[str, int]:
     return {dataset: count for dataset, count in session.execute(query)}
 
 
-def _check_sha256(file: BinaryIO, announced: bytes) -> None:
+def _check_sha256(file: BufferedReader, announced: bytes) -> None:
     with writing():
         found = hashlib.file_digest(file, "sha256").digest()
     if found != announced:
