@@ -114,6 +114,7 @@ def ancestor(stage: str, words: str) -> str | None:
 def test_an_image_runs_as_nobody_special_and_has_no_tools_to_build_with(target: str) -> None:
     assert ancestor(target, "USER 10001:10001") == "base"
     assert ancestor(target, "pip uninstall --yes") == "base"
+    assert ancestor(target, "-perm /6000 -exec chmod a-s") == "base"
     assert not ancestor(target, "USER root")
     assert not ancestor(target, "apt-get")
     assert not ancestor(target, "pip wheel")
