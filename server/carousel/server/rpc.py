@@ -29,6 +29,7 @@ from carousel.server.access.grant import Grant
 from carousel.server.access_log import Recorder
 from carousel.server.ending import abort
 from carousel.server.flow import Flow, Flows
+from carousel.server.hot_calls import Handlers
 from carousel.server.limits import ConnectionLimits
 from carousel.server.logs import REQUEST_ID_KEY, request_id, take_request_id
 from carousel.server.metrics import Metrics
@@ -259,9 +260,12 @@ def add_service(
     recorder: Recorder | None = None,
     *,
     flows: Flows | None = None,
-) -> None:
-    """Register `servicer`, which has an async method for each RPC of the service. Raises NoRule."""
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+) -> Handlers:
+    """Register `servicer`, which has an async method for each RPC of the service.
+
+    Gives the handlers of its hot methods by their paths. Raises NoRule.
+    """
+    handlers: Handlers = {}
     if flows is None:
         flows = Flows(ConnectionLimits.model_construct(), metrics)  # which nobody looks at
     for method in service.methods:
@@ -283,5 +287,8 @@ def add_service(
             handle,
             response_serializer=serializer(message_factory.GetMessageClass(method.output_type)),
         )
+    hot = {name: handlers.pop(name) for name in HOT & handlers.keys()}
+    server.add_registered_method_handlers(service.full_name, hot)
     generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
     server.add_generic_rpc_handlers((generic,))
+    return {f"/{service.full_name}/{name}": handler for name, handler in hot.items()}
