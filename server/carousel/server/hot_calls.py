@@ -75,8 +75,8 @@ class HotCalls:
 
     def _unary(self, handler: Handler) -> Serve:
         core, loop = self._core, self._loop
-        handle: Callable[[Any, Any], Awaitable[Any]] = handler.unary_unary
-        serialize: Callable[[Any], bytes] = handler.response_serializer
+        handle: Any = handler.unary_unary
+        serialize: Any = handler.response_serializer
 
         async def serve(state: Any) -> None:
             request = await core._receive_message(state, loop)

@@ -100,6 +100,7 @@ class LoadedVersion:
         self.replies: Floats = np.zeros((self.arena.capacity, self.config.output_size), np.float32)
         self.sessions = 0
         self.riding = 0  # items in the present turn
+        self.lone_seconds = math.inf  # that the last turn of one step took
 
     def _know_the_wire(self) -> None:
         """What the inputs of one step look like in a message."""
