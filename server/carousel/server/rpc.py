@@ -23,6 +23,7 @@ from carousel.errors import (
     InvalidField,
     Unauthenticated,
 )
+from carousel.server import one_step
 from carousel.server.access import caller
 from carousel.server.access.gate import Gate
 from carousel.server.access.grant import Grant
@@ -33,11 +34,19 @@ from carousel.server.hot_calls import Handlers
 from carousel.server.limits import ConnectionLimits
 from carousel.server.logs import REQUEST_ID_KEY, request_id, take_request_id
 from carousel.server.metrics import Metrics
+from carousel.server.one_step import OneStep
 from carousel.server.tracing.trace import NO_TRACER, Trace, Tracer
+from carousel.v1 import inference_service_pb2 as pb
 
 log = logging.getLogger("carousel.rpc")
 
 HOT = frozenset({"Step", "StreamSteps", "StepStates"})  # called too often to log each
+
+USUAL: dict[type[Message], Callable[[bytes], OneStep | None]] = {
+    pb.StepRequest: one_step.read,
+    pb.StreamStepsRequest: one_step.read_streamed,
+}
+"""What reads the usual messages of a type."""
 
 # Those that alerts and rates ask for are there from the start; others when they first happen, since
 # all that gRPC has would be every third sample of a server.
@@ -230,10 +239,11 @@ async def _messages(
 def parser(message: type[Message]) -> Callable[[bytes], Any]:
     """Parses a request, once its caller was let in; gRPC itself would do it before."""
     parse = message.FromString
+    usual = USUAL.get(message, lambda data: None)
 
     def read(data: bytes) -> Any:
         try:
-            return parse(data)
+            return usual(data) or parse(data)
         except DecodeError:
             raise malformed() from None
 
@@ -246,8 +256,13 @@ def malformed() -> InvalidField:
 
 
 def serializer(message: type[Message]) -> Callable[[Any], bytes]:
-    """Writes messages of a type."""
-    return message.SerializeToString
+    """Writes messages of a type, if they are not bytes already."""
+    serialize = message.SerializeToString
+
+    def write(response: Any) -> bytes:
+        return response if isinstance(response, bytes) else serialize(response)
+
+    return write
 
 
 def add_service(

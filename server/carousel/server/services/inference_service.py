@@ -8,21 +8,23 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from carousel.errors import CarouselError
-from carousel.server import generation, sequences, steps
+from carousel.server import generation, one_step, sequences, steps
 from carousel.server.broken_streams import BrokenStreams
 from carousel.server.flow import owing
 from carousel.server.hall import Hall
 from carousel.server.held.steps import HeldSteps
 from carousel.server.loaded import LoadedVersion
 from carousel.server.logs import request_id
+from carousel.server.one_step import OneStep
 from carousel.server.rpc import Context
 from carousel.server.tenants import caller_of, origin_of, tenant_of
 from carousel.server.work import NEVER, Answer, Work
 from carousel.v1 import inference_service_pb2 as pb
 
+Request = pb.StepRequest | OneStep
+
 STREAM_WINDOW = 65_536  # items of one stream on their way, above which it is not read further
 STREAM_ANSWERS = 64  # messages that wait for a slow reader, above which it is not read further
-ERROR_BYTES = 256  # that an item's error takes, about
 STREAM_BYTES = 64 * 2**20  # of chunks and inputs on their way, or of answers that wait: the same
 
 
@@ -56,7 +58,7 @@ class Stream:
         self.tenant = tenant
         self.origin = origin
         self.latest: Sequence[int] = ()  # handles of the last message
-        self.messages: asyncio.Queue[pb.StreamStepsResponse | None] = asyncio.Queue()
+        self.messages: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.flying = 0
         self.flying_bytes = 0
         self.waiting_bytes = 0  # of answers
@@ -90,9 +92,12 @@ class Stream:
             del self._left[answer.work]
             self.flying_bytes -= self._bytes.pop(answer.work)
 
-    def put(self, response: pb.StepResponse) -> None:
-        self.waiting_bytes += _weight(response)
-        self.messages.put_nowait(pb.StreamStepsResponse(step=response))
+    def put(self, response: steps.Response) -> None:
+        if not isinstance(response, bytes):
+            response = response.SerializeToString()
+        message = one_step.streamed(response)
+        self.waiting_bytes += len(message)
+        self.messages.put_nowait(message)
         self._look()
 
     def half_close(self) -> None:
@@ -114,8 +119,8 @@ class Stream:
         for work in self._left:
             work.cancelled = True
 
-    def sent(self, message: pb.StreamStepsResponse) -> None:
-        self.waiting_bytes -= _weight(message.step)
+    def sent(self, message: bytes) -> None:
+        self.waiting_bytes -= len(message)
         self._look()
 
     def _flush(self) -> None:
@@ -141,11 +146,6 @@ class Stream:
             self.calm.clear()
 
 
-def _weight(response: pb.StepResponse) -> int:
-    """About how many bytes an answer takes while it waits."""
-    return len(response.outputs.data) + ERROR_BYTES * len(response.errors)
-
-
 class InferenceService:
     """Decodes, hands to the engine, encodes."""
 
@@ -161,7 +161,7 @@ class InferenceService:
         for stream in tuple(self._streams):
             stream.drain()
 
-    async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
+    async def Step(self, request: Request, context: Context) -> steps.Response:
         self._hall.refuse_when_draining()
         reply = Reply()
         (tenant, origin), deadline = caller_of(context), deadline_of(context)
@@ -182,7 +182,7 @@ class InferenceService:
 
     async def StreamSteps(
         self, requests: AsyncIterator[pb.StreamStepsRequest], context: Context
-    ) -> AsyncIterator[pb.StreamStepsResponse]:
+    ) -> AsyncIterator[bytes]:
         self._hall.refuse_when_draining()
         tenant = tenant_of(context)
         with self._hall.quotas.stream(tenant):
@@ -215,13 +215,15 @@ class InferenceService:
         finally:
             stream.half_close()
 
-    def _start(self, request: pb.StepRequest, stream: Stream) -> None:
+    def _start(self, request: Request, stream: Stream) -> None:
         """Submit one message; whatever is wrong with it becomes an error of its items."""
         try:
             found = self._decode(
                 request, stream.deliver, tenant=stream.tenant, origin=stream.origin
             )
         except CarouselError as error:
+            if isinstance(request, OneStep):
+                request = request.parsed()
             if not 1 <= len(request.handles) <= steps.MAX_ITEMS:
                 raise  # there are no items, or far too many, to say it of
             found = steps.refuse(request, error)
@@ -237,7 +239,7 @@ class InferenceService:
 
     def _decode(
         self,
-        request: pb.StepRequest,
+        request: Request,
         deliver: steps.Deliver,
         *,
         tenant: str,
@@ -249,6 +251,10 @@ class InferenceService:
         Raises QueueFull and QuotaExceeded, before anything else is looked at, when none of the
         items may wait.
         """
+        if isinstance(request, OneStep):
+            if (one := self._decode_one(request, deliver, tenant, origin, deadline)) is not None:
+                return one
+            request = request.parsed()
         steps.check_columns(request)
         version = self._hall.version_of(request.handles, tenant)
         if version is None:
@@ -283,6 +289,37 @@ class InferenceService:
         if room < count:
             full = version.refuse(lane, count - room)
             work.refusals = [*work.refusals, *((item, full) for item in range(room, count))]
+        return version, work
+
+    def _decode_one(
+        self,
+        request: OneStep,
+        deliver: steps.Deliver,
+        tenant: str,
+        origin: Mapping[str, str] | None,
+        deadline: float,
+    ) -> tuple[LoadedVersion, Work] | None:
+        """The same for a step that nothing is amiss with, or None. Raises QuotaExceeded."""
+        version = self._hall.version_of(request.handles, tenant)
+        if version is None or (inputs := steps.inputs_of(request, version)) is None:
+            return None
+        lane = version.door.lane(tenant)
+        size = steps.reply_size(version, steps=1, items=1)
+        if lane.room() <= 0 or size > self._hall.settings.max_message_bytes:
+            return None
+        if self._hall.quotas.on:
+            self._hall.check_quotas(version, tenant, items=1, steps=1)
+        work = Work(
+            request.handles,
+            request.step_indexes,
+            inputs,
+            deliver,
+            deadline=deadline,
+            arrived=time.monotonic(),
+            lane=lane,
+            durables=request.durable_indexes,
+            origin=origin,
+        )
         return version, work
 
     def _refuse_strays(self, request: pb.StepRequest, tenant: str) -> pb.StepResponse:
