@@ -23,7 +23,7 @@ from carousel.model import load
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import inference_service_pb2_grpc, tensor_pb2
 from tests.bench.models import INPUT, LAYERS
-from tests.bench.null import NullInference
+from tests.bench.null import PlainInference
 
 State = tuple[Tensor, Tensor]
 HELD = "/carousel.bench.Held/Step"
@@ -133,7 +133,7 @@ class BatchingInference(NaiveInference):
 
 
 SERVICERS: dict[str, Callable[[Model], Any]] = {
-    "aio": NullInference,
+    "aio": PlainInference,
     "naive": NaiveInference,
     "batching": BatchingInference,
 }

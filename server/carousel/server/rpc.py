@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import grpc
@@ -156,7 +157,7 @@ async def cancelled(
 
 
 def _unary(
-    method: Callable[[Any, Context], Awaitable[Any]], call: Call, *, streams_in: bool
+    method: Callable[[Any, Context], Awaitable[Any]], call: Call, *, streams_in: bool = False
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     async def handle(request: Any, context: Context) -> Any:
         call.started.inc()
@@ -191,7 +192,7 @@ def _unary(
 
 
 def _streaming(
-    method: Callable[[Any, Context], AsyncGenerator[Any]], call: Call, *, streams_in: bool
+    method: Callable[[Any, Context], AsyncGenerator[Any]], call: Call
 ) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
         call.started.inc()
@@ -201,11 +202,8 @@ def _streaming(
         flow = call.flows.begin(call.kind, context)
         try:
             grant = await admit(call.gate, call.rule, context)
-            if streams_in:
-                request = _messages(flow.read(request), call, context, grant)
-            else:
-                call.received.inc()
-                request = call.parse(request)
+            call.received.inc()
+            request = call.parse(request)
             async with aclosing(method(request, context)) as responses:
                 async for response in responses:
                     grant = await admit_again(call.gate, call.rule, context, grant)
@@ -224,6 +222,81 @@ def _streaming(
             call.flows.end(flow)
 
     return handle
+
+
+class Line:
+    """Both directions of one stream, for its handler: what `received` and `sent` count.
+
+    In place of generators within generators, of which each message would wake every one.
+    """
+
+    def __init__(self, call: Call, context: Context, flow: Flow, grant: Grant) -> None:
+        self.received = self.sent = 0
+        self._call = call
+        self._context = context
+        self._flow = flow
+        self._grant = grant
+
+    async def read(self) -> Any:
+        """The next request; None when there are no more."""
+        flow = self._flow
+        flow.reading = time.monotonic()
+        data: Any = await self._context.read()
+        flow.reading = 0.0
+        if data is grpc.aio.EOF:
+            return None
+        await self._admit_again()
+        self._call.received.inc()
+        self.received += 1
+        return self._call.parse(data)
+
+    async def write(self, response: object) -> None:
+        """Returns when the caller has room for the next one."""
+        await self._admit_again()
+        self._call.sent.inc()
+        self.sent += 1
+        await self._flow.write()
+        await self._context.write(response)
+        self._flow.written()
+
+    async def _admit_again(self) -> None:
+        call = self._call
+        if not self._grant.holds(time.time()):
+            self._grant = await admit_again(call.gate, call.rule, self._context, self._grant)
+
+
+def _exchange(
+    method: Callable[[Line, Context], Awaitable[None]], call: Call
+) -> Callable[[Any, Context], Awaitable[None]]:
+    async def handle(_: object, context: Context) -> None:
+        call.started.inc()
+        begin = time.perf_counter()
+        trace = call.tracer.begin(call.name, context)
+        identify(context)
+        flow = call.flows.begin(call.kind, context)
+        try:
+            grant = await admit(call.gate, call.rule, context)
+            await method(Line(call, context, flow, grant), context)
+        except asyncio.CancelledError:
+            await cancelled(context, flow, call, begin, trace)
+            raise
+        except Exception as error:
+            await fail(context, error, call, begin, trace)
+        else:
+            call.done(grpc.StatusCode.OK, begin, trace)
+        finally:
+            call.flows.end(flow)
+
+    return handle
+
+
+WAYS: dict[tuple[bool, bool], tuple[Callable[..., Any], Callable[..., Any]]] = {
+    (False, False): (_unary, grpc.unary_unary_rpc_method_handler),
+    (True, False): (partial(_unary, streams_in=True), grpc.stream_unary_rpc_method_handler),
+    (False, True): (_streaming, grpc.unary_stream_rpc_method_handler),
+    (True, True): (_exchange, grpc.stream_stream_rpc_method_handler),
+}
+"""By whether requests stream, and answers: what wraps a method, and what makes gRPC's handler."""
 
 
 async def _messages(
@@ -285,17 +358,11 @@ def add_service(
         flows = Flows(ConnectionLimits.model_construct(), metrics)  # which nobody looks at
     for method in service.methods:
         call = Call(service.full_name, method, metrics, tracer, gate, flows)
-        wrap = _streaming if method.server_streaming else _unary
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[method.client_streaming, method.server_streaming]
+        wrap, make = WAYS[method.client_streaming, method.server_streaming]
         own = getattr(servicer, method.name)
         if recorder is not None:
             own = recorder.inside(method, own)
-        handle = wrap(own, call, streams_in=method.client_streaming)
+        handle = wrap(own, call)
         if recorder is not None:
             handle = recorder.outside(method, handle)
         handlers[method.name] = make(

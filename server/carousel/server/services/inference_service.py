@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from carousel.errors import CarouselError
@@ -16,7 +16,7 @@ from carousel.server.held.steps import HeldSteps
 from carousel.server.loaded import LoadedVersion
 from carousel.server.logs import request_id
 from carousel.server.one_step import OneStep
-from carousel.server.rpc import Context
+from carousel.server.rpc import Context, Line
 from carousel.server.tenants import caller_of, origin_of, tenant_of
 from carousel.server.work import NEVER, Answer, Work
 from carousel.v1 import inference_service_pb2 as pb
@@ -58,7 +58,8 @@ class Stream:
         self.tenant = tenant
         self.origin = origin
         self.latest: Sequence[int] = ()  # handles of the last message
-        self.messages: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._messages: deque[bytes] = deque()
+        self._more: asyncio.Future[None] | None = None  # whoever waits for the next message
         self.flying = 0
         self.flying_bytes = 0
         self.waiting_bytes = 0  # of answers
@@ -97,8 +98,22 @@ class Stream:
             response = response.SerializeToString()
         message = one_step.streamed(response)
         self.waiting_bytes += len(message)
-        self.messages.put_nowait(message)
+        self._messages.append(message)
+        self._wake()
         self._look()
+
+    async def next(self) -> bytes | None:
+        """The next message for the caller; None after the last one."""
+        while not self._messages:
+            if self.ended:
+                return None
+            self._more = self._loop.create_future()
+            await self._more
+        return self._messages.popleft()
+
+    def _wake(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
 
     def half_close(self) -> None:
         """No more requests: the stream ends after the last answer."""
@@ -135,11 +150,11 @@ class Stream:
     def _end_if_done(self) -> None:
         if self.half_closed and not self.ended and not self.flying and not self._answers:
             self.ended = True
-            self.messages.put_nowait(None)
+            self._wake()
 
     def _look(self) -> None:
         heaviest = max(self.flying_bytes, self.waiting_bytes)
-        waiting = self.messages.qsize()
+        waiting = len(self._messages)
         if self.flying < STREAM_WINDOW and waiting < STREAM_ANSWERS and heaviest < STREAM_BYTES:
             self.calm.set()
         else:
@@ -180,24 +195,22 @@ class InferenceService:
             raise
         return steps.encode(answers, in_order=True)
 
-    async def StreamSteps(
-        self, requests: AsyncIterator[pb.StreamStepsRequest], context: Context
-    ) -> AsyncIterator[bytes]:
+    async def StreamSteps(self, line: Line, context: Context) -> None:
         self._hall.refuse_when_draining()
         tenant = tenant_of(context)
         with self._hall.quotas.stream(tenant):
             stream = Stream(tenant, origin_of(request_id.get()))
             owing(lambda: stream.flying > 0)
             self._streams.add(stream)
-            reader = asyncio.create_task(self._read(requests, stream))
+            reader = asyncio.create_task(self._read(line, stream))
             try:
-                while (message := await stream.messages.get()) is not None:
-                    yield message
+                while (message := await stream.next()) is not None:
+                    await line.write(message)
                     stream.sent(message)
                 if stream.drained:
                     raise self._hall.draining_error()
                 await reader
-            except (asyncio.CancelledError, GeneratorExit):
+            except asyncio.CancelledError:
                 self._broken.remember(stream.unfinished())
                 raise
             finally:
@@ -205,10 +218,11 @@ class InferenceService:
                 reader.cancel()
                 stream.cancel()
 
-    async def _read(self, requests: AsyncIterator[pb.StreamStepsRequest], stream: Stream) -> None:
+    async def _read(self, line: Line, stream: Stream) -> None:
         try:
-            async for message in requests:
-                await stream.calm.wait()
+            while (message := await line.read()) is not None:
+                if not stream.calm.is_set():
+                    await stream.calm.wait()
                 if stream.drained:
                     break
                 self._start(message.step, stream)
