@@ -24,7 +24,7 @@ USUAL = re.compile(
     rb"(\x08[\x00-\x7f]\x12(.)((?:[\x80-\xff]{0,4}[\x00-\x7f]){1,2})\x1a([\x80-\xff]{0,4}[\x00-\x7f]))",
     re.DOTALL,
 )
-STEP = re.compile(rb"\x0a([\x80-\xff]{0,4}[\x00-\x7f])")  # the only field of a stream's messages
+STEP = b"\x0a"  # the only field of a stream's messages
 
 
 class OneStep:
@@ -60,9 +60,9 @@ class OneStep:
         return pb.StepRequest.FromString(self.message)
 
 
-def read(message: bytes) -> OneStep | None:
-    """A StepRequest, if it is of one step and has nothing unusual."""
-    found = USUAL.match(message)
+def read(message: bytes, at: int = 0) -> OneStep | None:
+    """A StepRequest that begins there, if it is of one step and has nothing unusual."""
+    found = USUAL.match(message, at)
     if found is None:
         return None
     handle, size, index, durable_size, durable, rest, head, dimensions, shape, values = (
@@ -81,17 +81,16 @@ def read(message: bytes) -> OneStep | None:
         if durable_size[0] != len(durable):
             return None
         durables = [_number(durable)]
-    return OneStep(
-        message, int.from_bytes(handle, "little"), _number(index), durables, head, message[begin:]
-    )
+    number = int.from_bytes(handle, "little")
+    return OneStep(message[at:], number, _number(index), durables, head, message[begin:])
 
 
 def read_streamed(message: bytes) -> OneStep | None:
     """The same of a StreamStepsRequest."""
-    found = STEP.match(message)
-    if found is None or _number(found[1]) != len(message) - found.end():
+    begin = 2 if len(message) < 130 else 3
+    if message[:1] != STEP or _number(message[1:begin]) != len(message) - begin:
         return None
-    return read(message[found.end() :])
+    return read(message, begin)
 
 
 @lru_cache(4096)

@@ -99,7 +99,7 @@ class Call:
         seconds = time.perf_counter() - begin
         if code not in self._handled:
             self._handled[code] = self._all_handled.labels(*self._labels, code.name)
-        self._handled[code].inc()
+        self._handled[code].count += 1
         self.seconds.observe(seconds)
         if not self.hot:
             log.info("%s %s %.1f ms", self.name, code.name, seconds * 1e3)
@@ -160,7 +160,7 @@ def _unary(
     method: Callable[[Any, Context], Awaitable[Any]], call: Call, *, streams_in: bool = False
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     async def handle(request: Any, context: Context) -> Any:
-        call.started.inc()
+        call.started.count += 1
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
         flow = None
@@ -172,7 +172,7 @@ def _unary(
                 flow = call.flows.begin(call.kind, context)
                 request = _messages(flow.read(request), call, context, grant)
             else:
-                call.received.inc()
+                call.received.count += 1
                 request = call.parse(request)
             response = await method(request, context)
         except asyncio.CancelledError:
@@ -181,7 +181,7 @@ def _unary(
         except Exception as error:
             await fail(context, error, call, begin, trace)
         else:
-            call.sent.inc()
+            call.sent.count += 1
             call.done(grpc.StatusCode.OK, begin, trace)
             return response
         finally:
@@ -195,19 +195,19 @@ def _streaming(
     method: Callable[[Any, Context], AsyncGenerator[Any]], call: Call
 ) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
-        call.started.inc()
+        call.started.count += 1
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
         identify(context)
         flow = call.flows.begin(call.kind, context)
         try:
             grant = await admit(call.gate, call.rule, context)
-            call.received.inc()
+            call.received.count += 1
             request = call.parse(request)
             async with aclosing(method(request, context)) as responses:
                 async for response in responses:
                     grant = await admit_again(call.gate, call.rule, context, grant)
-                    call.sent.inc()
+                    call.sent.count += 1
                     await flow.write()
                     yield response
                     flow.written()
@@ -245,15 +245,18 @@ class Line:
         flow.reading = 0.0
         if data is grpc.aio.EOF:
             return None
-        await self._admit_again()
-        self._call.received.inc()
+        call = self._call
+        if not self._grant.holds(time.time()):
+            await self._admit_again()
+        call.received.count += 1
         self.received += 1
-        return self._call.parse(data)
+        return call.parse(data)
 
     async def write(self, response: object) -> None:
         """Returns when the caller has room for the next one."""
-        await self._admit_again()
-        self._call.sent.inc()
+        if not self._grant.holds(time.time()):
+            await self._admit_again()
+        self._call.sent.count += 1
         self.sent += 1
         await self._flow.write()
         await self._context.write(response)
@@ -261,15 +264,14 @@ class Line:
 
     async def _admit_again(self) -> None:
         call = self._call
-        if not self._grant.holds(time.time()):
-            self._grant = await admit_again(call.gate, call.rule, self._context, self._grant)
+        self._grant = await admit_again(call.gate, call.rule, self._context, self._grant)
 
 
 def _exchange(
     method: Callable[[Line, Context], Awaitable[None]], call: Call
 ) -> Callable[[Any, Context], Awaitable[None]]:
     async def handle(_: object, context: Context) -> None:
-        call.started.inc()
+        call.started.count += 1
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
         identify(context)
@@ -305,7 +307,7 @@ async def _messages(
     """The messages of a stream, for as long as its caller's credential holds."""
     async for request in requests:
         grant = await admit_again(call.gate, call.rule, context, grant)
-        call.received.inc()
+        call.received.count += 1
         yield call.parse(request)
 
 

@@ -96,7 +96,7 @@ def inputs_of(request: one_step.OneStep, version: LoadedVersion) -> Inputs | Non
     """[1, ...], if they are what the model takes."""
     if request.inputs_head != version.inputs_head:
         return None
-    inputs: Inputs = np.frombuffer(request.values, version.input_dtype)
+    inputs: Inputs = np.frombuffer(request.values, version.input_type)
     return inputs.reshape(version.one_input)
 
 
