@@ -29,6 +29,7 @@ class Bar:
 
 BARS = (
     Bar("unary", "unary / null unary, H 256, N 64", 0.8, 0.9),
+    Bar("callers", "unary / null grpc.aio handler, H 256, N 64", 0.85, 1.3),
     Bar("coalesced", "coalesced / unary, H 256, N 256", 6, 10),
     Bar("naive", "coalesced / naive, H 512, N 64", 8, 15),
     Bar("batch", "256 a message / engine ceiling, H 512", 0.8, 0.95),

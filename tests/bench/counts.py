@@ -139,10 +139,10 @@ def _sent(server: RunningServer, streamed: bool, send: Send) -> float:
     metrics, method = server.server.metrics, "StreamSteps" if streamed else "Step"
     kind = "bidi_stream" if streamed else "unary"
     counter = metrics.rpc_sent.labels(kind, "carousel.v1.InferenceService", method)
-    before = counter._value.get()
+    before = counter.count
     for _ in range(MESSAGES):
         send()
-    sent: float = (counter._value.get() - before) / MESSAGES
+    sent: float = (counter.count - before) / MESSAGES
     return sent
 
 

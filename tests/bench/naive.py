@@ -1,14 +1,15 @@
 """Naive servers: what a user writes in an afternoon, with the same messages as the real one.
 
 `NaiveInference`: a dict of states and one call of nn.LSTM for each request. `BatchingInference`:
-the same with dynamic batching, in a thread beside the event loop. `Held`: the state travels.
+the same with dynamic batching, in a thread beside the event loop. `Held`: the state travels. And
+`aio`, the null service as grpc.aio alone serves it, by the generated code and with nothing around.
 oneDNN is off, because with it nn.LSTM packs its weights again at every single step.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from carousel.model import load
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import inference_service_pb2_grpc, tensor_pb2
 from tests.bench.models import INPUT, LAYERS
+from tests.bench.null import PlainInference
 
 State = tuple[Tensor, Tensor]
 HELD = "/carousel.bench.Held/Step"
@@ -130,6 +132,13 @@ class BatchingInference(NaiveInference):
         return [write(r, row) for r, row in zip(requests, torch.split(y, 1), strict=True)]
 
 
+SERVICERS: dict[str, Callable[[Model], Any]] = {
+    "aio": PlainInference,
+    "naive": NaiveInference,
+    "batching": BatchingInference,
+}
+
+
 async def held_step(model: Model, request: bytes) -> bytes:
     """x, h, c -> y, h, c, as plain float32."""
     values = torch.from_numpy(np.frombuffer(request, np.float32).copy())
@@ -157,7 +166,7 @@ async def start(kind: str, folder: Path) -> tuple[grpc.aio.Server, int]:
         generic = grpc.method_handlers_generic_handler(service, {method: handler})
         server.add_generic_rpc_handlers((generic,))
     else:
-        servicer: Any = NaiveInference(model) if kind == "naive" else BatchingInference(model)
+        servicer: Any = SERVICERS[kind](model)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from carousel.server.rpc import Context
+from carousel.server.rpc import Context, Line
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import tensor_pb2
 from tests.bench.models import OUTPUT
@@ -40,13 +40,21 @@ class NullInference:
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
         return answer(request)
 
-    async def StreamSteps(
-        self, requests: AsyncIterator[pb.StreamStepsRequest], context: Context
-    ) -> AsyncIterator[pb.StreamStepsResponse]:
-        async for request in requests:
-            yield pb.StreamStepsResponse(step=answer(request.step))
+    async def StreamSteps(self, line: Line, context: Context) -> None:
+        while (request := await line.read()) is not None:
+            await line.write(pb.StreamStepsResponse(step=answer(request.step)))
 
     async def Predict(self, request: Any, context: Context) -> Any:
         raise NotImplementedError
 
     Trace = Generate = StepStates = Predict
+
+
+class PlainInference(NullInference):
+    """The same for grpc.aio without anything of ours around it."""
+
+    async def StreamSteps(  # type: ignore[override]
+        self, requests: AsyncIterator[pb.StreamStepsRequest], context: Context
+    ) -> AsyncIterator[pb.StreamStepsResponse]:
+        async for request in requests:
+            yield pb.StreamStepsResponse(step=answer(request.step))

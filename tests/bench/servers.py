@@ -12,7 +12,7 @@ from typing import Any
 
 import uvloop
 
-KINDS = ("real", "null", "naive", "batching", "held")
+KINDS = ("real", "null", "aio", "naive", "batching", "held")
 
 
 def run(pipe: Connection, kind: str, store: Path, model: str, options: dict[str, Any]) -> None:
@@ -21,6 +21,8 @@ def run(pipe: Connection, kind: str, store: Path, model: str, options: dict[str,
     try:
         if kind in ("real", "null"):  # on uvloop, as `carousel serve` does it
             uvloop.run(_carousel(pipe, kind, store, model, options))
+        elif kind == "aio":
+            uvloop.run(_naive(pipe, kind, store / model / "1"))
         else:
             asyncio.run(_naive(pipe, kind, store / model / "1"))
     except Exception:

@@ -102,9 +102,11 @@ def unary(bench: Bench) -> None:
     shape = Shape(64)
     null = bench.light("null", "lstm", 256, shape)
     ours = bench.light("real", "lstm", 256, shape, "unary")
+    plain = bench.light("aio", "lstm", 256, shape, "null grpc.aio")
     naive = bench.light("naive", "lstm", 256, shape)
-    bench.compare("unary", [null, ours, naive], facts)
+    bench.compare("unary", [null, ours, plain, naive], facts)
     bench.bar("unary", ratio(ours, null))
+    bench.bar("callers", ratio(ours, plain))
 
 
 def alone(bench: Bench) -> None:

@@ -317,7 +317,7 @@ def test_a_stream_whose_errors_wait_is_read_no_further() -> None:
             calm.append(stream.calm.is_set())
             stream.put(refused)
         calm.append(stream.calm.is_set())
-        stream.sent(stream.messages.get_nowait() or pb.StreamStepsResponse())
+        stream.sent(await stream.next() or b"")
         return [*calm, stream.calm.is_set()]
 
     calm = asyncio.run(main())

@@ -37,6 +37,7 @@ from carousel.server.gates.sampler import GateSampler
 from carousel.server.guests import add_guests
 from carousel.server.hall import Hall
 from carousel.server.held.keys import Keyring, KeysError
+from carousel.server.hot_calls import Handlers, HotCalls
 from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
 from carousel.server.names import ModelRef, model_name, owner_of
@@ -342,6 +343,7 @@ class Server:
                 "--port 0 takes a free one"
             )
         await self._grpc.start()
+        self._hot_calls = HotCalls(self._grpc, self._hot)
         try:
             shown = (self.metrics.registry, self._looks, self._takes_work, certificate, self.gate)
             self._http = http.listen(settings, *shown)
@@ -370,9 +372,10 @@ class Server:
         }
         self.flows = flows = Flows(settings, self.metrics)
         self._watcher = asyncio.get_running_loop().create_task(flows.watch())
+        self._hot: Handlers = {}
         for name, servicer in servicers.items():
             every = (self.metrics, self.gate, self.tracer, self._recorder)
-            add_service(self._grpc, SERVICES[name], servicer, *every, flows=flows)
+            self._hot |= add_service(self._grpc, SERVICES[name], servicer, *every, flows=flows)
         names = [service.full_name for service in SERVICES.values()]
         self._health = add_guests(self._grpc, self.gate, names, channelz=settings.channelz)
 

@@ -1,4 +1,4 @@
-"""Company: how long the engine waits for more riders before the next turn."""
+"""Company: who is alone, and how long the engine waits for more riders before the next turn."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 WAIT_EACH = 0.0005  # seconds for each message of the last turn: what the event loop needs for one
 LONGEST_WAIT = 0.01
 FORGET = 16  # turns after which a crowd is about forgotten
+QUIET_SECONDS = 0.001  # without a message of anybody else: whoever comes then is alone
 
 
 class Company:
@@ -23,6 +24,16 @@ class Company:
         self._wake = wake
         self._rode = 0
         self._crowd = 0.0
+        self._latest, self._latest_time = 0, 0.0  # handle and moment of the last message
+
+    def is_alone(self, handle: int, now: float) -> bool:
+        """Whether a message, of the session of this handle, has nobody to ride with.
+
+        Its caller is the only one who calls, or nobody has for a while. Of the event loop's thread.
+        """
+        quiet = handle == self._latest or now - self._latest_time > QUIET_SECONDS
+        self._latest, self._latest_time = handle, now
+        return quiet and not self.enough
 
     def ride(self, messages: int, waiting: int) -> None:
         """So many rode a turn, while so many came."""

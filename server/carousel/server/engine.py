@@ -42,13 +42,15 @@ T = TypeVar("T")
 
 SWEEP_SECONDS = 0.5
 STUCK_SECONDS = 10.0  # a round that takes longer hangs: the server is not ready
+SHORT_SECONDS = 0.001  # what a turn may take that the event loop waits for
 
 
 class Engine:
     """Takes works, runs turns, and hands answers to the event loop, once a turn.
 
     The outside knows three calls: `submit` a work, `call` a function between two turns, `stop`.
-    Only this thread changes sessions, arenas and queues.
+    Only who holds the reins changes sessions, arenas and queues: a thread of its own, and for a
+    short turn of whoever is alone the event loop's.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class Engine:
         self.away = Away(self.table, self._inbox.extendleft)
         self._fences = 0  # of the table, when the queues were last looked through
         self._wake = threading.Event()
+        self._reins = threading.Lock()
+        self._rests_until = 0.0  # on the clock of time.monotonic, if nobody wakes it
         self._company = Company(self._wake)
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="carousel-engine", daemon=True)
@@ -129,11 +133,35 @@ class Engine:
         """Queue a work; its answers come through `work.deliver`. Only for the event loop's thread.
 
         What arrives in one iteration of the loop is handed over together: a turn for each message
-        would cost far more than the loop's next iteration, which comes at once.
+        would cost far more than the loop's next iteration, which comes at once. Whoever is alone
+        is stepped here and now: to go to the other thread and back takes as long as the turn.
         """
+        alone = len(work) == 1 and self._company.is_alone(work.handles[0], work.arrived)
+        if alone and version.lone_seconds < SHORT_SECONDS and self._turn_here(version, work):
+            return
         if not self._arrivals:
             self._loop.call_soon(self._hand_over)
         self._arrivals.append((version, work))
+
+    def _turn_here(self, version: LoadedVersion, work: Work) -> bool:
+        """Run the turn of a single step, if nothing else is under way; whether it was."""
+        if work.lengths is not None or self._arrivals or not self._reins.acquire(blocking=False):
+            return False
+        try:
+            busy = self._calls or self.table.parked or self.waiting
+            if busy or self._stopping or not version.on_cpu:
+                return False
+            with torch.no_grad():
+                self._admit(version, [work])
+                self._dismiss_fenced()
+                self._safe_turn(version)
+            self._company.is_expected(0)
+            if self.behind.due_in(now := time.monotonic()) < self._rests_until - now:
+                self._wake.set()
+            self._outbox.hand_out_here()
+        finally:
+            self._reins.release()
+        return True
 
     def _hand_over(self) -> None:
         arrivals, self._arrivals = self._arrivals, []
@@ -191,6 +219,10 @@ class Engine:
 
     def _run(self) -> None:
         torch.set_grad_enabled(False)
+        with self._reins:
+            self._turn_for_ever()
+
+    def _turn_for_ever(self) -> None:
         swept = time.monotonic()
         while not self._stopping:
             self._wake.clear()
@@ -201,7 +233,7 @@ class Engine:
                 for version in self.versions:
                     self._outbox.add(gatekeeper.shed_bulk(self.table, version))
                 self._outbox.deliver()  # who was refused at the door must not wait for anything
-                turned = [self._safe_turn(version) for version in tuple(self.versions)]
+                turned = [self._turn_and_tell(version) for version in tuple(self.versions)]
                 turned += [held.turn(version, self._tracer) for version in tuple(self.versions)]
                 self.away.make_room()
                 self.behind.flush()
@@ -209,12 +241,9 @@ class Engine:
                 if waiting == len(self._inbox) and self._company.is_expected(waiting):
                     self._wake.clear()
                     if not self._calls:
-                        self._company.gather()
+                        self._rest(self._company.gather)
                 elif not (any(turned) and waiting):
-                    due = self.behind.due_in(time.monotonic())
-                    self._round_began = None
-                    self._wake.wait(min(SWEEP_SECONDS, max(due, 0.0)))
-                    self._round_began = time.monotonic()
+                    self._rest(self._sleep)
                 full = self.table.chunk_replies.full
                 if (now := time.monotonic()) - swept >= SWEEP_SECONDS or full:
                     swept = now
@@ -223,6 +252,22 @@ class Engine:
             except Exception:  # without this thread nobody would ever get an answer again
                 log.exception("the engine stumbled")
             self._outbox.deliver()
+
+    def _rest(self, wait: Callable[[], object]) -> None:
+        """Let go of the reins meanwhile."""
+        self._round_began = None
+        self._reins.release()
+        try:
+            wait()
+        finally:
+            self._reins.acquire()
+            self._round_began = time.monotonic()
+
+    def _sleep(self) -> None:
+        """Until somebody wakes the engine, or something is due."""
+        now = time.monotonic()
+        self._rests_until = now + min(SWEEP_SECONDS, max(self.behind.due_in(now), 0.0))
+        self._wake.wait(self._rests_until - now)
 
     def _take_in(self) -> None:
         """Run the calls and queue the works that came since the last turn."""
@@ -261,6 +306,11 @@ class Engine:
             for version in self.versions:
                 self._outbox.add(gatekeeper.dismiss_fenced(self.table, version))
 
+    def _turn_and_tell(self, version: LoadedVersion) -> bool:
+        turned = self._safe_turn(version)
+        self._outbox.deliver()
+        return turned
+
     def _safe_turn(self, version: LoadedVersion) -> bool:
         plan = version.scheduler.next(self.table.serving)
         if plan is None:
@@ -276,7 +326,6 @@ class Engine:
         version.riding = 0
         if plan.lengths is None:
             self._company.ride(len(plan.works), len(self._inbox))
-        self._outbox.deliver()
         return True
 
     def turn(self, version: LoadedVersion, plan: Plan) -> None:
@@ -349,6 +398,8 @@ class Engine:
             bounds = ride.bounds(plan)
             items = (bounds[1:] - bounds[:-1]).tolist()
         version.scheduler.took(steps, now - begin)
+        if count == 1 and plan.lengths is None:
+            version.lone_seconds = now - begin
         version.metrics.turns.tell(
             works, items, count, steps, begin=begin, computing=seconds, end=now
         )

@@ -27,6 +27,7 @@ from carousel.server.health_policy import HealthPolicy
 from carousel.server.held.queue import HeldQueue
 from carousel.server.metrics import VersionMetrics
 from carousel.server.names import version_key, version_name
+from carousel.server.one_step import tensor_head
 from carousel.server.scheduler import Scheduler
 from carousel.server.settings import Settings
 from carousel.server.state_health import StateHealth, Touch
@@ -100,13 +101,18 @@ class LoadedVersion:
         self.replies: Floats = np.zeros((self.arena.capacity, self.config.output_size), np.float32)
         self.sessions = 0
         self.riding = 0  # items in the present turn
+        self.lone_seconds = math.inf  # that the last turn of one step took
 
     def _know_the_wire(self) -> None:
         """What the inputs of one step look like in a message."""
         self.one_input = (1, *self.input_shape)
         self.input_bytes = math.prod(self.one_input) * np.dtype(self.input_dtype).itemsize
         tokens = self.config.takes_tokens
-        self.wire_type = tensor_pb2.DATA_TYPE_INT64 if tokens else tensor_pb2.DATA_TYPE_FLOAT32
+        wire_type = tensor_pb2.DATA_TYPE_INT64 if tokens else tensor_pb2.DATA_TYPE_FLOAT32
+        self.wire_type = wire_type
+        self.input_type = np.dtype(self.input_dtype)
+        self.inputs_head = tensor_head(wire_type, self.one_input, self.input_bytes)
+        self.output_bytes = self.config.output_size * 4
 
     @property
     def input_shape(self) -> tuple[int, ...]:

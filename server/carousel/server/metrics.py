@@ -11,6 +11,7 @@ from carousel import errors
 from carousel.server.access.metrics import AccessMetrics
 from carousel.server.access_log.metrics import AccessLogMetrics
 from carousel.server.audit.metrics import AuditMetrics
+from carousel.server.counter import Counter as ThreadCounter
 from carousel.server.door import QUEUE_FULL, SESSION_FULL, SHED, TENANT_FULL
 from carousel.server.gates.metrics import GateMetrics
 from carousel.server.health_policy import ACTIONS
@@ -200,16 +201,16 @@ class Metrics:
         self.gates = GateMetrics(self.registry)
         # gRPC, under the names that public dashboards know
         method = ("grpc_type", "grpc_service", "grpc_method")
-        self.rpc_started = Counter(
+        self.rpc_started = ThreadCounter(
             "grpc_server_started", "Calls begun.", method, registry=self.registry
         )
-        self.rpc_handled = Counter(
+        self.rpc_handled = ThreadCounter(
             "grpc_server_handled", "Calls done.", (*method, "grpc_code"), registry=self.registry
         )
-        self.rpc_received = Counter(
+        self.rpc_received = ThreadCounter(
             "grpc_server_msg_received", "Messages received.", method, registry=self.registry
         )
-        self.rpc_sent = Counter(
+        self.rpc_sent = ThreadCounter(
             "grpc_server_msg_sent", "Messages sent.", method, registry=self.registry
         )
         self.rpc_seconds = Histogram(

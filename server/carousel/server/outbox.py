@@ -54,6 +54,11 @@ class Outbox:
             answers, self.answers = self.answers, []
             self._loop.call_soon_threadsafe(hand_out, answers)
 
+    def hand_out_here(self) -> None:
+        """The same, for whoever is in the event loop's thread."""
+        answers, self.answers = self.answers, []
+        hand_out(answers)
+
 
 def hand_out(answers: list[Answer]) -> None:
     for answer in answers:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import grpc
@@ -23,20 +24,30 @@ from carousel.errors import (
     InvalidField,
     Unauthenticated,
 )
+from carousel.server import one_step
 from carousel.server.access import caller
 from carousel.server.access.gate import Gate
 from carousel.server.access.grant import Grant
 from carousel.server.access_log import Recorder
 from carousel.server.ending import abort
 from carousel.server.flow import Flow, Flows
+from carousel.server.hot_calls import Handlers
 from carousel.server.limits import ConnectionLimits
 from carousel.server.logs import REQUEST_ID_KEY, request_id, take_request_id
 from carousel.server.metrics import Metrics
+from carousel.server.one_step import OneStep
 from carousel.server.tracing.trace import NO_TRACER, Trace, Tracer
+from carousel.v1 import inference_service_pb2 as pb
 
 log = logging.getLogger("carousel.rpc")
 
 HOT = frozenset({"Step", "StreamSteps", "StepStates"})  # called too often to log each
+
+USUAL: dict[type[Message], Callable[[bytes], OneStep | None]] = {
+    pb.StepRequest: one_step.read,
+    pb.StreamStepsRequest: one_step.read_streamed,
+}
+"""What reads the usual messages of a type."""
 
 # Those that alerts and rates ask for are there from the start; others when they first happen, since
 # all that gRPC has would be every third sample of a server.
@@ -88,7 +99,7 @@ class Call:
         seconds = time.perf_counter() - begin
         if code not in self._handled:
             self._handled[code] = self._all_handled.labels(*self._labels, code.name)
-        self._handled[code].inc()
+        self._handled[code].count += 1
         self.seconds.observe(seconds)
         if not self.hot:
             log.info("%s %s %.1f ms", self.name, code.name, seconds * 1e3)
@@ -146,10 +157,10 @@ async def cancelled(
 
 
 def _unary(
-    method: Callable[[Any, Context], Awaitable[Any]], call: Call, *, streams_in: bool
+    method: Callable[[Any, Context], Awaitable[Any]], call: Call, *, streams_in: bool = False
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     async def handle(request: Any, context: Context) -> Any:
-        call.started.inc()
+        call.started.count += 1
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
         flow = None
@@ -161,7 +172,7 @@ def _unary(
                 flow = call.flows.begin(call.kind, context)
                 request = _messages(flow.read(request), call, context, grant)
             else:
-                call.received.inc()
+                call.received.count += 1
                 request = call.parse(request)
             response = await method(request, context)
         except asyncio.CancelledError:
@@ -170,7 +181,7 @@ def _unary(
         except Exception as error:
             await fail(context, error, call, begin, trace)
         else:
-            call.sent.inc()
+            call.sent.count += 1
             call.done(grpc.StatusCode.OK, begin, trace)
             return response
         finally:
@@ -181,25 +192,22 @@ def _unary(
 
 
 def _streaming(
-    method: Callable[[Any, Context], AsyncGenerator[Any]], call: Call, *, streams_in: bool
+    method: Callable[[Any, Context], AsyncGenerator[Any]], call: Call
 ) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
-        call.started.inc()
+        call.started.count += 1
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
         identify(context)
         flow = call.flows.begin(call.kind, context)
         try:
             grant = await admit(call.gate, call.rule, context)
-            if streams_in:
-                request = _messages(flow.read(request), call, context, grant)
-            else:
-                call.received.inc()
-                request = call.parse(request)
+            call.received.count += 1
+            request = call.parse(request)
             async with aclosing(method(request, context)) as responses:
                 async for response in responses:
                     grant = await admit_again(call.gate, call.rule, context, grant)
-                    call.sent.inc()
+                    call.sent.count += 1
                     await flow.write()
                     yield response
                     flow.written()
@@ -216,23 +224,101 @@ def _streaming(
     return handle
 
 
+class Line:
+    """Both directions of one stream, for its handler: what `received` and `sent` count.
+
+    In place of generators within generators, of which each message would wake every one.
+    """
+
+    def __init__(self, call: Call, context: Context, flow: Flow, grant: Grant) -> None:
+        self.received = self.sent = 0
+        self._call = call
+        self._context = context
+        self._flow = flow
+        self._grant = grant
+
+    async def read(self) -> Any:
+        """The next request; None when there are no more."""
+        flow = self._flow
+        flow.reading = time.monotonic()
+        data: Any = await self._context.read()
+        flow.reading = 0.0
+        if data is grpc.aio.EOF:
+            return None
+        call = self._call
+        if not self._grant.holds(time.time()):
+            await self._admit_again()
+        call.received.count += 1
+        self.received += 1
+        return call.parse(data)
+
+    async def write(self, response: object) -> None:
+        """Returns when the caller has room for the next one."""
+        if not self._grant.holds(time.time()):
+            await self._admit_again()
+        self._call.sent.count += 1
+        self.sent += 1
+        await self._flow.write()
+        await self._context.write(response)
+        self._flow.written()
+
+    async def _admit_again(self) -> None:
+        call = self._call
+        self._grant = await admit_again(call.gate, call.rule, self._context, self._grant)
+
+
+def _exchange(
+    method: Callable[[Line, Context], Awaitable[None]], call: Call
+) -> Callable[[Any, Context], Awaitable[None]]:
+    async def handle(_: object, context: Context) -> None:
+        call.started.count += 1
+        begin = time.perf_counter()
+        trace = call.tracer.begin(call.name, context)
+        identify(context)
+        flow = call.flows.begin(call.kind, context)
+        try:
+            grant = await admit(call.gate, call.rule, context)
+            await method(Line(call, context, flow, grant), context)
+        except asyncio.CancelledError:
+            await cancelled(context, flow, call, begin, trace)
+            raise
+        except Exception as error:
+            await fail(context, error, call, begin, trace)
+        else:
+            call.done(grpc.StatusCode.OK, begin, trace)
+        finally:
+            call.flows.end(flow)
+
+    return handle
+
+
+WAYS: dict[tuple[bool, bool], tuple[Callable[..., Any], Callable[..., Any]]] = {
+    (False, False): (_unary, grpc.unary_unary_rpc_method_handler),
+    (True, False): (partial(_unary, streams_in=True), grpc.stream_unary_rpc_method_handler),
+    (False, True): (_streaming, grpc.unary_stream_rpc_method_handler),
+    (True, True): (_exchange, grpc.stream_stream_rpc_method_handler),
+}
+"""By whether requests stream, and answers: what wraps a method, and what makes gRPC's handler."""
+
+
 async def _messages(
     requests: AsyncIterator[bytes], call: Call, context: Context, grant: Grant
 ) -> AsyncIterator[Any]:
     """The messages of a stream, for as long as its caller's credential holds."""
     async for request in requests:
         grant = await admit_again(call.gate, call.rule, context, grant)
-        call.received.inc()
+        call.received.count += 1
         yield call.parse(request)
 
 
 def parser(message: type[Message]) -> Callable[[bytes], Any]:
     """Parses a request, once its caller was let in; gRPC itself would do it before."""
     parse = message.FromString
+    usual = USUAL.get(message, lambda data: None)
 
     def read(data: bytes) -> Any:
         try:
-            return parse(data)
+            return usual(data) or parse(data)
         except DecodeError:
             raise malformed() from None
 
@@ -245,8 +331,13 @@ def malformed() -> InvalidField:
 
 
 def serializer(message: type[Message]) -> Callable[[Any], bytes]:
-    """Writes messages of a type."""
-    return message.SerializeToString
+    """Writes messages of a type, if they are not bytes already."""
+    serialize = message.SerializeToString
+
+    def write(response: Any) -> bytes:
+        return response if isinstance(response, bytes) else serialize(response)
+
+    return write
 
 
 def add_service(
@@ -259,29 +350,29 @@ def add_service(
     recorder: Recorder | None = None,
     *,
     flows: Flows | None = None,
-) -> None:
-    """Register `servicer`, which has an async method for each RPC of the service. Raises NoRule."""
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+) -> Handlers:
+    """Register `servicer`, which has an async method for each RPC of the service.
+
+    Gives the handlers of its hot methods by their paths. Raises NoRule.
+    """
+    handlers: Handlers = {}
     if flows is None:
         flows = Flows(ConnectionLimits.model_construct(), metrics)  # which nobody looks at
     for method in service.methods:
         call = Call(service.full_name, method, metrics, tracer, gate, flows)
-        wrap = _streaming if method.server_streaming else _unary
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[method.client_streaming, method.server_streaming]
+        wrap, make = WAYS[method.client_streaming, method.server_streaming]
         own = getattr(servicer, method.name)
         if recorder is not None:
             own = recorder.inside(method, own)
-        handle = wrap(own, call, streams_in=method.client_streaming)
+        handle = wrap(own, call)
         if recorder is not None:
             handle = recorder.outside(method, handle)
         handlers[method.name] = make(
             handle,
             response_serializer=serializer(message_factory.GetMessageClass(method.output_type)),
         )
+    hot = {name: handlers.pop(name) for name in HOT & handlers.keys()}
+    server.add_registered_method_handlers(service.full_name, hot)
     generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
     server.add_generic_rpc_handlers((generic,))
+    return {f"/{service.full_name}/{name}": handler for name, handler in hot.items()}

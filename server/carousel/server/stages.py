@@ -161,17 +161,21 @@ class StageClock:
         self._mark(works, "deliver", begin)
         self._mark(works, "encode", end)
         self._stages.worked["encode"] += end - begin
+        if isinstance(message, bytes):
+            message = pb.StepResponse.FromString(message)
         self._leaving[_first(message)] = works
         return message
 
-    def _serializer(self, run: Callable[[], Any], *_: Any) -> Any:
-        serialize = run()
+    def _serializer(self, run: Callable[[], Any], *args: Any) -> Any:
+        serialize, kind = run(), args[0]
 
         def write(message: Any) -> bytes:
             begin, data = self._now(), serialize(message)
-            message = getattr(message, "step", message)
-            if isinstance(message, pb.StepResponse):
-                self._left(self._leaving.pop(_first(message), ()), begin, self._now())
+            end = self._now()
+            if kind in (pb.StepResponse, pb.StreamStepsResponse):
+                message = kind.FromString(data)
+                works = self._leaving.pop(_first(getattr(message, "step", message)), ())
+                self._left(works, begin, end)
             return cast(bytes, data)
 
         return write

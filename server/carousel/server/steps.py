@@ -14,12 +14,13 @@ from carousel.errors import (
     MessageTooLarge,
     flat_metadata,
 )
+from carousel.server import one_step
 from carousel.server.door import Lane
 from carousel.server.health_messages import item_notice
 from carousel.server.inputs import Refusals, read_inputs, read_one
 from carousel.server.loaded import LoadedVersion
 from carousel.server.notices import Notice
-from carousel.server.work import NEVER, Answer, Floats, Ints, Work
+from carousel.server.work import NEVER, Answer, Floats, Inputs, Ints, Work
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import tensor_pb2
 
@@ -91,6 +92,14 @@ def decode(
     )
 
 
+def inputs_of(request: one_step.OneStep, version: LoadedVersion) -> Inputs | None:
+    """[1, ...], if they are what the model takes."""
+    if request.inputs_head != version.inputs_head:
+        return None
+    inputs: Inputs = np.frombuffer(request.values, version.input_type)
+    return inputs.reshape(version.one_input)
+
+
 def bad_lengths(lengths: Ints, max_chunk: int) -> Refusals:
     wrong = np.flatnonzero((lengths < 1) | (lengths > max_chunk)).tolist()
     return [
@@ -105,12 +114,14 @@ def bad_lengths(lengths: Ints, max_chunk: int) -> Refusals:
     ]
 
 
-def check_reply_size(version: LoadedVersion, *, steps: int, items: int, limit: int) -> None:
-    """Refuse, before anything runs, what could never be answered in one message.
+def reply_size(version: LoadedVersion, *, steps: int, items: int) -> int:
+    """About; `steps` are those whose outputs are asked for."""
+    return steps * version.output_bytes + 64 * items
 
-    `steps` are those whose outputs are asked for.
-    """
-    size = steps * version.config.output_size * 4 + 64 * items
+
+def check_reply_size(version: LoadedVersion, *, steps: int, items: int, limit: int) -> None:
+    """Refuse, before anything runs, what could never be answered in one message."""
+    size = reply_size(version, steps=steps, items=items)
     if size > limit:
         raise MessageTooLarge(
             f"the answer with {steps} outputs of {version.name} would have about {size} bytes, "
@@ -119,12 +130,17 @@ def check_reply_size(version: LoadedVersion, *, steps: int, items: int, limit: i
         )
 
 
-def encode(answers: Sequence[Answer], *, in_order: bool = False) -> pb.StepResponse:
+Response = pb.StepResponse | bytes
+"""Or its bytes already."""
+
+
+def encode(answers: Sequence[Answer], *, in_order: bool = False) -> Response:
     """One message for answers of one or more works; `in_order`: by the items' own order."""
     first = answers[0]
     simple = len(answers) == 1 and not first.errors and not first.notices
     if simple and first.work.mode <= pb.OUTPUT_MODE_ALL:
-        return _encode_whole(first)
+        alone = len(first.items) == 1 and first.lengths is None
+        return one_step.write(first) if alone else _encode_whole(first)
     columns = _Columns()
     for answer in answers:
         columns.add(answer)

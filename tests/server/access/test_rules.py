@@ -66,6 +66,8 @@ class _Registrar:
 
     def add_generic_rpc_handlers(self, handlers: object) -> None: ...
 
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None: ...
+
 
 class _Servicer:
     def __getattr__(self, name: str) -> Any:

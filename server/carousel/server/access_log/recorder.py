@@ -100,14 +100,15 @@ class Recorder:
         """Sees how calls end."""
         if _is_quiet(method):
             return self._refusals(method, handle)
-        return (
-            self._stream(method, handle) if method.server_streaming else self._call(method, handle)
-        )
+        one_way = method.server_streaming and not method.client_streaming
+        return self._stream(method, handle) if one_way else self._call(method, handle)
 
     def inside(self, method: MethodDescriptor, handler: Handler) -> Handler:
         """Sees what calls are about."""
         if _is_quiet(method):
             return handler
+        if method.client_streaming and method.server_streaming:
+            return self._exchange(handler)
         return (
             self._responses(method, handler)
             if method.server_streaming
@@ -173,6 +174,19 @@ class Recorder:
             response = await handler(self._request(method, request), context)
             _record.get().resources |= results(response)
             return response
+
+        return noted
+
+    def _exchange(self, handler: Handler) -> Handler:
+        """What streams both ways names no resources."""
+
+        async def noted(line: Any, context: Context) -> None:
+            record = _record.get()
+            self._writer.put(record.entry("open"))
+            try:
+                await handler(line, context)
+            finally:
+                record.received, record.sent = line.received, line.sent
 
         return noted
 

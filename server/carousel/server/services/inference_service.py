@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from carousel.errors import CarouselError
-from carousel.server import generation, sequences, steps
+from carousel.server import generation, one_step, sequences, steps
 from carousel.server.broken_streams import BrokenStreams
 from carousel.server.flow import owing
 from carousel.server.hall import Hall
 from carousel.server.held.steps import HeldSteps
 from carousel.server.loaded import LoadedVersion
 from carousel.server.logs import request_id
-from carousel.server.rpc import Context
+from carousel.server.one_step import OneStep
+from carousel.server.rpc import Context, Line
 from carousel.server.tenants import caller_of, origin_of, tenant_of
 from carousel.server.work import NEVER, Answer, Work
 from carousel.v1 import inference_service_pb2 as pb
 
+Request = pb.StepRequest | OneStep
+
 STREAM_WINDOW = 65_536  # items of one stream on their way, above which it is not read further
 STREAM_ANSWERS = 64  # messages that wait for a slow reader, above which it is not read further
-ERROR_BYTES = 256  # that an item's error takes, about
 STREAM_BYTES = 64 * 2**20  # of chunks and inputs on their way, or of answers that wait: the same
 
 
@@ -56,7 +58,8 @@ class Stream:
         self.tenant = tenant
         self.origin = origin
         self.latest: Sequence[int] = ()  # handles of the last message
-        self.messages: asyncio.Queue[pb.StreamStepsResponse | None] = asyncio.Queue()
+        self._messages: deque[bytes] = deque()
+        self._more: asyncio.Future[None] | None = None  # whoever waits for the next message
         self.flying = 0
         self.flying_bytes = 0
         self.waiting_bytes = 0  # of answers
@@ -90,10 +93,27 @@ class Stream:
             del self._left[answer.work]
             self.flying_bytes -= self._bytes.pop(answer.work)
 
-    def put(self, response: pb.StepResponse) -> None:
-        self.waiting_bytes += _weight(response)
-        self.messages.put_nowait(pb.StreamStepsResponse(step=response))
+    def put(self, response: steps.Response) -> None:
+        if not isinstance(response, bytes):
+            response = response.SerializeToString()
+        message = one_step.streamed(response)
+        self.waiting_bytes += len(message)
+        self._messages.append(message)
+        self._wake()
         self._look()
+
+    async def next(self) -> bytes | None:
+        """The next message for the caller; None after the last one."""
+        while not self._messages:
+            if self.ended:
+                return None
+            self._more = self._loop.create_future()
+            await self._more
+        return self._messages.popleft()
+
+    def _wake(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
 
     def half_close(self) -> None:
         """No more requests: the stream ends after the last answer."""
@@ -114,8 +134,8 @@ class Stream:
         for work in self._left:
             work.cancelled = True
 
-    def sent(self, message: pb.StreamStepsResponse) -> None:
-        self.waiting_bytes -= _weight(message.step)
+    def sent(self, message: bytes) -> None:
+        self.waiting_bytes -= len(message)
         self._look()
 
     def _flush(self) -> None:
@@ -130,20 +150,15 @@ class Stream:
     def _end_if_done(self) -> None:
         if self.half_closed and not self.ended and not self.flying and not self._answers:
             self.ended = True
-            self.messages.put_nowait(None)
+            self._wake()
 
     def _look(self) -> None:
         heaviest = max(self.flying_bytes, self.waiting_bytes)
-        waiting = self.messages.qsize()
+        waiting = len(self._messages)
         if self.flying < STREAM_WINDOW and waiting < STREAM_ANSWERS and heaviest < STREAM_BYTES:
             self.calm.set()
         else:
             self.calm.clear()
-
-
-def _weight(response: pb.StepResponse) -> int:
-    """About how many bytes an answer takes while it waits."""
-    return len(response.outputs.data) + ERROR_BYTES * len(response.errors)
 
 
 class InferenceService:
@@ -161,7 +176,7 @@ class InferenceService:
         for stream in tuple(self._streams):
             stream.drain()
 
-    async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
+    async def Step(self, request: Request, context: Context) -> steps.Response:
         self._hall.refuse_when_draining()
         reply = Reply()
         (tenant, origin), deadline = caller_of(context), deadline_of(context)
@@ -180,24 +195,22 @@ class InferenceService:
             raise
         return steps.encode(answers, in_order=True)
 
-    async def StreamSteps(
-        self, requests: AsyncIterator[pb.StreamStepsRequest], context: Context
-    ) -> AsyncIterator[pb.StreamStepsResponse]:
+    async def StreamSteps(self, line: Line, context: Context) -> None:
         self._hall.refuse_when_draining()
         tenant = tenant_of(context)
         with self._hall.quotas.stream(tenant):
             stream = Stream(tenant, origin_of(request_id.get()))
             owing(lambda: stream.flying > 0)
             self._streams.add(stream)
-            reader = asyncio.create_task(self._read(requests, stream))
+            reader = asyncio.create_task(self._read(line, stream))
             try:
-                while (message := await stream.messages.get()) is not None:
-                    yield message
+                while (message := await stream.next()) is not None:
+                    await line.write(message)
                     stream.sent(message)
                 if stream.drained:
                     raise self._hall.draining_error()
                 await reader
-            except (asyncio.CancelledError, GeneratorExit):
+            except asyncio.CancelledError:
                 self._broken.remember(stream.unfinished())
                 raise
             finally:
@@ -205,23 +218,26 @@ class InferenceService:
                 reader.cancel()
                 stream.cancel()
 
-    async def _read(self, requests: AsyncIterator[pb.StreamStepsRequest], stream: Stream) -> None:
+    async def _read(self, line: Line, stream: Stream) -> None:
         try:
-            async for message in requests:
-                await stream.calm.wait()
+            while (message := await line.read()) is not None:
+                if not stream.calm.is_set():
+                    await stream.calm.wait()
                 if stream.drained:
                     break
                 self._start(message.step, stream)
         finally:
             stream.half_close()
 
-    def _start(self, request: pb.StepRequest, stream: Stream) -> None:
+    def _start(self, request: Request, stream: Stream) -> None:
         """Submit one message; whatever is wrong with it becomes an error of its items."""
         try:
             found = self._decode(
                 request, stream.deliver, tenant=stream.tenant, origin=stream.origin
             )
         except CarouselError as error:
+            if isinstance(request, OneStep):
+                request = request.parsed()
             if not 1 <= len(request.handles) <= steps.MAX_ITEMS:
                 raise  # there are no items, or far too many, to say it of
             found = steps.refuse(request, error)
@@ -237,7 +253,7 @@ class InferenceService:
 
     def _decode(
         self,
-        request: pb.StepRequest,
+        request: Request,
         deliver: steps.Deliver,
         *,
         tenant: str,
@@ -249,6 +265,10 @@ class InferenceService:
         Raises QueueFull and QuotaExceeded, before anything else is looked at, when none of the
         items may wait.
         """
+        if isinstance(request, OneStep):
+            if (one := self._decode_one(request, deliver, tenant, origin, deadline)) is not None:
+                return one
+            request = request.parsed()
         steps.check_columns(request)
         version = self._hall.version_of(request.handles, tenant)
         if version is None:
@@ -283,6 +303,37 @@ class InferenceService:
         if room < count:
             full = version.refuse(lane, count - room)
             work.refusals = [*work.refusals, *((item, full) for item in range(room, count))]
+        return version, work
+
+    def _decode_one(
+        self,
+        request: OneStep,
+        deliver: steps.Deliver,
+        tenant: str,
+        origin: Mapping[str, str] | None,
+        deadline: float,
+    ) -> tuple[LoadedVersion, Work] | None:
+        """The same for a step that nothing is amiss with, or None. Raises QuotaExceeded."""
+        version = self._hall.version_of(request.handles, tenant)
+        if version is None or (inputs := steps.inputs_of(request, version)) is None:
+            return None
+        lane = version.door.lane(tenant)
+        size = steps.reply_size(version, steps=1, items=1)
+        if lane.room() <= 0 or size > self._hall.settings.max_message_bytes:
+            return None
+        if self._hall.quotas.on:
+            self._hall.check_quotas(version, tenant, items=1, steps=1)
+        work = Work(
+            request.handles,
+            request.step_indexes,
+            inputs,
+            deliver,
+            deadline=deadline,
+            arrived=time.monotonic(),
+            lane=lane,
+            durables=request.durable_indexes,
+            origin=origin,
+        )
         return version, work
 
     def _refuse_strays(self, request: pb.StepRequest, tenant: str) -> pb.StepResponse:

@@ -1,0 +1,68 @@
+"""Hot calls: how calls of steps are taken up from gRPC's core, and by whom where that can't be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import grpc
+import numpy as np
+import pytest
+
+from carousel import tensors
+from carousel.server import hot_calls
+from carousel.v1 import inference_service_pb2 as pb
+from tests.conftest import RunningServer
+from tests.server.contract import Wire
+
+CALLERS = 200  # more than are taken up in an iteration
+
+
+def _first_outputs(server: RunningServer) -> set[bytes]:
+    """What sessions of one state answer to the same step, each in a call of its own at once."""
+    inputs = tensors.encode(np.ones((1, 3), np.float32))
+    with grpc.insecure_channel(server.target) as channel:
+        wire = Wire(channel)
+        handles = [wire.create().handle for _ in range(CALLERS)]
+        requests = [pb.StepRequest(handles=[h], step_indexes=[0], inputs=inputs) for h in handles]
+        calls = [wire.inference.Step.future(request, timeout=30) for request in requests]
+        answers = [call.result() for call in calls]
+    assert [list(answer.handles) for answer in answers] == [[handle] for handle in handles]
+    rows = np.stack([tensors.decode(answer.outputs)[0] for answer in answers])
+    assert np.ptp(rows, axis=0).max() < 1e-6
+    return set(map(bytes, rows.round(4)))
+
+
+def test_the_installed_grpc_has_the_parts() -> None:
+    assert hot_calls.inner_parts() is not None
+
+
+def test_grpc_serves_steps_alone_where_it_lacks_a_part(
+    serve: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_parts = _first_outputs(serve(shipped=False))
+    monkeypatch.setattr(hot_calls, "PARTS", (*hot_calls.PARTS, "_of_another_version"))
+    server = serve(shipped=False)
+    assert not server.server._hot_calls.live
+    assert _first_outputs(server) == with_parts
+
+
+def test_a_server_that_has_stopped_takes_nothing_up(serve: Callable[..., RunningServer]) -> None:
+    server = serve(shipped=False)
+    taking = set(server.server._hot_calls.live)
+    assert len(taking) == 3 * hot_calls.WAITING
+    server.stop()
+    assert all(task.done() for task in taking)
+
+
+def test_what_a_call_was_about_is_gone_with_it(serve: Callable[..., RunningServer]) -> None:
+    """Calls are taken up by the same few tasks, and none knows whose the former was."""
+    server = serve(shipped=False)
+    inputs = tensors.encode(np.ones((1, 3), np.float32))
+    own, others = (("x-carousel-tenant", "one"),), (("x-carousel-tenant", "two"),)
+    with grpc.insecure_channel(server.target) as channel:
+        wire = Wire(channel)
+        handle = wire.create_for("one").handle
+        for index in range(2 * hot_calls.WAITING):
+            request = pb.StepRequest(handles=[handle], step_indexes=[index], inputs=inputs)
+            assert not wire.inference.Step(request, metadata=own).errors
+            assert wire.inference.Step(request, metadata=others).errors
