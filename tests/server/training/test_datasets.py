@@ -235,3 +235,19 @@ def test_who_reads_data_reads_what_was_checked_though_its_path_was_exchanged(
     assert Corpus.open(tmp_path / "corpus").digest == want
     with pytest.raises(InvalidField, match="without links"):
         folder.source(job)
+
+
+def test_a_uri_that_became_a_link_fails_its_job_unread(start: Start, tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "secret.txt"
+    root.mkdir()
+    for file in (root / "fox.txt", outside):
+        file.write_text(FOX)  # which could be learned from
+    server, training = start(dataset_roots=(root,), training_jobs_at_once=0)
+    training.create("swapped", uri="fox.txt")
+    server.stop()
+    (root / "fox.txt").unlink()
+    (root / "fox.txt").symlink_to(outside)
+    _, training = start(dataset_roots=(root,))
+    job = training.finish("swapped")
+    assert job.state == training_pb2.JOB_STATE_FAILED
+    assert "must lead to a file below a dataset root, without links" in job.state_message
