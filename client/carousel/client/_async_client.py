@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from carousel.client import _model_calls as calls
-from carousel.client._async_datasets import AsyncDatasets
 from carousel.client._async_inference import AsyncInference
-from carousel.client._async_jobs import AsyncJobs
 from carousel.client._async_models import AsyncModels
 from carousel.client._async_sessions import AsyncSessions
 from carousel.client._async_transport import AsyncTransport
@@ -22,6 +21,10 @@ from carousel.client._server_values import ServerInfo, Statistics, TenantQuotas
 from carousel.client._times import Seconds
 from carousel.client._tls import TLS
 from carousel.errors import CarouselError
+
+if TYPE_CHECKING:
+    from carousel.client._async_datasets import AsyncDatasets
+    from carousel.client._async_jobs import AsyncJobs
 
 
 class AsyncClient(AsyncSessions, AsyncInference, AsyncModels):
@@ -49,8 +52,20 @@ class AsyncClient(AsyncSessions, AsyncInference, AsyncModels):
             door(target, tls, token, tenant), timeout=timeout, link=Link(on_event, tls)
         )
         self._coalescers = {}
-        self.datasets = AsyncDatasets(self._transport)
-        self.jobs = AsyncJobs(self._transport)
+
+    @cached_property
+    def datasets(self) -> AsyncDatasets:
+        """What models are trained on."""
+        from carousel.client._async_datasets import AsyncDatasets
+
+        return AsyncDatasets(self._transport)
+
+    @cached_property
+    def jobs(self) -> AsyncJobs:
+        """Training jobs."""
+        from carousel.client._async_jobs import AsyncJobs
+
+        return AsyncJobs(self._transport)
 
     async def close(self) -> None:
         """Close the connection. Sessions live on until their ttl unless they were closed."""

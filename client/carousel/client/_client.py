@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from carousel.client import _model_calls as calls
 from carousel.client._channel import door
-from carousel.client._datasets import Datasets
 from carousel.client._events import Event, Link
 from carousel.client._inference import Inference
-from carousel.client._jobs import Jobs
 from carousel.client._models import Models
 from carousel.client._server_values import ServerInfo, Statistics, TenantQuotas
 from carousel.client._sessions import Sessions
@@ -20,6 +19,10 @@ from carousel.client._times import Seconds
 from carousel.client._tls import TLS
 from carousel.client._transport import Transport
 from carousel.errors import CarouselError
+
+if TYPE_CHECKING:
+    from carousel.client._datasets import Datasets
+    from carousel.client._jobs import Jobs
 
 
 class Client(Sessions, Inference, Models):
@@ -46,8 +49,20 @@ class Client(Sessions, Inference, Models):
         self._transport = Transport(
             door(target, tls, token, tenant), timeout=timeout, link=Link(on_event, tls)
         )
-        self.datasets = Datasets(self._transport)
-        self.jobs = Jobs(self._transport)
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        """What models are trained on."""
+        from carousel.client._datasets import Datasets
+
+        return Datasets(self._transport)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """Training jobs."""
+        from carousel.client._jobs import Jobs
+
+        return Jobs(self._transport)
 
     def close(self) -> None:
         """Close the connection. Sessions live on until their ttl unless they were closed."""

@@ -93,7 +93,6 @@ def read_streamed(message: bytes) -> OneStep | None:
     return read(message, begin)
 
 
-@lru_cache(4096)
 def _number(varint: bytes) -> int:
     number = 0
     for byte in reversed(varint):
@@ -101,7 +100,7 @@ def _number(varint: bytes) -> int:
     return number
 
 
-@lru_cache(1024)
+@lru_cache(256)
 def tensor_head(data_type: int, shape: tuple[int, ...], size: int) -> bytes:
     """All of a tensor that stands before its values, of so many bytes."""
     dimensions = b"".join([_varint(length) for length in shape])
@@ -117,13 +116,13 @@ def _written(number: int) -> bytes:
     return bytes(out)
 
 
-_varint = lru_cache(4096)(_written)  # of lengths, indexes and seconds, which are mostly the same
+_varint = lru_cache(64)(_written)  # of lengths and of seconds, which are mostly the same
 
 
 def write(answer: Answer) -> bytes:
     """The StepResponse of an answer to one step that went well."""
     work, values, item = answer.work, answer.outputs.tobytes(), int(answer.items[0])
-    index = _varint(work.step_indexes[item])
+    index = _written(work.step_indexes[item])
     head = tensor_head(tensor_pb2.DATA_TYPE_FLOAT32, answer.outputs.shape, len(values))
     parts = [
         b"\x0a\x08",
@@ -141,7 +140,7 @@ def write(answer: Answer) -> bytes:
 
 
 def _durable(index: int) -> bytes:
-    number = _varint(index)
+    number = _written(index)
     return b"\x22%c%b" % (len(number), number) if index else b""
 
 

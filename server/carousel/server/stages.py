@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
 
-from carousel.server import gatekeeper, outbox, rpc, steps
+from carousel.server import gatekeeper, lone, outbox, rpc, steps
 from carousel.server.engine import Engine
 from carousel.server.services.inference_service import InferenceService
 from carousel.server.work import Answer, Work
@@ -78,6 +78,7 @@ class StageClock:
             (rpc, "parser", self._parser),
             (InferenceService, "_decode", self._decode),
             (gatekeeper, "admit_together", self._admit),
+            (lone, "plan_of", self._plan_alone),
             (Engine, "turn", self._ride),
             (Engine, "_compute", self._compute),
             (outbox, "hand_out", self._hand_out),
@@ -114,6 +115,15 @@ class StageClock:
             self._times[found[1]] = [("", begin), ("decode", end)]
             self._stages.worked["decode"] += end - begin
         return found
+
+    def _plan_alone(self, run: Callable[[], Any], *args: Any) -> Any:
+        works, begin, plan = [args[2]], self._now(), run()
+        end = self._now()
+        if plan is not None:
+            self._mark(works, "queue", begin)
+            self._mark(works, "validate", end)
+            self._stages.worked["validate"] += end - begin
+        return plan
 
     def _admit(self, run: Callable[[], Any], *args: Any) -> Any:
         works, begin, good = args[2], self._now(), run()
