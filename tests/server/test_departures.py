@@ -16,7 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from carousel import tensors
 from carousel.errors import SessionNotFound
-from carousel.server import engine, gatekeeper, replies, steps
+from carousel.server import engine, gatekeeper, replies
+from carousel.server.item_errors import refuse
 from carousel.server.loaded import LoadedVersion
 from carousel.server.outbox import hand_out
 from carousel.server.services.inference_service import STREAM_ANSWERS, Stream
@@ -311,7 +312,7 @@ def test_a_session_that_has_just_ended_is_not_attached_again(
 def test_a_stream_whose_errors_wait_is_read_no_further() -> None:
     async def main() -> list[bool]:
         stream = Stream("", None)
-        refused = steps.refuse(pb.StepRequest(handles=[1] * 1000), SessionNotFound("no session"))
+        refused = refuse(pb.StepRequest(handles=[1] * 1000), SessionNotFound("no session"))
         calm = []
         for _ in range(STREAM_ANSWERS):
             calm.append(stream.calm.is_set())

@@ -12,12 +12,12 @@ from carousel.errors import (
     ChunkTooLong,
     InvalidField,
     MessageTooLarge,
-    flat_metadata,
 )
 from carousel.server import one_step
 from carousel.server.door import Lane
 from carousel.server.health_messages import item_notice
 from carousel.server.inputs import Refusals, read_inputs, read_one
+from carousel.server.item_errors import item_error
 from carousel.server.loaded import LoadedVersion
 from carousel.server.notices import Notice
 from carousel.server.work import NEVER, Answer, Floats, Inputs, Ints, Work
@@ -240,48 +240,6 @@ class _Columns:
         response.notices.extend(item_notice(numbers[place], n) for place, n in self.notices)
         _set_time(response, self.expire_time)
         return response
-
-
-def item_error(item: int, error: CarouselError) -> pb.ItemError:
-    return pb.ItemError(
-        item=item,
-        code=error.code.value[0],
-        reason=error.reason,
-        message=error.message,
-        metadata=flat_metadata(error),
-    )
-
-
-def refuse_each(request: pb.StepRequest, errors: Sequence[CarouselError]) -> pb.StepResponse:
-    """A message of which no item's session could be found: an error for each.
-
-    What several items share is written once, and copied.
-    """
-    response = _without_outputs(request)
-    written: dict[int, pb.ItemError] = {}
-    for item, error in enumerate(errors):
-        if id(error) not in written:
-            written[id(error)] = item_error(item, error)
-    response.errors.extend([written[id(error)] for error in errors])
-    for item, one in enumerate(response.errors):
-        one.item = item
-    return response
-
-
-def refuse(request: pb.StepRequest, error: CarouselError) -> pb.StepResponse:
-    """A message whose items are all refused for the same reason; this must cost next to nothing."""
-    response = _without_outputs(request)
-    errors = response.errors
-    errors.extend([item_error(0, error)] * len(request.handles))
-    for item in range(1, len(request.handles)):
-        errors[item].item = item
-    return response
-
-
-def _without_outputs(request: pb.StepRequest) -> pb.StepResponse:
-    count = len(request.handles)
-    indexes = request.step_indexes if len(request.step_indexes) == count else [0] * count
-    return pb.StepResponse(handles=request.handles, step_indexes=indexes, lengths=[0] * count)
 
 
 def _set_time(response: pb.StepResponse, seconds: float) -> None:

@@ -7,8 +7,8 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from carousel.errors import CarouselError
-from carousel.server import generation, one_step, sequences, steps
+from carousel.errors import CarouselError, QueueFull
+from carousel.server import generation, item_errors, one_step, sequences, steps
 from carousel.server.broken_streams import BrokenStreams
 from carousel.server.flow import owing
 from carousel.server.hall import Hall
@@ -16,6 +16,7 @@ from carousel.server.held.steps import HeldSteps
 from carousel.server.loaded import LoadedVersion
 from carousel.server.logs import request_id
 from carousel.server.one_step import OneStep
+from carousel.server.refused import Refused
 from carousel.server.rpc import Context, Line
 from carousel.server.tenants import caller_of, origin_of, tenant_of
 from carousel.server.work import NEVER, Answer, Work
@@ -68,6 +69,7 @@ class Stream:
         self.half_closed = False
         self.drained = False
         self.ended = False
+        self.refused = Refused(self.put)
         self._answers: list[Answer] = []
         self._left: dict[Work, int] = {}
         self._bytes: dict[Work, int] = {}  # that each of these takes
@@ -118,6 +120,7 @@ class Stream:
     def half_close(self) -> None:
         """No more requests: the stream ends after the last answer."""
         self.half_closed = True
+        self.refused.tell()
         self._end_if_done()
 
     def drain(self) -> None:
@@ -235,12 +238,15 @@ class InferenceService:
             found = self._decode(
                 request, stream.deliver, tenant=stream.tenant, origin=stream.origin
             )
+        except QueueFull as error:
+            stream.refused.add(request.handles, request.step_indexes, error)
+            return
         except CarouselError as error:
             if isinstance(request, OneStep):
                 request = request.parsed()
             if not 1 <= len(request.handles) <= steps.MAX_ITEMS:
                 raise  # there are no items, or far too many, to say it of
-            found = steps.refuse(request, error)
+            found = item_errors.refuse(request, error)
         if isinstance(found, pb.StepResponse):
             stream.put(found)
             return
@@ -341,7 +347,7 @@ class InferenceService:
         errors = self._hall.engine.table.why_none(request.handles, tenant)
         for kind, count in Counter(map(type, errors)).items():
             self._hall.metrics.strayed(kind, count)
-        return steps.refuse_each(request, errors)
+        return item_errors.refuse_each(request, errors)
 
     async def StepStates(
         self, request: pb.StepStatesRequest, context: Context
