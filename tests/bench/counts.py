@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import platform
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ import grpc
 import numpy as np
 
 from carousel import tensors
+from carousel.server import engine
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import inference_service_pb2_grpc, session_service_pb2, session_service_pb2_grpc
 from tests.bench import servers
@@ -74,7 +76,18 @@ def versions() -> dict[str, str]:
 
 
 def measure() -> dict[str, Counts]:
-    """The counts of every shape, a message each."""
+    """The counts of every shape, a message each.
+
+    However slow the machine is, whoever is alone is stepped in the event loop.
+    """
+    short, engine.SHORT_SECONDS = engine.SHORT_SECONDS, math.inf
+    try:
+        return _measure()
+    finally:
+        engine.SHORT_SECONDS = short
+
+
+def _measure() -> dict[str, Counts]:
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder)
         tiny_models(store)

@@ -147,12 +147,13 @@ class Engine:
         self._arrivals.append((version, work))
 
     def _turn_here(self, version: LoadedVersion, work: Work) -> bool:
-        """Run the turn of a single step, if nothing else is under way; whether it was."""
-        if work.lengths is not None or self._arrivals or not self._reins.acquire(blocking=False):
+        """Run the turn of a single step, if nothing else is under way; gives whether it was."""
+        if work.lengths is not None or self._arrivals or not version.on_cpu:
+            return False
+        if not self._reins.acquire(blocking=False):
             return False
         try:
-            busy = self._calls or self.table.parked or self.waiting
-            if busy or self._stopping or not version.on_cpu:
+            if self._calls or self.table.parked or self.waiting or self._stopping:
                 return False
             with torch.no_grad():
                 plan = lone.plan_of(self.table, version, work, time.monotonic())
@@ -224,7 +225,7 @@ class Engine:
                 for version in self.versions:
                     self._outbox.add(gatekeeper.shed_bulk(self.table, version))
                 self._outbox.deliver()  # who was refused at the door must not wait for anything
-                turned = [self._turn_and_tell(version) for version in tuple(self.versions)]
+                turned = [self._safe_turn(version) for version in tuple(self.versions)]
                 turned += [held.turn(version, self._tracer) for version in tuple(self.versions)]
                 self.away.make_room()
                 self.behind.flush()
@@ -297,16 +298,12 @@ class Engine:
             for version in self.versions:
                 self._outbox.add(gatekeeper.dismiss_fenced(self.table, version))
 
-    def _turn_and_tell(self, version: LoadedVersion) -> bool:
-        turned = self._safe_turn(version)
-        self._outbox.deliver()
-        return turned
-
     def _safe_turn(self, version: LoadedVersion) -> bool:
         plan = version.scheduler.next(self.table.serving)
         if plan is None:
             return False
         self._ride(version, plan)
+        self._outbox.deliver()
         return True
 
     def _ride(self, version: LoadedVersion, plan: Plan, *, checked: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +111,7 @@ class LoadedVersion:
         tokens = self.config.takes_tokens
         wire_type = tensor_pb2.DATA_TYPE_INT64 if tokens else tensor_pb2.DATA_TYPE_FLOAT32
         self.wire_type = wire_type
-        self.input_type = np.dtype(self.input_dtype)
+        self.input_type: np.dtype[Any] = np.dtype(self.input_dtype)
         self.inputs_head = tensor_head(wire_type, self.one_input, self.input_bytes)
         self.output_bytes = self.config.output_size * 4
 

@@ -22,7 +22,7 @@ def plan_of(table: SessionTable, version: LoadedVersion, work: Work, now: float)
     """
     handle, index = work.handles[0], work.step_indexes[0]
     slot = table.slot_of(handle, work.lane.tenant)
-    if slot is None or version.retired or work.cancelled or work.deadline <= now:
+    if slot is None or version.retired or work.cancelled or work.deadline <= now or work.refusals:
         return None
     serving = table.serving[slot]
     if (

@@ -314,11 +314,11 @@ async def _messages(
 def parser(message: type[Message]) -> Callable[[bytes], Any]:
     """Parses a request, once its caller was let in; gRPC itself would do it before."""
     parse = message.FromString
-    usual = USUAL.get(message, lambda data: None)
+    usual = USUAL.get(message)
 
     def read(data: bytes) -> Any:
         try:
-            return usual(data) or parse(data)
+            return (usual and usual(data)) or parse(data)
         except DecodeError:
             raise malformed() from None
 
