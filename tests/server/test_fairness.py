@@ -112,6 +112,16 @@ def test_a_single_step_rides_in_the_next_turn_or_the_one_after_however_much_othe
     assert 1000 in bakery.turn() + (bakery.turn() if length > 1 else [])
 
 
+def test_a_step_now_and_then_waits_for_no_more_than_the_turn_that_runs_beside_bulk_slices() -> None:
+    bakery = Bakery(BATCH, sessions=1001)
+    for slot in range(1000):
+        bakery.push_chunk(slot, 10_000, "greedy", bulk=True)
+    for _ in range(200):
+        bakery.turn()  # of slices, in which the greedy one gets what the other left over, and more
+        bakery.push([1000], "modest")
+        assert bakery.turn() == [1000]
+
+
 def test_who_could_take_only_little_is_owed_nothing_later() -> None:
     bakery = Bakery(BATCH, sessions=1000)
     bakery.push([0] * 200, "one session")  # one step a turn

@@ -162,12 +162,16 @@ class Scheduler:
         limit = self._limit(self.max_batch, slices=False)
         if not self._is_shared and (plan := self.steps.take_whole(serving, limit)) is not None:
             self._rode_slices = False
+            self._ride_alone(len(plan))
             return plan
         ready = self.steps.ready(serving, self.max_batch)
         if not len(ready):
             return None
         self._rode_slices = False
-        return self.steps.take(self._share(ready, limit) if self._is_shared else ready[:limit])
+        if self._is_shared:
+            return self.steps.take(self._share(ready, limit))
+        self._ride_alone(min(limit, len(ready)))
+        return self.steps.take(ready[:limit])
 
     def _limit(self, steps: int, *, slices: bool) -> int:
         """How many steps the next turn has at most, where it might have so many."""
@@ -213,6 +217,7 @@ class Scheduler:
             riders = self.chunks.ride(
                 serving, lanes, places=self.max_batch, steps=budget, longest=longest
             )
+            self._ride_alone(sum(chunk.riding for chunk in riders))
         if not riders:
             return None
         self._rode_slices = True
@@ -248,6 +253,10 @@ class Scheduler:
             max(0, budget - taken.total()),
         )
         return riders
+
+    def _ride_alone(self, steps: int) -> None:
+        """While nobody else waited: if that was bulk work, it is owed less; if not, none waits."""
+        self._bulk_owed = max(0.0, self._bulk_owed - steps)
 
     def _settle(
         self, lanes: Ints, taken: Ints, left: Ints, elsewhere: Collection[int], unused: int
