@@ -306,3 +306,23 @@ def test_a_refusal_says_after_how_long_what_waits_will_have_been_served() -> Non
     lane.leave(5, 0)
     lane.enter(0, 501.0)
     assert door.full("").retry_after == pytest.approx(5 / 5)
+
+
+def slow_turns(bakery: Bakery, turns: int) -> int:
+    """Take turns of 1 ms a step; how many rode the last one."""
+    riders = 0
+    for _ in range(turns):
+        riders = len(bakery.turn())
+        bakery.scheduler.took(riders, riders / 1000)
+    return riders
+
+
+def test_turns_are_short_beside_a_tenant_with_little_and_full_between_those_with_much() -> None:
+    bakery = Bakery(4 * BATCH, sessions=4002)
+    for slot in range(4000):
+        bakery.push([slot], f"greedy-{slot % 2}")
+    assert slow_turns(bakery, 4) == 4 * BATCH
+    for slot in (4000, 4001):
+        bakery.push([slot], "modest")
+        assert slow_turns(bakery, 1) == BATCH  # the least, since a step costs more in a small turn
+        assert bakery.serving[slot] == 1
