@@ -23,8 +23,9 @@ from carousel.server.health_messages import item_notice
 from carousel.server.held.queue import HeldWork
 from carousel.server.held.sealer import Sealer, sealed_bytes
 from carousel.server.inputs import bad_inputs, read_inputs
+from carousel.server.item_errors import item_error
 from carousel.server.loaded import LoadedVersion
-from carousel.server.steps import MAX_ITEMS, bad_lengths, item_error
+from carousel.server.steps import MAX_ITEMS, bad_lengths
 from carousel.server.work import Floats, Ints
 from carousel.v1 import inference_service_pb2 as pb
 
