@@ -23,6 +23,10 @@ def request(first: int, count: int) -> pb.StepRequest:
     return pb.StepRequest(handles=range(first, first + count), step_indexes=range(count))
 
 
+def add(refused: Refused, message: pb.StepRequest, error: QueueFull) -> None:
+    refused.add(message.handles, message.step_indexes, error)
+
+
 @pytest.mark.parametrize("count", [1, 2, 127, 128, 129, 20_000])
 @pytest.mark.parametrize("error", [FULL, SessionNotFound("no session")])
 def test_a_refusal_says_the_same_as_errors_made_one_by_one(
@@ -42,8 +46,8 @@ def test_what_is_refused_in_a_little_while_is_told_in_one_message() -> None:
         told: list[pb.StepResponse] = []
         refused = Refused(told.append)
         for first in (10, 20, 30):
-            refused.add(request(first, 2), FULL)
-        refused.add(request(40, 1), OTHER)
+            add(refused, request(first, 2), FULL)
+        add(refused, request(40, 1), OTHER)
         refused.tell()
         refused.tell()
         return told
@@ -60,9 +64,9 @@ def test_what_is_refused_is_told_without_being_asked_and_at_once_when_it_is_much
     async def main() -> list[int]:
         told: asyncio.Queue[pb.StepResponse] = asyncio.Queue()
         refused = Refused(told.put_nowait)
-        refused.add(request(1, 2), QueueFull("full", retry_after=0.01))
+        add(refused, request(1, 2), QueueFull("full", retry_after=0.01))
         few = await told.get()
-        refused.add(request(1, TOGETHER), FULL)
+        add(refused, request(1, TOGETHER), FULL)
         return [len(few.handles), len(told.get_nowait().handles)]
 
     assert asyncio.run(main()) == [2, TOGETHER]
@@ -91,8 +95,8 @@ def test_nothing_of_a_refusal_is_done_item_by_item() -> None:
 
     async def main() -> tuple[int, int]:
         refused = Refused(lambda response: None)
-        refused.add(few, FULL)
-        return calls(lambda: refused.add(many, FULL)), calls(lambda: refused.add(few, FULL))
+        add(refused, few, FULL)
+        return calls(lambda: add(refused, many, FULL)), calls(lambda: add(refused, few, FULL))
 
     cost_of_many, cost_of_few = asyncio.run(main())
     assert cost_of_many == cost_of_few
