@@ -76,6 +76,10 @@ class Arm:
         """Median steps a second."""
         return statistics.median(sample.rate for sample in self.samples)
 
+    def extra(self, name: str) -> list[float]:
+        """What only this arm knows, of each block."""
+        return [sample.extra[name] for sample in self.samples]
+
     def figures(self) -> dict[str, Any]:
         thousands = max(1, sum(sample.steps for sample in self.samples)) / 1e3
         extra = {key: [s.extra[key] for s in self.samples] for key in self.samples[0].extra}

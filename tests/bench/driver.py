@@ -94,9 +94,11 @@ class Driver:
         self._arms[key] = arm = OpenLoop(port, make_sessions(port, model, 2048), rate)
         self._await(arm.open())
 
-    def open_overload(self, key: str, port: int, model: str, shape: Shape, rate: float) -> None:
+    def open_overload(
+        self, key: str, port: int, model: str, shape: Shape, rate: float, server: int
+    ) -> None:
         handles = make_sessions(port, model, shape.sessions)
-        self._arms[key] = arm = Overload(port, shape, handles, rate)
+        self._arms[key] = arm = Overload(port, shape, handles, rate, server)
         self._await(arm.open())
 
     def open_beside(

@@ -13,6 +13,7 @@ from collections import deque
 import numpy as np
 
 from carousel.v1 import inference_service_pb2 as pb
+from tests.bench.child import cpu_seconds
 from tests.bench.closed_loop import ClosedLoop, Group, Shape
 from tests.bench.models import OUTPUT
 from tests.bench.sample import Sample
@@ -25,13 +26,16 @@ DRAIN = 60.0  # seconds that what is on its way at the end may take
 class Overload(ClosedLoop):
     """Messages at a rate, each for the group of sessions that was idle longest."""
 
-    def __init__(self, port: int, shape: Shape, handles: list[int], rate: float) -> None:
-        """`rate` in steps a second."""
+    def __init__(
+        self, port: int, shape: Shape, handles: list[int], rate: float, server: int
+    ) -> None:
+        """`rate` in steps a second; `server` is its process."""
         super().__init__(port, shape, handles)
         self._rate = rate / shape.per_message
         self._random = np.random.default_rng(23)
         self._ready: deque[Group] = deque()
         self._begin = 0.0
+        self._server = server
 
     async def open(self) -> None:
         await super().open()
@@ -47,14 +51,24 @@ class Overload(ClosedLoop):
         due = time.perf_counter()
         self._begin = due + WARM_UP
         self._end = self._begin + seconds
+        used: list[float] = []  # by the server, of CPU, when the counted time begins
+        asyncio.get_running_loop().call_later(
+            WARM_UP, lambda: used.append(cpu_seconds(self._server))
+        )
         while due < self._end:
             due += self._random.exponential(1 / self._rate)
             wait = due - time.perf_counter()
             if wait > 0.0005:
                 await asyncio.sleep(wait)
             self._send_next(due)
+        used.append(cpu_seconds(self._server))
+        counted = self._steps
         await self._drain()
-        extra = {"refused_per_second": self._refused / seconds, "unsent": self._unsent / seconds}
+        extra = {
+            "refused_per_second": self._refused / seconds,
+            "unsent": self._unsent / seconds,
+            "counted_server_cpu_us": (used[-1] - used[0]) * 1e6 / max(1, counted),
+        }
         return Sample(self._steps, seconds, np.array(self._latencies), extra)
 
     async def _drain(self) -> None:

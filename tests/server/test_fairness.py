@@ -112,6 +112,16 @@ def test_a_single_step_rides_in_the_next_turn_or_the_one_after_however_much_othe
     assert 1000 in bakery.turn() + (bakery.turn() if length > 1 else [])
 
 
+def test_a_step_now_and_then_waits_for_no_more_than_the_turn_that_runs_beside_bulk_slices() -> None:
+    bakery = Bakery(BATCH, sessions=1001)
+    for slot in range(1000):
+        bakery.push_chunk(slot, 10_000, "greedy", bulk=True)
+    for _ in range(200):
+        bakery.turn()  # of slices, in which the greedy one gets what the other left over, and more
+        bakery.push([1000], "modest")
+        assert bakery.turn() == [1000]
+
+
 def test_who_could_take_only_little_is_owed_nothing_later() -> None:
     bakery = Bakery(BATCH, sessions=1000)
     bakery.push([0] * 200, "one session")  # one step a turn
@@ -296,3 +306,23 @@ def test_a_refusal_says_after_how_long_what_waits_will_have_been_served() -> Non
     lane.leave(5, 0)
     lane.enter(0, 501.0)
     assert door.full("").retry_after == pytest.approx(5 / 5)
+
+
+def slow_turns(bakery: Bakery, turns: int) -> int:
+    """Take turns of 1 ms a step; how many rode the last one."""
+    riders = 0
+    for _ in range(turns):
+        riders = len(bakery.turn())
+        bakery.scheduler.took(riders, riders / 1000)
+    return riders
+
+
+def test_turns_are_short_beside_a_tenant_with_little_and_full_between_those_with_much() -> None:
+    bakery = Bakery(4 * BATCH, sessions=4002)
+    for slot in range(4000):
+        bakery.push([slot], f"greedy-{slot % 2}")
+    assert slow_turns(bakery, 4) == 4 * BATCH
+    for slot in (4000, 4001):
+        bakery.push([slot], "modest")
+        assert slow_turns(bakery, 1) == BATCH  # the least, since a step costs more in a small turn
+        assert bakery.serving[slot] == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 from carousel.errors import CarouselError, flat_metadata
 from carousel.v1 import inference_service_pb2 as pb
@@ -51,12 +50,15 @@ def _same(error: CarouselError, count: int) -> bytes:
 
     Only `item` differs from one to the next; to make them as messages costs ten times as much.
     """
-    same = item_error(0, error).SerializeToString()
-    parts = []
-    for size, items in groupby(_items(count), len):
+    same, fields = item_error(0, error).SerializeToString(), _items(count)
+    written, begin = b"", 0
+    while begin < count:
+        size = len(fields[begin])
+        end = 1 << 7 * (size - 1)  # from here on, the field takes a byte more
         head = _varint(_ERRORS << 3 | BYTES) + _varint(len(same) + size) + same
-        parts.append(head.join([b"", *items]))
-    return b"".join(parts)
+        written += head.join([b"", *fields[begin:end]])
+        begin = end
+    return written
 
 
 _known_items: list[bytes] = []

@@ -22,10 +22,10 @@ NO_LIMIT = 2**62
 LONG_TURN = 8  # a turn of slices that no single step waits for may be so much longer
 
 # Whoever comes while others always wait, waits for the turn that runs and rides one that is full.
-SHARED_SECONDS = 0.002  # so turns that lanes share are kept to about this long,
+SHARED_SECONDS = 0.001  # so turns beside a lane with little are kept to about this long,
 SHARED_STEPS = 32  # but no smaller: a step costs more in a smaller turn
 SLICES_AT_LEAST = 16  # that ride a turn, if so many wait
-SHARED_TURNS = 4096  # turns that are short after several lanes waited
+SHARED_TURNS = 4096  # turns that are short after such a lane waited
 
 
 class Scheduler:
@@ -57,7 +57,7 @@ class Scheduler:
         self._bulk_owed = 0.0  # steps
         self._rode_slices = True  # in the last turn
         self._is_shared = False  # more than one lane waits
-        self._short_turns = 0  # to come, while lanes share
+        self._short_turns = 0  # to come
         self._steps_in_time = [float(max_batch), float(max_batch)]  # of single steps, of slices
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Scheduler:
     def next(self, serving: Ints) -> Plan | None:
         """The riders of the next turn, or None when nobody can ride."""
         self._is_shared = self._several_wait()
-        if self._is_shared:
+        if self._is_shared and self._has_modest_lane():
             self._short_turns = SHARED_TURNS
         elif self._short_turns:
             self._short_turns -= 1
@@ -139,6 +139,18 @@ class Scheduler:
             return False
         return len(steps) > 1 or len(chunks) > 1 or steps.keys() != chunks.keys()
 
+    def _has_modest_lane(self) -> bool:
+        """Whether an interactive lane has no more waiting than its share of a full turn.
+
+        Lanes that all have more want many steps, and get most of them in full turns.
+        """
+        steps, chunks = self.steps.lanes, self.chunks.lanes
+        share = self.max_batch / len(steps.keys() | chunks.keys())
+        if any(count <= share for lane, count in steps.items() if not lane & 1):
+            return True
+        share /= self.chunk_slice
+        return any(len(waiting) <= share for lane, waiting in chunks.items() if not lane & 1)
+
     def _slices_first(self) -> bool:
         """Single steps and slices take turns, unless others than those are next who rode last."""
         if self._is_shared and len(self.steps) and len(self.chunks):
@@ -162,12 +174,16 @@ class Scheduler:
         limit = self._limit(self.max_batch, slices=False)
         if not self._is_shared and (plan := self.steps.take_whole(serving, limit)) is not None:
             self._rode_slices = False
+            self._ride_alone(len(plan))
             return plan
-        ready = self.steps.ready(serving, self.max_batch)
+        ready = self.steps.ready(serving, limit + 1)
         if not len(ready):
             return None
         self._rode_slices = False
-        return self.steps.take(self._share(ready, limit) if self._is_shared else ready[:limit])
+        if self._is_shared:
+            return self.steps.take(self._share(ready, limit))
+        self._ride_alone(min(limit, len(ready)))
+        return self.steps.take(ready[:limit])
 
     def _limit(self, steps: int, *, slices: bool) -> int:
         """How many steps the next turn has at most, where it might have so many."""
@@ -213,6 +229,7 @@ class Scheduler:
             riders = self.chunks.ride(
                 serving, lanes, places=self.max_batch, steps=budget, longest=longest
             )
+            self._ride_alone(sum(chunk.riding for chunk in riders))
         if not riders:
             return None
         self._rode_slices = True
@@ -248,6 +265,10 @@ class Scheduler:
             max(0, budget - taken.total()),
         )
         return riders
+
+    def _ride_alone(self, steps: int) -> None:
+        """While nobody else waited: if that was bulk work, it is owed less; if not, none waits."""
+        self._bulk_owed = max(0.0, self._bulk_owed - steps)
 
     def _settle(
         self, lanes: Ints, taken: Ints, left: Ints, elsewhere: Collection[int], unused: int
