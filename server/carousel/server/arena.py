@@ -87,7 +87,11 @@ class Arena:
 
     def copy(self, row: int, rows: Ints) -> None:
         """Copy one row into others."""
-        self._rows.index_copy_(0, self._index(rows), self._rows[row].expand(len(rows), -1).clone())
+        if self._host is not None:
+            self._host[rows] = self._host[row]
+        else:
+            one = self._rows[row].clone()
+            self._rows.index_copy_(0, self._index(rows), one.expand(len(rows), -1))
 
     def zero(self, rows: Ints) -> None:
         self._rows.index_fill_(0, self._index(rows), 0.0)

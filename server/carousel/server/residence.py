@@ -83,6 +83,16 @@ class Residence:
 
     # Rows
 
+    def check_room(self, version: LoadedVersion, count: int) -> None:
+        """Whether the server may have so many sessions more. Raises SessionCapacity."""
+        if len(self.table) + count > self._settings.max_sessions:
+            raise SessionCapacity(
+                f"at most {self._settings.max_sessions} sessions fit in, {len(self.table)} live, "
+                f"{count} more were asked for",
+                field="model",
+                retry_after=1.0,
+            )
+
     def check_quotas(self, tenant: str, version: LoadedVersion, sessions: int, rows: int) -> None:
         """Whether a tenant may have so many sessions and states more. Raises QuotaExceeded."""
         holding = self.table.owners.holding(tenant)
@@ -93,7 +103,8 @@ class Residence:
 
     def charge(self, slot: int, version: LoadedVersion) -> None:
         """Count the states of a session that is in the arena."""
-        self.table.charge(slot, len(self.rows_of(slot)) * version.arena.row_bytes)
+        size = len(self.rows_of(slot)) * version.arena.row_bytes
+        self.table.charge(np.array([slot]), size)
 
     def allocate(self, version: LoadedVersion, count: int, *, beside: int | None = None) -> Ints:
         """Rows of the arena; idle sessions make room, but not the one in the slot `beside`.
@@ -242,13 +253,10 @@ class Residence:
             self._bring_back(slot, record)
         return slot
 
-    def resident(self, session_id: str, done: Done) -> None:
-        """Call `done` when the state of a session, if it is here at all, is in the arena."""
-        slot = self.table.slots.get(session_id)
-        if slot is None:
-            done(None)
-        else:
-            self.want([slot], lambda failures: done(next(iter(failures.values()), None)))
+    def resident(self, ids: Sequence[str], done: Done) -> None:
+        """Call `done` when the states of those that are here at all are in the arena."""
+        slots = [self.table.slots[one] for one in ids if one in self.table.slots]
+        self.want(slots, lambda failures: done(next(iter(failures.values()), None)))
 
     def recall(self, slots: Sequence[int], *, pinned: set[int]) -> dict[int, CarouselError]:
         """Bring back those that are parked in memory, at once and in order, as far as there is
@@ -349,7 +357,7 @@ class Residence:
         session_id = self.table.ids[slot]
         self.version_of(slot).metrics.restore_failed(why)
         self.end(slot, session_pb2.END_REASON_ERROR)
-        ended = self.table.ended(session_id)
+        ended = self.table.departed.ended(session_id)
         assert ended is not None
         error = ended.error()
         error.metadata["cause"] = why.message

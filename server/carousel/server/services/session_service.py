@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal, Protocol
@@ -19,16 +20,18 @@ from carousel.errors import (
     SessionNotFound,
     StepsLost,
 )
-from carousel.server import names, snapshots
+from carousel.server import forks, names, snapshots
 from carousel.server.audit.replays import Replays
+from carousel.server.departed import Ended
 from carousel.server.gates.inspection import Inspections
 from carousel.server.hall import Hall
 from carousel.server.loaded import LoadedVersion
+from carousel.server.made import Made, made_one
 from carousel.server.prefixes import Prefixes
 from carousel.server.rpc import Context
 from carousel.server.session_values import describe_ended, describe_record
-from carousel.server.sessions import MAX_FORKS, Terms
-from carousel.server.table import FREE, Ended
+from carousel.server.sessions import Terms
+from carousel.server.table import FREE
 from carousel.server.tenants import tenant_of
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
@@ -77,34 +80,7 @@ class SessionService:
         )
 
     async def _made(self, making: asyncio.Future[session_pb2.Session]) -> session_pb2.Session:
-        """The new session; it ends at once when its caller has gone, who will never know of it."""
-        return (await self._all_made(asyncio.ensure_future(_listed(making))))[0]
-
-    async def _all_made(
-        self, making: asyncio.Future[list[session_pb2.Session]]
-    ) -> list[session_pb2.Session]:
-        """New sessions, once those that are durable are in the store; all of them or none."""
-        try:
-            made = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            making.add_done_callback(self._unmake)
-            raise
-        try:
-            await self._hall.recorded(made)
-            await self._hall.secure(made)
-        except SessionFenced:
-            self._unmake(making)
-            raise SessionExists(
-                "a session of this id is in the store", field="session_id"
-            ) from None
-        except BaseException:
-            self._unmake(making)
-            raise
-        return made
-
-    def _unmake(self, making: asyncio.Future[list[session_pb2.Session]]) -> None:
-        if not making.cancelled() and making.exception() is None:
-            self._call(self._sessions.discard, [session.handle for session in making.result()])
+        return await self._hall.made(asyncio.ensure_future(_as_made(making)))
 
     async def AttachSession(
         self, request: pb.AttachSessionRequest, context: Context
@@ -277,25 +253,30 @@ class SessionService:
         self, request: pb.ForkSessionRequest, context: Context
     ) -> pb.ForkSessionResponse:
         self._hall.refuse_when_draining()
-        given = len(request.session_ids)
-        count = request.count or given or 1
-        if count > MAX_FORKS or given > count:
-            raise InvalidField(
-                f"count must be {max(given, 1)} to {MAX_FORKS} with {given} session_ids, "
-                f"got {count}",
-                field="count",
-            )
-        ids = [names.check_id(text, field="session_ids") for text in request.session_ids]
-        ids += [""] * (count - len(ids))
         session_id = _key(request.name, context)
+        keys, claim = forks.asked(session_id, request)
         self._hall.engine.behind.refuse_when_troubled()
         await self._be_sure_of(session_id)
-        await self._hall.resident(session_id)
+        await self._hall.resident(session_id, *(keys if claim else ()))
+        fork = functools.partial(self._call, self._sessions.fork, session_id, keys, claim)
         try:
-            sessions = await self._all_made(self._call(self._sessions.fork, session_id, ids))
+            try:
+                return await self._hall.made(fork())
+            except SessionExists:
+                if not await self._bring_back_copies(keys, claim):
+                    raise
+                return await self._hall.made(fork())
         except SessionNotFound as error:
             raise await self._hall.at_rest.refuse(session_id, error) from None
-        return pb.ForkSessionResponse(sessions=sessions)
+
+    async def _bring_back_copies(self, keys: Sequence[str], claim: int) -> bool:
+        """Copies that the same call made, on a server that was lost; whether there are any."""
+        here = self._hall.engine.table.slots
+        absent = [key for key in keys if key not in here]
+        found = await self._hall.at_rest.claimed(absent, claim) if claim else []
+        for one in found:
+            await self._call(self._sessions.restore, *one, claim)
+        return bool(found)
 
     async def RewindSession(
         self, request: pb.RewindSessionRequest, context: Context
@@ -397,8 +378,8 @@ def _covered(key: str, refs: Sequence[names.ModelRef]) -> bool:
     return not refs or any(ref.covers(key) for ref in refs)
 
 
-async def _listed(making: asyncio.Future[session_pb2.Session]) -> list[session_pb2.Session]:
-    return [await making]
+async def _as_made(making: asyncio.Future[session_pb2.Session]) -> Made[session_pb2.Session]:
+    return made_one(await making)
 
 
 def _key(name: str, context: Context) -> str:
