@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import heapq
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal, Protocol
 
-import numpy as np
 from google.protobuf import duration_pb2, empty_pb2
 from google.protobuf.message import Message
 
@@ -20,7 +17,7 @@ from carousel.errors import (
     SessionNotFound,
     StepsLost,
 )
-from carousel.server import forks, names, snapshots
+from carousel.server import forks, listing, names, snapshots
 from carousel.server.audit.replays import Replays
 from carousel.server.departed import Ended
 from carousel.server.gates.inspection import Inspections
@@ -31,7 +28,6 @@ from carousel.server.prefixes import Prefixes
 from carousel.server.rpc import Context
 from carousel.server.session_values import describe_ended, describe_record
 from carousel.server.sessions import Terms
-from carousel.server.table import FREE
 from carousel.server.tenants import tenant_of
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
@@ -195,43 +191,7 @@ class SessionService:
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
-        tenant, size = tenant_of(context), names.page_size(request.page_size)
-        last = names.page_key(request.page_token) if request.page_token else ""
-        last = names.key_of(tenant, last) if last else ""
-        refs = []
-        if request.model:
-            ref = names.ModelRef.parse(request.model, field="model")
-            refs = [ref, ref.of(tenant)]  # the operator's model of that name, and the tenant's
-        here, total = await self._call(self._list, tenant, refs, last, size)
-        ids = self._hall.engine.table.slots
-        resting = await self._hall.at_rest.page(
-            last,
-            size + 1,
-            prefix=names.key_of(tenant, ""),
-            until=names.session_key(here[-1]) if len(here) > size else None,
-            wanted=lambda record: (
-                record.session_id not in ids and _covered(record.model_version, refs)
-            ),
-        )
-        sessions = sorted([*here, *map(describe_record, resting)], key=names.session_key)
-        response = pb.ListSessionsResponse(sessions=sessions[:size], total_size=total)
-        if len(sessions) > size:
-            last = names.session_key(sessions[size - 1])
-            response.next_page_token = names.page_token(names.id_of(last) if tenant else last)
-        return response
-
-    def _list(
-        self, tenant: str, refs: Sequence[names.ModelRef], last: str, size: int
-    ) -> tuple[list[session_pb2.Session], int]:
-        """The first sessions here behind `last`, one more than a page, and how many match."""
-        table = self._hall.engine.table
-        wanted = [v.ordinal for v in self._hall.engine.versions if _covered(v.key, refs)]
-        matching = (table.state != FREE) & np.isin(table.version, wanted)
-        if tenant:
-            matching &= table.tenant == table.owners.number(tenant)
-        ids = [table.ids[slot] for slot in np.flatnonzero(matching).tolist()]
-        page = heapq.nsmallest(size + 1, (i for i in ids if i > last))
-        return [self._sessions.describe(table.slots[i]) for i in page], len(ids)
+        return await listing.page(self._hall, request, tenant_of(context))
 
     async def DeleteSession(
         self, request: pb.DeleteSessionRequest, context: Context
@@ -258,16 +218,20 @@ class SessionService:
         self._hall.engine.behind.refuse_when_troubled()
         await self._be_sure_of(session_id)
         await self._hall.resident(session_id, *(keys if claim else ()))
-        fork = functools.partial(self._call, self._sessions.fork, session_id, keys, claim)
         try:
             try:
-                return await self._hall.made(fork())
+                return await self._copied(session_id, keys, claim)
             except SessionExists:
                 if not await self._bring_back_copies(keys, claim):
                     raise
-                return await self._hall.made(fork())
+                return await self._copied(session_id, keys, claim)
         except SessionNotFound as error:
             raise await self._hall.at_rest.refuse(session_id, error) from None
+
+    async def _copied(
+        self, session_id: str, keys: Sequence[str], claim: int
+    ) -> pb.ForkSessionResponse:
+        return await self._hall.made(self._call(self._sessions.fork, session_id, keys, claim))
 
     async def _bring_back_copies(self, keys: Sequence[str], claim: int) -> bool:
         """Copies that the same call made, on a server that was lost; whether there are any."""
@@ -371,11 +335,6 @@ class SessionService:
         self, request: pb.InspectSessionRequest, context: Context
     ) -> pb.InspectSessionResponse:
         return await self._inspections.inspect(request, tenant_of(context))
-
-
-def _covered(key: str, refs: Sequence[names.ModelRef]) -> bool:
-    """Whether a version, by its key, is one of what is asked for; nothing asks for all."""
-    return not refs or any(ref.covers(key) for ref in refs)
 
 
 async def _as_made(making: asyncio.Future[session_pb2.Session]) -> Made[session_pb2.Session]:
