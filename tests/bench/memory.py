@@ -7,8 +7,8 @@ import time
 
 import grpc
 
+from carousel.v1 import session_pb2, session_service_pb2_grpc
 from carousel.v1 import session_service_pb2 as pb
-from carousel.v1 import session_service_pb2_grpc
 from tests.bench.bench import Bench, Ratio
 from tests.bench.models import name_of, state_bytes
 
@@ -26,14 +26,22 @@ def measure(bench: Bench) -> None:
         begin_bytes = server.rss_bytes
         with grpc.insecure_channel(f"127.0.0.1:{server.greeting}") as channel:
             service = session_service_pb2_grpc.SessionServiceStub(channel)
-            first = service.CreateSession(pb.CreateSessionRequest(model=f"models/{model}")).name
-            forks = [_fork(service, first) for _ in range(bench.blocks)]
+            volatile, first = (
+                service.CreateSession(
+                    pb.CreateSessionRequest(model=f"models/{model}", durability=durability)
+                ).name
+                for durability in (session_pb2.DURABILITY_MEMORY, session_pb2.DURABILITY_ASYNC)
+            )
+            forks, durable_forks = (
+                [_fork(service, source) for _ in range(bench.blocks)]
+                for source in (volatile, first)
+            )
             begin = time.monotonic()
-            for _ in range((IDLE - FORK * len(forks)) // AT_ONCE):
-                service.ForkSession(pb.ForkSessionRequest(name=first, count=AT_ONCE))
-            left = IDLE - 1 - FORK * len(forks) - (IDLE - FORK * len(forks)) // AT_ONCE * AT_ONCE
-            if left > 0:
-                service.ForkSession(pb.ForkSessionRequest(name=first, count=left))
+            left = IDLE - 2 - FORK * len(forks + durable_forks)
+            while left > 0:
+                count = min(left, AT_ONCE)
+                service.ForkSession(pb.ForkSessionRequest(name=first, count=count))
+                left -= count
             seconds = time.monotonic() - begin
             total = service.ListSessions(pb.ListSessionsRequest(page_size=1)).total_size
         grown = server.rss_bytes - begin_bytes
@@ -52,15 +60,19 @@ def measure(bench: Bench) -> None:
         "state_bytes_per_session": state_bytes("lstm", 256),
         "making_seconds": seconds,
         "fork_1000_ms": [value * 1e3 for value in forks],
+        "fork_1000_durable_ms": [value * 1e3 for value in durable_forks],
     }
     bench.results.append(figures)
     bench.say(
         f"    memory {total:,} sessions: {grown / 2**20:,.0f} MiB more, "
         f"{grown / total:,.0f} bytes each; start {server.start_seconds:.2f} s; "
-        f"fork into 1,000: {statistics.median(forks) * 1e3:.1f} ms"
+        f"fork into 1,000: {statistics.median(forks) * 1e3:.1f} ms, "
+        f"of durable ones {statistics.median(durable_forks) * 1e3:.1f} ms"
     )
     bench.bar("memory", Ratio.of([grown / GIB]))
-    bench.bar("fork", Ratio.of([value * 1e3 for value in forks]), "the call, from the client")
+    bench.bar(
+        "fork", Ratio.of([value * 1e3 for value in forks]), "of MEMORY: the call, from the client"
+    )
 
 
 def _fork(service: session_service_pb2_grpc.SessionServiceStub, name: str) -> float:

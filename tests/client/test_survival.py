@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -176,38 +177,120 @@ def test_every_call_about_a_session_finds_it_after_a_kill(
         assert_close(thief.step(xs[0]), undisturbed[0])
 
 
-@pytest.mark.parametrize("move", ["steps", "bookmark", "reset"])
-def test_a_move_whose_answer_died_with_the_server_is_made_once(
-    mortal: ServerProcess, xs: Floats, undisturbed: Floats, move: str
-) -> None:
-    relay = Relay(mortal.target)
+def steps_back(session: Session) -> int:
+    session.rewind(steps=3)
+    return 8
 
-    def die(total: int) -> None:
-        relay.on_answer = lambda total: None
-        relay.cut_here()
+
+def to_bookmark(session: Session) -> int:
+    session.rewind(bookmark="eight")
+    return 8
+
+
+def reset(session: Session) -> int:
+    session.reset()
+    return 0
+
+
+def migrate(session: Session) -> int:
+    session.migrate("tiny")
+    return 11
+
+
+def bookmark(session: Session) -> int:
+    session.bookmark("eleven")
+    assert session.refresh().bookmarks == {"eight": 8, "eleven": 11}
+    return 11
+
+
+def forget(session: Session) -> int:
+    session.remove_bookmark("eight")
+    assert session.refresh().bookmarks == {}
+    return 11
+
+
+def export(session: Session) -> int:
+    assert session.export().step_index == 11
+    return 11
+
+
+def touch(session: Session) -> int:
+    assert session.touch(ttl=1234).ttl.total_seconds() == 1234
+    return 11
+
+
+def fork(session: Session) -> list[Session]:
+    return session.fork(5)
+
+
+def fork_by_names(session: Session) -> list[Session]:
+    return session.fork(session_ids=["fork-one", "fork-two"])
+
+
+CALLS: list[Callable[[Session], int | list[Session]]] = [
+    *(steps_back, to_bookmark, reset, migrate, bookmark, forget, export, touch),
+    *(fork, fork_by_names),
+]
+
+
+def test_calls_whose_answers_died_with_the_server_are_made_once(
+    mortal: ServerProcess, xs: Floats, undisturbed: Floats
+) -> None:
+    """All at one moment: each was carried out, and its answer came no further than the relay."""
+
+    def restart() -> None:
         mortal.kill()
         mortal.launch()
 
-    with Client(relay.target, timeout=60) as client:
-        session = client.session("tiny", rewind_depth=4)
-        session.chunk(xs[:8])
-        session.bookmark("eight")
-        session.chunk(xs[8:11])
+    all_answered = threading.Barrier(len(CALLS) + 1, restart)
+
+    def deaf(relay: Relay) -> None:
+        """What is answered next does not come through, and the server dies of it."""
+
+        def die(total: int) -> None:
+            relay.on_answer = lambda total: None
+            relay.cut_here()
+            all_answered.wait(60)
+
         relay.on_answer = die
-        match move:
-            case "steps":
-                session.rewind(steps=3)
-            case "bookmark":
-                session.rewind(bookmark="eight")
-            case "reset":
-                session.reset()
-        begin = 0 if move == "reset" else 8
-        assert session.step_index == begin
-        outputs = session.chunk(xs[begin : begin + 5])
-        np.testing.assert_array_equal(outputs, undisturbed[begin : begin + 5])
-        session.close()
-    mortal.wait_ready()
-    relay.close()
+
+    def run(call: Callable[[Session], int | list[Session]]) -> set[str]:
+        with closing(Relay(mortal.target)) as relay, Client(relay.target, timeout=60) as client:
+            session = client.session("tiny", rewind_depth=4)
+            session.chunk(xs[:8])
+            session.bookmark("eight")
+            session.chunk(xs[8:11])
+            deaf(relay)
+            made = call(session)
+            begin, copies = (made, []) if isinstance(made, int) else (11, made)
+            for one in (session, *copies):
+                assert one.step_index == begin
+                outputs = one.chunk(xs[begin : begin + 5])
+                np.testing.assert_array_equal(outputs, undisturbed[begin : begin + 5])
+            return {one.name for one in (session, *copies)}
+
+    async def fork_async() -> set[str]:
+        with closing(Relay(mortal.target)) as relay:
+            async with AsyncClient(relay.target, timeout=60) as client:
+                session = await client.session("tiny")
+                await session.chunk(xs[:8])
+                deaf(relay)
+                copies = await session.fork(3)
+                for one in (session, *copies):
+                    outputs = await one.chunk(xs[8:11])
+                    np.testing.assert_array_equal(outputs, undisturbed[8:11])
+                return {one.name for one in (session, *copies)}
+
+    with Client(mortal.target, timeout=60) as client:
+        before = {one.name for one in client.list_sessions()}
+        with ThreadPoolExecutor(len(CALLS) + 1) as pool:
+            other = pool.submit(asyncio.run, fork_async())
+            names = set[str]().union(*pool.map(run, CALLS), other.result())
+        mortal.wait_ready()
+        # No copy was made twice.
+        assert {one.name for one in client.list_sessions()} - before == names
+        for name in names:
+            client.delete_session(name)
 
 
 def test_moves_wait_for_a_store_that_fails(

@@ -64,9 +64,7 @@ class World:
             table = hall.engine.table
             for slot in list(table.slots.values()):
                 hall.sessions.lose(slot)
-            table._ended.clear()
-            table._former.clear()
-            table._elsewhere.clear()
+            table.departed.clear()
 
         self._in_engine(number, forget)
 

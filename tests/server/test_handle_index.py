@@ -7,7 +7,8 @@ import time
 
 import numpy as np
 
-from carousel.server.table import Ended, SessionTable
+from carousel.server.departed import Ended
+from carousel.server.table import SessionTable
 
 GUESSES = 1_000_000
 SIGMAS = 7.0  # once in 1e11 by chance

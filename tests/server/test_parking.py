@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -14,6 +15,7 @@ from carousel.v1 import inference_service_pb2 as steps
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 from tests.conftest import RunningServer
+from tests.oracle import Oracle
 from tests.processes import until
 from tests.server.contract import Floats, Wire, error_of
 from tests.server.test_departures import held_up
@@ -218,15 +220,83 @@ def test_whatever_is_done_to_a_parked_session_finds_it(
     assert error_of(failure.value).reason == "SESSION_ENDED"
 
 
-def test_a_message_for_more_sessions_than_the_device_holds_fails_for_the_rest_alone(
+def test_a_message_for_more_sessions_than_the_device_holds_is_served_in_several_turns(
+    crowded: tuple[Wire, RunningServer], model_store: Path
+) -> None:
+    """Twice in a row, single steps and chunks, with kept states that take rows of their own."""
+    wire, _ = crowded
+    oracle = Oracle(model_store / "tiny" / "1")
+    inputs = sequences(50, 5)
+    truth = np.stack([oracle.run(sequence, oracle.initial)[0] for sequence in inputs])
+    sessions = [wire.create(rewind_depth=number % 3) for number in range(len(inputs))]
+    handles = [session.handle for session in sessions]
+    assert tiers(wire).count(session_pb2.SESSION_TIER_DEVICE) < len(sessions) / 2
+    for step in range(2):
+        outputs = wire.outputs(handles, [step] * len(handles), inputs[:, step])
+        np.testing.assert_allclose(outputs, truth[:, step], rtol=1e-4, atol=1e-5)
+    lengths = [3 if number % 2 else 1 for number in range(len(inputs))]
+    x = np.concatenate([one[2 : 2 + k] for one, k in zip(inputs, lengths, strict=True)])
+    expected = [one[2 : 2 + k] for one, k in zip(truth, lengths, strict=True)]
+    outputs = wire.outputs(handles, [2] * len(handles), x, lengths)
+    np.testing.assert_allclose(outputs, np.concatenate(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_messages_that_want_the_same_sessions_in_other_orders_wait_for_each_other(
+    crowded: tuple[Wire, RunningServer], model_store: Path
+) -> None:
+    """Both are for more sessions than there are rows: neither keeps rows that the other needs."""
+    wire, _ = crowded
+    oracle = Oracle(model_store / "tiny" / "1")
+    inputs = sequences(3 * ROWS, 2)
+    truth = np.stack([oracle.run(sequence, oracle.initial)[0] for sequence in inputs])
+    handles = [wire.create().handle for _ in inputs]
+    orders = np.arange(len(inputs)), np.arange(len(inputs))[::-1]
+
+    def message(step: int) -> steps.StreamStepsRequest:
+        order = orders[step].tolist()
+        return steps.StreamStepsRequest(
+            step=steps.StepRequest(
+                handles=[handles[number] for number in order],
+                step_indexes=[step] * len(order),
+                inputs=tensors.encode(inputs[order, step]),
+            )
+        )
+
+    said: dict[int, list[Floats]] = {}
+    for answer in wire.inference.StreamSteps(iter([message(0), message(1)]), timeout=30):
+        assert not answer.step.errors, answer.step.errors
+        rows = tensors.decode(answer.step.outputs)
+        for handle, row in zip(answer.step.handles, rows, strict=True):
+            said.setdefault(handle, []).append(row)
+    got = np.stack([said[handle] for handle in handles])
+    np.testing.assert_allclose(got, truth, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_moved_for_a_message_whose_caller_is_gone(
     crowded: tuple[Wire, RunningServer],
 ) -> None:
-    wire, _ = crowded
-    sessions = [wire.create() for _ in range(ROWS + 3)]
-    x = sequences(1, len(sessions))[0]
-    response = wire.step([one.handle for one in sessions], [0] * len(sessions), x)
-    assert {error.reason for error in response.errors} <= {"SESSION_CAPACITY"}
-    assert len(response.errors) == 3
-    failed = {error.item for error in response.errors}
-    again = [n for n in range(len(sessions)) if n in failed]
-    wire.outputs([sessions[n].handle for n in again], [0] * len(again), x[again])
+    wire, server = crowded
+    handles = [wire.create().handle for _ in range(5 * ROWS)]
+    x = sequences(len(handles), 1)[:, 0]
+    request = steps.StepRequest(
+        handles=handles, step_indexes=[0] * len(handles), inputs=tensors.encode(x)
+    )
+    engine, registry = server.server.hall.engine, server.server.hall.metrics.registry
+
+    def moved() -> float:
+        labels = {"model": "tiny"}
+        return registry.get_sample_value("carousel_session_unparks_total", labels) or 0.0
+
+    before = moved()
+    with held_up(server):
+        call = wire.inference.Step.future(request, timeout=30)
+        until(lambda: engine._inbox)
+        assert call.cancel()
+        [(_, work)] = engine._inbox
+        until(lambda: work.cancelled)
+    until(lambda: not engine.waiting)
+    listed = wire.sessions.ListSessions(pb.ListSessionsRequest(page_size=1000))
+    assert {session.step_index for session in listed.sessions} == {0}
+    assert moved() == before
+    # The next call is answered as ever.
+    assert len(wire.outputs(handles, [0] * len(handles), x)) == len(handles)

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carousel.server.table import Ended, SessionTable
+from carousel.server.departed import Ended
+from carousel.server.table import SessionTable
 from tests.server.bakery import Bakery
 
 ENDED = Ended("a", "models/m/versions/1", 1, "CLOSED", 0, 0.0, 0.0)

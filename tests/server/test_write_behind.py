@@ -10,10 +10,11 @@ from queue import SimpleQueue
 from prometheus_client import CollectorRegistry
 
 from carousel.errors import CarouselError
+from carousel.server.departed import Ended
 from carousel.server.store_metrics import StoreMetrics
 from carousel.server.stores import Batch
 from carousel.server.stores.sqlite import SqliteStore
-from carousel.server.table import ASYNC, NO_ROW, Ended, SessionTable
+from carousel.server.table import ASYNC, NO_ROW, SessionTable
 from carousel.server.write_behind import WriteBehind
 
 

@@ -18,8 +18,8 @@ import pyarrow.parquet as pa_parquet
 from carousel import tensors
 from carousel.model import Features, Linear, ModelConfig, Network, save
 from carousel.server import records
+from carousel.server.departed import Ended
 from carousel.server.held.sealer import FORMAT, MAGIC, SEAL_BYTES
-from carousel.server.table import Ended
 
 CONFIG = ModelConfig(cell="gru", layers=1, hidden_size=1, input=Features(1), head=Linear(1))
 KEY, DIGEST = bytes(32), bytes(range(32))

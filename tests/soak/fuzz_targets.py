@@ -19,11 +19,11 @@ with atheris.instrument_imports(include=["carousel"]):  # pyright: ignore[report
     from carousel.model.data import describe
     from carousel.model.errors import DataError
     from carousel.server import records
+    from carousel.server.departed import Ended
     from carousel.server.held.sealer import Sealer
     from carousel.server.loaded import LoadedVersion
     from carousel.server.metrics import Metrics
     from carousel.server.settings import Settings
-    from carousel.server.table import Ended
     from carousel.server.training.data_folder import DataFolder
     from carousel.v1 import tensor_pb2
 

@@ -20,8 +20,8 @@ def fork(
     from carousel.client._names import session_name
     from carousel.client._session_values import session_info
 
-    ids = calls.fork_ids(count, session_ids)
-    made = client._transport.call(calls.fork(session_name(session), ids), None)
+    call = calls.fork(session_name(session), count, session_ids)
+    made = client._transport.call(call, None)
     return [session_info(one) for one in made]
 
 

@@ -157,10 +157,10 @@ class AsyncSession(AsyncStepping):
         `count` is 1 to 10,000, by default as many as `session_ids`, or else 1. Raises SessionEnded,
         SessionExists, SessionCapacity.
         """
-        ids = _session_calls.fork_ids(count, session_ids)
+        call = _session_calls.fork(self.name, count, session_ids)
         async with self._turn:
             await self._ready(timeout)
-            made = await self._call(lambda: _session_calls.fork(self.name, ids), timeout)
+            made = await self._call(lambda: call, timeout)
         for one in made:
             self._transport.link.tell(Event("session_created", session=one.name))
         return [AsyncSession(self._transport, self._coalescer, one, self._priority) for one in made]
@@ -234,17 +234,21 @@ class AsyncSession(AsyncStepping):
         self, *, ttl: Seconds | None = None, timeout: float | None = None
     ) -> SessionInfo:
         """Count as a use; `ttl` in seconds or as a timedelta is the new idle time."""
-        return self._learn(await self._call(lambda: _session_calls.touch(self.name, ttl), timeout))
+        async with self._turn:
+            return self._learn(
+                await self._call(lambda: _session_calls.touch(self.name, ttl), timeout)
+            )
 
     async def refresh(self, *, timeout: float | None = None) -> SessionInfo:
         """Ask the server for a new description, also after the session's end."""
-        return self._learn(await self._transport.call(_session_calls.get(self.name), timeout))
+        return self._learn(await self._call(lambda: _session_calls.get(self.name), timeout))
 
     async def inspect(
         self, *, steps: int = 64, units: int = 0, timeout: float | None = None
     ) -> Inspection:
         """Look inside, as `Client.inspect_session` does; the session stays as it is."""
-        return await self._transport.call(_session_calls.inspect(self.name, steps, units), timeout)
+        call = _session_calls.inspect(self.name, steps, units)
+        return await self._call(lambda: call, timeout)
 
     async def close(self, *, timeout: float | None = None) -> None:
         """End the session. Nothing happens when it has ended, or another holder took it over."""

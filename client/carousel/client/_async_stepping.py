@@ -193,17 +193,25 @@ class AsyncStepping(SessionView):
                     raise far_ahead(cursor)
                 await asyncio.sleep(0.05)
 
-    async def _call(self, call: Callable[[], Call[Result]], timeout: float | None) -> Result:
-        """A call about this session, which is brought back first where it is at rest.
+    async def _call(
+        self, call: Callable[[], Call[Result]], timeout: float | None, *, back: bool = False
+    ) -> Result:
+        """A call about this session that may be made again; where the session survives its server,
+        until it comes through or the time is up, and the session is brought back first.
 
-        `call` makes it anew: what it says of the handle may have changed.
+        `call` makes it anew: what it says of the handle may have changed. `back`: it may give the
+        session a lower step index.
         """
-        try:
+        if not self._cursor.survives:
             return await self._transport.call(call(), timeout)
-        except SessionAtRest:
-            end = self._now() + (self._transport.timeout if timeout is None else timeout)
-            await self._recover(end)
-            return await self._transport.call(call(), timeout)
+        end = self._now() + (self._transport.timeout if timeout is None else timeout)
+        while True:
+            try:
+                return await self._persist(
+                    lambda seconds: self._transport.call(call(), seconds), end
+                )
+            except SessionAtRest:
+                await self._recover(end, moving=back)
 
     async def _move(
         self,
@@ -212,22 +220,8 @@ class AsyncStepping(SessionView):
         *,
         back: bool = False,
     ) -> None:
-        """A call that gives the session a new handle, made until it comes through.
-
-        `back`: it may give the session a lower step index.
-        """
-        if not self._cursor.survives:
-            return self._renew(await self._call(call, timeout))
-        end = self._now() + (self._transport.timeout if timeout is None else timeout)
-        while True:
-            try:
-                made = await self._persist(
-                    lambda seconds: self._transport.call(call(), seconds), end
-                )
-            except SessionAtRest:
-                await self._recover(end, moving=back)
-            else:
-                return self._renew(made)
+        """A call that gives the session a new handle."""
+        self._renew(await self._call(call, timeout, back=back))
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

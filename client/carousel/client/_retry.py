@@ -32,20 +32,18 @@ def delay(attempt: int) -> float:
     return longest * random.uniform(0.8, 1.2)
 
 
-_INFERENCE, _SESSIONS, _MODELS, _TRAINING = (
-    f"carousel.v1.{name}Service" for name in ("Inference", "Session", "Model", "Training")
+_INFERENCE, _MODELS, _TRAINING = (
+    f"carousel.v1.{name}Service" for name in ("Inference", "Model", "Training")
 )
 
 # gRPC itself retries UNAVAILABLE, but not these: steps, and generations from where they broke, are
-# sent again by the client, which knows their outcome better and can tell the hook; copies that were
-# made unseen would be in the way of the next try; an upload has too much to keep; a job that was
-# resumed unseen can't be resumed again, and a checkpoint that was promoted unseen would become two
-# versions.
+# sent again by the client, which knows their outcome better and can tell the hook; an upload has
+# too much to keep; a job that was resumed unseen can't be resumed again, and a checkpoint that was
+# promoted unseen would become two versions.
 _NOT_RETRIED = (
     (_INFERENCE, "Step"),
     (_INFERENCE, "StreamSteps"),
     (_INFERENCE, "Generate"),
-    (_SESSIONS, "ForkSession"),
     (_MODELS, "UploadModelVersion"),
     (_TRAINING, "UploadDataset"),
     (_TRAINING, "ResumeJob"),

@@ -125,10 +125,10 @@ class Session(Stepping):
         `count` is 1 to 10,000, by default as many as `session_ids`, or else 1. Raises SessionEnded,
         SessionExists, SessionCapacity.
         """
-        ids = _session_calls.fork_ids(count, session_ids)
+        call = _session_calls.fork(self.name, count, session_ids)
         with self._lock:
             self._ready(timeout)
-            made = self._call(lambda: _session_calls.fork(self.name, ids), timeout)
+            made = self._call(lambda: call, timeout)
         for one in made:
             self._transport.link.tell(Event("session_created", session=one.name))
         return [Session(self._transport, one, self._priority) for one in made]
@@ -197,17 +197,19 @@ class Session(Stepping):
 
     def touch(self, *, ttl: Seconds | None = None, timeout: float | None = None) -> SessionInfo:
         """Count as a use; `ttl` in seconds or as a timedelta is the new idle time."""
-        return self._learn(self._call(lambda: _session_calls.touch(self.name, ttl), timeout))
+        with self._lock:
+            return self._learn(self._call(lambda: _session_calls.touch(self.name, ttl), timeout))
 
     def refresh(self, *, timeout: float | None = None) -> SessionInfo:
         """Ask the server for a new description, also after the session's end."""
-        return self._learn(self._transport.call(_session_calls.get(self.name), timeout))
+        return self._learn(self._call(lambda: _session_calls.get(self.name), timeout))
 
     def inspect(
         self, *, steps: int = 64, units: int = 0, timeout: float | None = None
     ) -> Inspection:
         """Look inside, as `Client.inspect_session` does; the session stays as it is."""
-        return self._transport.call(_session_calls.inspect(self.name, steps, units), timeout)
+        call = _session_calls.inspect(self.name, steps, units)
+        return self._call(lambda: call, timeout)
 
     def close(self, *, timeout: float | None = None) -> None:
         """End the session. Nothing happens when it has ended, or another holder took it over."""

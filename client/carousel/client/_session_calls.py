@@ -142,13 +142,8 @@ def delete(name: str, handle: int | None = None) -> Call[None]:
     return Call(_path("DeleteSession"), request, empty_pb2.Empty, nothing)
 
 
-def fork(name: str, session_ids: list[str]) -> Call[list[Made]]:
-    request = pb.ForkSessionRequest(name=name, session_ids=session_ids)
-    return Call(_path("ForkSession"), request, pb.ForkSessionResponse, _copies)
-
-
-def fork_ids(count: int | None, chosen: Sequence[str]) -> list[str]:
-    """An id for each copy, ours where the caller chose none."""
+def fork(name: str, count: int | None, chosen: Sequence[str]) -> Call[list[Made]]:
+    """To be made again as it is while its answer is not known: the copies are the same."""
     ids = [chosen] if isinstance(chosen, str) else list(chosen)
     wanted = count if count is not None else len(ids) or 1
     if not len(ids) <= wanted <= MAX_FORKS or wanted < 1:
@@ -157,7 +152,10 @@ def fork_ids(count: int | None, chosen: Sequence[str]) -> list[str]:
             f"got {wanted}",
             field="count",
         )
-    return ids + [new_id() for _ in range(wanted - len(ids))]
+    request = pb.ForkSessionRequest(
+        name=name, count=wanted, session_ids=ids, request_id=uuid.uuid4().hex
+    )
+    return Call(_path("ForkSession"), request, pb.ForkSessionResponse, _copies)
 
 
 def check_rewind(steps: int | None, step_index: int | None, bookmark: str | None) -> None:

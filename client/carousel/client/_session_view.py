@@ -17,7 +17,7 @@ class SessionView:
     def __init__(self, made: session_pb2.Session, priority: Priority) -> None:
         self._cursor = Cursor(made, priority_number(priority))
         self._priority: Priority = priority
-        self._info = session_info(made)
+        self._told: SessionInfo | session_pb2.Session = made  # read when it is asked for
         self._generation: Generation | None = None
 
     @property
@@ -73,7 +73,9 @@ class SessionView:
     @property
     def info(self) -> SessionInfo:
         """The last description; `refresh` asks for a new one."""
-        return self._info
+        if isinstance(self._told, session_pb2.Session):
+            self._told = session_info(self._told)
+        return self._told
 
     @property
     def _is_unready(self) -> bool:
@@ -82,12 +84,12 @@ class SessionView:
 
     def _renew(self, made: session_pb2.Session) -> None:
         self._cursor.renew(made)
-        self._info = session_info(made)
+        self._told = made
         self._generation = None
 
     def _learn(self, info: SessionInfo) -> SessionInfo:
         """Keep a description that may be older or newer than the last answer."""
-        self._info = info
+        self._told = info
         self._cursor.state = info.state
         self._cursor.expires = info.expire_time.timestamp()
         return info

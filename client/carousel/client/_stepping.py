@@ -152,17 +152,23 @@ class Stepping(SessionView):
                     raise far_ahead(cursor)
                 time.sleep(0.05)
 
-    def _call(self, call: Callable[[], Call[Result]], timeout: float | None) -> Result:
-        """A call about this session, which is brought back first where it is at rest.
+    def _call(
+        self, call: Callable[[], Call[Result]], timeout: float | None, *, back: bool = False
+    ) -> Result:
+        """A call about this session that may be made again; where the session survives its server,
+        until it comes through or the time is up, and the session is brought back first.
 
-        `call` makes it anew: what it says of the handle may have changed.
+        `call` makes it anew: what it says of the handle may have changed. `back`: it may give the
+        session a lower step index.
         """
-        try:
+        if not self._cursor.survives:
             return self._transport.call(call(), timeout)
-        except SessionAtRest:
-            end = time.monotonic() + (self._transport.timeout if timeout is None else timeout)
-            self._recover(end)
-            return self._transport.call(call(), timeout)
+        end = time.monotonic() + (self._transport.timeout if timeout is None else timeout)
+        while True:
+            try:
+                return self._persist(lambda seconds: self._transport.call(call(), seconds), end)
+            except SessionAtRest:
+                self._recover(end, moving=back)
 
     def _move(
         self,
@@ -171,20 +177,8 @@ class Stepping(SessionView):
         *,
         back: bool = False,
     ) -> None:
-        """A call that gives the session a new handle, made until it comes through.
-
-        `back`: it may give the session a lower step index.
-        """
-        if not self._cursor.survives:
-            return self._renew(self._call(call, timeout))
-        end = time.monotonic() + (self._transport.timeout if timeout is None else timeout)
-        while True:
-            try:
-                made = self._persist(lambda seconds: self._transport.call(call(), seconds), end)
-            except SessionAtRest:
-                self._recover(end, moving=back)
-            else:
-                return self._renew(made)
+        """A call that gives the session a new handle."""
+        self._renew(self._call(call, timeout, back=back))
 
     def _ready(self, timeout: float | None) -> None:
         """Bring what is unfinished to its end, so that the step index is known."""

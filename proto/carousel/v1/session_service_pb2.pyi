@@ -315,10 +315,17 @@ class ForkSessionRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     SESSION_IDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`sessions/{id}`."""
     count: _builtins.int
     """How many copies, 1 to 10,000; 0: as many as `session_ids`, or else 1."""
+    request_id: _builtins.str
+    """The caller's choice, at most 128 characters, otherwise INVALID_FIELD: the same call with the
+    same id may be made again while its answer is not known. It gives the copies that it made
+    already, with new handles, and makes those that are missing, on whichever server the session is
+    by then; as soon as a copy is used, SESSION_EXISTS. Empty: every call makes copies of its own.
+    """
     @_builtins.property
     def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the copies. Empty: the server's choice."""
@@ -329,10 +336,11 @@ class ForkSessionRequest(_message.Message):
         name: _builtins.str = ...,
         count: _builtins.int = ...,
         session_ids: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "name", b"name", "session_ids", b"session_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "name", b"name", "request_id", b"request_id", "session_ids", b"session_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

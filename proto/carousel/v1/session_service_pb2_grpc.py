@@ -165,8 +165,9 @@ class SessionServiceServicer:
 
     def ForkSession(self, request, context):
         """Copies a session n times: same state, step index, and reply memory, new ids and handles.
-        All copies are made or none. Errors: SESSION_NOT_FOUND, SESSION_ENDED, SESSION_EXISTS,
-        SESSION_CAPACITY.
+        All copies are made or none; with a `request_id` they are made once, however often the call is.
+        The memory of a generation, kept states and bookmarks stay behind. Errors: SESSION_NOT_FOUND,
+        SESSION_ENDED, SESSION_EXISTS, SESSION_CAPACITY, INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -60,8 +60,9 @@ class SessionServiceStub:
     """
     ForkSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ForkSessionRequest, _session_service_pb2.ForkSessionResponse]
     """Copies a session n times: same state, step index, and reply memory, new ids and handles.
-    All copies are made or none. Errors: SESSION_NOT_FOUND, SESSION_ENDED, SESSION_EXISTS,
-    SESSION_CAPACITY.
+    All copies are made or none; with a `request_id` they are made once, however often the call is.
+    The memory of a generation, kept states and bookmarks stay behind. Errors: SESSION_NOT_FOUND,
+    SESSION_ENDED, SESSION_EXISTS, SESSION_CAPACITY, INVALID_FIELD.
     """
     BookmarkSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.BookmarkSessionRequest, _session_pb2.Session]
     """Gives the present state a name, so that RewindSession can return to it; a name that is taken
@@ -143,8 +144,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     ForkSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ForkSessionRequest, _session_service_pb2.ForkSessionResponse]  # type: ignore[assignment]
     """Copies a session n times: same state, step index, and reply memory, new ids and handles.
-    All copies are made or none. Errors: SESSION_NOT_FOUND, SESSION_ENDED, SESSION_EXISTS,
-    SESSION_CAPACITY.
+    All copies are made or none; with a `request_id` they are made once, however often the call is.
+    The memory of a generation, kept states and bookmarks stay behind. Errors: SESSION_NOT_FOUND,
+    SESSION_ENDED, SESSION_EXISTS, SESSION_CAPACITY, INVALID_FIELD.
     """
     BookmarkSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.BookmarkSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Gives the present state a name, so that RewindSession can return to it; a name that is taken
@@ -259,8 +261,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ForkSessionResponse, _abc.Awaitable[_session_service_pb2.ForkSessionResponse]]:
         """Copies a session n times: same state, step index, and reply memory, new ids and handles.
-        All copies are made or none. Errors: SESSION_NOT_FOUND, SESSION_ENDED, SESSION_EXISTS,
-        SESSION_CAPACITY.
+        All copies are made or none; with a `request_id` they are made once, however often the call is.
+        The memory of a generation, kept states and bookmarks stay behind. Errors: SESSION_NOT_FOUND,
+        SESSION_ENDED, SESSION_EXISTS, SESSION_CAPACITY, INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod

@@ -49,8 +49,8 @@ class Arena:
     def allocate(self, count: int) -> Ints:
         """Give out `count` zeroed rows, or none: raises SessionCapacity."""
         self.check_room(count)
-        while self._free_count < count:
-            self._grow()
+        if self._free_count < count:
+            self._grow(self.used + count)
         self._free_count -= count
         rows = self._free[self._free_count : self._free_count + count][::-1].copy()
         self.zero(rows)
@@ -87,7 +87,11 @@ class Arena:
 
     def copy(self, row: int, rows: Ints) -> None:
         """Copy one row into others."""
-        self._rows.index_copy_(0, self._index(rows), self._rows[row].expand(len(rows), -1).clone())
+        if self._host is not None:
+            self._host[rows] = self._host[row]
+        else:
+            one = self._rows[row].clone()
+            self._rows.index_copy_(0, self._index(rows), one.expand(len(rows), -1))
 
     def zero(self, rows: Ints) -> None:
         self._rows.index_fill_(0, self._index(rows), 0.0)
@@ -104,9 +108,10 @@ class Arena:
         """
         return self._rows.numpy() if self.device.type == "cpu" else None
 
-    def _grow(self) -> None:
+    def _grow(self, wanted: int) -> None:
+        """Double as often as it takes, at once."""
         old = self.capacity
-        new = min(old * 2, self.limit)
+        new = min(old << ((wanted - 1) // old).bit_length(), self.limit)
         rows = torch.zeros((new, self.width), device=self.device)
         rows[:old] = self._rows
         self._rows = rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from carousel.errors import (
     StoreUnavailable,
 )
 from carousel.server import records
+from carousel.server.departed import Ended
 from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import NONE, Metrics
 from carousel.server.names import ModelRef, session_name
@@ -26,7 +28,7 @@ from carousel.server.registry import Registry
 from carousel.server.session_values import end_reason
 from carousel.server.sessions import steps_lost
 from carousel.server.stores import ENDED, Batch, Entry, StateStore
-from carousel.server.table import MEMORY, QUARANTINED, Ended
+from carousel.server.table import MEMORY, QUARANTINED
 from carousel.v1 import session_pb2
 
 log = logging.getLogger("carousel.store")
@@ -125,6 +127,18 @@ class AtRest:
         except CarouselError as error:
             self._metrics.restore_failed(error, self._model_of(entry))
             raise
+
+    async def claimed(
+        self, ids: Sequence[str], handle: int
+    ) -> list[tuple[LoadedVersion, Record, Entry]]:
+        """Those of these sessions that can be brought back by who has this handle."""
+        if self._store is None:
+            return []
+        found = []
+        for key, entry in (await self._run(lambda store: store.read(ids))).items():
+            with contextlib.suppress(CarouselError):
+                found.append(self._check(key, entry, handle, 0))
+        return found
 
     def _model_of(self, entry: Entry | None) -> str:
         """The model of an entry, as far as it can be read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import KeysView
 
 import numpy as np
 
@@ -53,25 +54,24 @@ def _tail(version: str) -> bytes:
 
 
 def _add_details(table: SessionTable, columns: Columns) -> None:
-    """Of those that are more, or less, than one row and one output."""
-    slots = columns.slots.tolist()
-    details: dict[int, Details] = {}
-    if table.rings or table.marks or table.memos or table.audited:
-        for place, slot in enumerate(slots):
-            if (found := _more_of(table, columns, place, slot)) is not None:
-                details[place] = found
+    """Of those that are more than one row and at most one output."""
+    slots, details = columns.slots.tolist(), columns.details
+    kept = table.rings.keys(), table.marks.keys(), table.memos.keys(), table.audited.keys()
+    for place in _places(slots, *kept):
+        if (found := _more_of(table, columns, place, slots[place])) is not None:
+            if columns.header["reply_index"][place] == NO_REPLY:
+                found.reply = columns.outputs[:0]
+            details[place] = found
+    for place in _places(slots, table.chunk_replies.slots):
+        if (reply := table.chunk_replies.get(slots[place])) is not None:
+            plain = Details(columns.rows[place, None], columns.outputs[place, None], columns.tail)
+            details.setdefault(place, plain).reply = reply
 
-    def details_of(place: int) -> Details:
-        plain = Details(columns.rows[place, None], columns.outputs[place, None], columns.tail)
-        return details.setdefault(place, plain)
 
-    for place in np.flatnonzero(columns.header["reply_index"] == NO_REPLY).tolist():
-        details_of(place).reply = columns.outputs[:0]
-    if len(table.chunk_replies):
-        for place, slot in enumerate(slots):
-            if (reply := table.chunk_replies.get(slot)) is not None:
-                details_of(place).reply = reply
-    columns.details = details
+def _places(slots: list[int], *kept: KeysView[int]) -> list[int]:
+    """Where those of the slots are that any of these has."""
+    some = set[int]().union(*[one & slots for one in kept if one])
+    return [place for place, slot in enumerate(slots) if slot in some] if some else []
 
 
 def _more_of(table: SessionTable, columns: Columns, place: int, slot: int) -> Details | None:

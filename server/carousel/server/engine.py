@@ -227,7 +227,7 @@ class Engine:
                 self._outbox.deliver()  # who was refused at the door must not wait for anything
                 turned = [self._safe_turn(version) for version in tuple(self.versions)]
                 turned += [held.turn(version, self._tracer) for version in tuple(self.versions)]
-                self.away.make_room()
+                turned.append(self.away.make_room())
                 self.behind.flush()
                 waiting = self.waiting
                 if waiting == len(self._inbox) and self._company.is_expected(waiting):
@@ -273,23 +273,24 @@ class Engine:
             if self.table.parked or self.away:
                 # One by one: whoever is let in waits for a turn, and is parked for nobody else.
                 for one in works:
-                    if self.away.is_here(version, one):
-                        self._admit(version, [one])
+                    if len(items := self.away.those_here(version, one)):
+                        self._admit(version, [one], items)
             else:
                 self._admit(version, works)
 
-    def _admit(self, version: LoadedVersion, works: list[Work]) -> None:
-        """Queue works whose sessions are all in the arena."""
+    def _admit(self, version: LoadedVersion, works: list[Work], items: Ints | None = None) -> None:
+        """Queue works whose sessions are in the arena: of one that comes alone, maybe not all."""
+        is_part = items is not None and len(items) < len(works[0])
         try:
-            if gatekeeper.admit_together(self.table, version, works):
+            if not is_part and gatekeeper.admit_together(self.table, version, works):
                 return
             while works:
-                self._outbox.add(gatekeeper.admit(self.table, version, works[0]))
+                self._outbox.add(gatekeeper.admit(self.table, version, works[0], items))
                 works.pop(0)
         except Exception:  # a bug must not leave anybody without an answer
             log.exception("works for %s could not be queued", version.name)
             error = InternalError("the steps could not be queued; nothing of them ran")
-            self._outbox.add(gatekeeper.fail_work(version, work, error) for work in works)
+            self._outbox.add(gatekeeper.fail_work(version, work, items, error) for work in works)
 
     def _dismiss_fenced(self) -> None:
         """Answer those whose session ended or went to another handle while they waited."""

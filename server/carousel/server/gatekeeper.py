@@ -88,8 +88,10 @@ def _all(mask: Mask) -> bool:
     return bool(np.count_nonzero(mask) == len(mask))
 
 
-def admit(table: SessionTable, version: LoadedVersion, work: Work) -> list[Answer]:
-    """Queue the items of a work; gives an answer for those that are refused at the door."""
+def admit(
+    table: SessionTable, version: LoadedVersion, work: Work, items: Ints | None = None
+) -> list[Answer]:
+    """Queue items of a work, all by default; gives an answer for those refused at the door."""
     owner = table.owners.number(work.lane.tenant)
     slots, good = table.slots_of(np.array(work.handles, np.uint64), owner)
     if good.any():
@@ -101,17 +103,19 @@ def admit(table: SessionTable, version: LoadedVersion, work: Work) -> list[Answe
         *bad_inputs(work.inputs, version, work.lengths),
         *reversed(work.refusals),
     ]
-    refused = list(dict(wrong).items())
+    asked = range(len(work)) if items is None else set(items.tolist())
+    refused = [(item, error) for item, error in dict(wrong).items() if item in asked]
     if refused:
         good[[item for item, _ in refused]] = True  # refused already, for what they are
     if not good.all():
         refused += [
             (item, _why_refused(table, version, work, item))
             for item in np.flatnonzero(~good).tolist()
+            if item in asked
         ]
-    items = np.arange(len(work))
+    items = np.arange(len(work)) if items is None else items
     if refused:
-        items = np.delete(items, [item for item, _ in refused])
+        items = np.setdiff1d(items, [item for item, _ in refused])
     if version.retired:
         gone = ModelNotLoaded(f"{version.name} was taken out of service")
         refused += [(item, gone) for item in items.tolist()]
@@ -277,9 +281,12 @@ def shed_bulk(table: SessionTable, version: LoadedVersion) -> list[Answer]:
     return answers
 
 
-def fail_work(version: LoadedVersion, work: Work, error: CarouselError) -> Answer:
-    """The answer to a work of which no item was queued."""
-    return _refusal(version, work, [(item, error) for item in range(len(work))])
+def fail_work(
+    version: LoadedVersion, work: Work, items: Ints | None, error: CarouselError
+) -> Answer:
+    """The answer to items of a work, by default all, none of which was queued."""
+    failed = range(len(work)) if items is None else items.tolist()
+    return _refusal(version, work, [(item, error) for item in failed])
 
 
 def refuse_quarantined(

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from carousel.errors import CarouselError
 from carousel.server import records
+from carousel.server.departed import Ended
 from carousel.server.records import Columns
 from carousel.server.stores import Batch
-from carousel.server.table import Ended
 from carousel.server.work import Answer, Ints
 
 Done = Callable[[CarouselError | None], None]

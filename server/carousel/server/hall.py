@@ -10,7 +10,15 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from carousel.errors import CarouselError, QueueFull, QuotaExceeded, ServerDraining, StoreUnwritable
+from carousel.errors import (
+    CarouselError,
+    QueueFull,
+    QuotaExceeded,
+    ServerDraining,
+    SessionExists,
+    SessionFenced,
+    StoreUnwritable,
+)
 from carousel.server.at_rest import AtRest
 from carousel.server.claim import Claim
 from carousel.server.engine import Engine
@@ -19,6 +27,7 @@ from carousel.server.held import turn as held
 from carousel.server.held.keys import Keyring
 from carousel.server.held.queue import HeldWork
 from carousel.server.loaded import LoadedVersion
+from carousel.server.made import Made, Reply
 from carousel.server.memo import Memo
 from carousel.server.metrics import Metrics
 from carousel.server.names import session_key
@@ -86,10 +95,40 @@ class Hall:
         where = {"successor": self.successor} if self.successor else {}
         return ServerDraining("the server is shutting down", retry_after=1.0, metadata=where)
 
-    async def resident(self, session_id: str) -> None:
-        """Return when a session's state is in the arena, if it is here at all."""
+    async def resident(self, *ids: str) -> None:
+        """Return when the states of sessions are in the arena, of those that are here at all."""
         if self.engine.table.parked:
-            await self.stored(lambda done: self.sessions.resident(session_id, done))
+            await self.stored(lambda done: self.sessions.resident(ids, done))
+
+    async def made(self, making: asyncio.Future[Made[Reply]]) -> Reply:
+        """The answer about new sessions, once those that are durable are in the store, and their
+        audit logs have begun: all of them or none.
+
+        They end at once when their caller has gone, who will never know of them.
+        """
+        try:
+            made = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(self._unmake)
+            raise
+        try:
+            if made.audited:
+                await self._recorded(made.keys)
+            if made.durable:
+                await self.stored(lambda done: self._secure(made.keys, done))
+        except SessionFenced:
+            self._unmake(making)
+            raise SessionExists(
+                "a session of this id is in the store", field="session_id"
+            ) from None
+        except BaseException:
+            self._unmake(making)
+            raise
+        return made.reply
+
+    def _unmake(self, making: asyncio.Future[Made[Reply]]) -> None:
+        if not making.cancelled() and making.exception() is None:
+            self.engine.call(self.sessions.discard, making.result().handles)
 
     async def secure(self, sessions: Sequence[session_pb2.Session]) -> None:
         """Return when durable sessions, as they are now, are in the store.
@@ -106,11 +145,8 @@ class Hall:
         slots = self.engine.table.slots
         self.engine.behind.secure([slots[i] for i in ids if i in slots], done)
 
-    async def recorded(self, sessions: Sequence[session_pb2.Session]) -> None:
+    async def _recorded(self, ids: Sequence[str]) -> None:
         """Return when the audit logs of new sessions have begun. Raises StoreUnwritable."""
-        ids = [session_key(one) for one in sessions if one.audited]
-        if not ids:
-            return
         table = self.engine.table
         logs = [table.audited.get(table.slots.get(one, -1)) for one in ids]
         await asyncio.wrap_future(self.engine.recorder.writer.ask(lambda: None))

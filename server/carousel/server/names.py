@@ -11,6 +11,7 @@ import base64
 import binascii
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -122,6 +123,12 @@ def shown(version: str) -> str:
 
 def session_name(key: str) -> str:
     return f"sessions/{id_of(key)}"
+
+
+def session_names(keys: Sequence[str]) -> list[str]:
+    """Names of one tenant's sessions."""
+    begin = len(keys[0]) - len(id_of(keys[0]))
+    return [f"sessions/{key[begin:]}" for key in keys]
 
 
 def dataset_name(key: str) -> str:

@@ -50,13 +50,13 @@ class Owners:
         numbers = np.array([self.number(work.lane.tenant) for work in works])
         return np.repeat(numbers, [len(work) for work in works])
 
-    def enter(self, tenant: str) -> int:
-        """One session more; the tenant's number."""
+    def enter(self, tenant: str, count: int) -> int:
+        """So many sessions more; the tenant's number."""
         holding = self._holdings.get(tenant)
         if holding is None:
             self._numbers += 1
             holding = self._holdings[tenant] = Holding(self._numbers)
-        holding.sessions += 1
+        holding.sessions += count
         return holding.number
 
     def leave(self, tenant: str) -> None:

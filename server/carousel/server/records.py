@@ -20,10 +20,11 @@ import numpy.typing as npt
 import xxhash
 
 from carousel.errors import SnapshotDamaged
+from carousel.server.departed import Ended
 from carousel.server.loaded import LoadedVersion
 from carousel.server.memo import Memo
 from carousel.server.names import session_name
-from carousel.server.table import Ended
+from carousel.server.table import NO_REPLY
 from carousel.server.work import Floats, Ints
 
 LIVE, OVER = b"CRS2", b"CRX2"
@@ -136,8 +137,9 @@ def encode(columns: Columns) -> list[bytes]:
     """One record for each session."""
     header = columns.header
     header["magic"] = LIVE
-    header["tail"], header["rows"], header["reply_steps"] = len(columns.tail), 1, 1
-    encoded = _encode_plain(columns)
+    header["tail"], header["rows"] = len(columns.tail), 1
+    header["reply_steps"] = has_reply = header["reply_index"] != NO_REPLY
+    encoded = _encode_plain(columns, has_reply)
     for place, details in columns.details.items():
         head = header[place : place + 1]
         head["tail"] = len(details.tail)
@@ -147,28 +149,40 @@ def encode(columns: Columns) -> list[bytes]:
     return encoded
 
 
-def _encode_plain(columns: Columns) -> list[bytes]:
-    """All records as if there were no details: of one size, so that arrays can do it."""
+def _encode_plain(columns: Columns, has_reply: npt.NDArray[np.bool_]) -> list[bytes]:
+    """All records as if there were no details: those with a reply, and those without."""
+    bodies = [b""] * len(columns)
+    for chosen, outputs in ((has_reply, columns.outputs), (~has_reply, columns.outputs[:, :0])):
+        places = slice(None) if chosen.all() else np.flatnonzero(chosen)
+        parts = columns.header[places], columns.rows[places], outputs[places]
+        if len(parts[0]):
+            numbers = np.arange(len(columns))[places].tolist()
+            for place, body in zip(numbers, _bodies(*parts, columns.tail), strict=True):
+                bodies[place] = body
+    return [_sealed(*one) for one in zip(columns.ids, bodies, strict=True)]
+
+
+def _bodies(
+    header: npt.NDArray[np.void], rows: Floats, outputs: Floats, tail: bytes
+) -> list[bytes]:
+    """Records of one size, so that arrays can make them: [n], [n, width] and [n, outputs]."""
     ends = np.cumsum(
         [
             HEADER.itemsize,
-            columns.rows.itemsize * columns.rows.shape[1],
-            columns.outputs.itemsize * columns.outputs.shape[1],
-            len(columns.tail),
+            rows.itemsize * rows.shape[1],
+            outputs.itemsize * outputs.shape[1],
+            len(tail),
         ]
     ).tolist()
     size = ends[-1]
-    bodies = np.empty((len(columns), size), np.uint8)
-    bodies[:, : ends[0]] = columns.header.view(np.uint8).reshape(len(columns), -1)
-    bodies[:, ends[0] : ends[1]] = columns.rows.view(np.uint8)
-    bodies[:, ends[1] : ends[2]] = columns.outputs.view(np.uint8)
-    bodies[:, ends[2] :] = np.frombuffer(columns.tail, np.uint8)
+    bodies = np.empty((len(header), size), np.uint8)
+    bodies[:, : ends[0]] = header.view(np.uint8).reshape(len(header), -1)
+    bodies[:, ends[0] : ends[1]] = rows.view(np.uint8)
+    if outputs.shape[1]:
+        bodies[:, ends[1] : ends[2]] = outputs.view(np.uint8)
+    bodies[:, ends[2] :] = np.frombuffer(tail, np.uint8)
     whole = bodies.tobytes()
-    starts = range(0, len(whole), size)
-    return [
-        _sealed(session_id, whole[start : start + size])
-        for session_id, start in zip(columns.ids, starts, strict=True)
-    ]
+    return [whole[start : start + size] for start in range(0, len(whole), size)]
 
 
 def encode_ended(ended: Ended) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import KeysView
+
 from carousel.server.work import Floats
 
 MOST_BYTES = 2**30
@@ -24,6 +26,10 @@ class ChunkReplies:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    @property
+    def slots(self) -> KeysView[int]:
+        return self._kept.keys()
 
     def get(self, slot: int) -> Floats | None:
         return self._kept.get(slot)

@@ -18,6 +18,15 @@ REMEMBERED = 1024
 MAX_LENGTH = 128
 
 
+def check_request_id(text: str, *, field: str = "request_id") -> str:
+    """The id as it was given. Raises InvalidField."""
+    if len(text) > MAX_LENGTH:
+        raise InvalidField(
+            f"{field} must have at most {MAX_LENGTH} characters, got {len(text)}", field=field
+        )
+    return text
+
+
 class _Entry(Generic[T]):
     __slots__ = ("lock", "request", "result")
 
@@ -53,11 +62,7 @@ class RequestIds(Generic[T]):
         """
         if not request_id:
             return await work()
-        if len(request_id) > MAX_LENGTH:
-            raise InvalidField(
-                f"{field} must have at most {MAX_LENGTH} characters, got {len(request_id)}",
-                field=field,
-            )
+        check_request_id(request_id, field=field)
         digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
         key = tenant, request_id
         entry = self._entries.setdefault(key, _Entry())

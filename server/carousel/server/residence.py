@@ -7,7 +7,8 @@ of these, in the store. The next use brings them back. Nothing is dropped on the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from carousel.errors import (
     StoreUnavailable,
 )
 from carousel.server import records
+from carousel.server.away import Failures
 from carousel.server.copies import columns_of
 from carousel.server.engine import Engine
 from carousel.server.groups import Done
@@ -37,6 +39,7 @@ from carousel.v1 import session_pb2
 PARKED_TOGETHER = 16  # at least one part in so many of an arena makes room at once
 
 Found = Callable[[dict[str, Entry] | CarouselError], None]
+Arrived = Callable[[int, CarouselError | None], None]
 
 
 class Residence:
@@ -50,7 +53,7 @@ class Residence:
         self._quotas = quotas
         self._engine: Engine | None = None
         self._pinned: set[int] = set()  # slots that must not be parked now
-        self._coming: dict[int, list[Done]] = {}  # slots on their way from the store
+        self._coming: dict[int, list[Arrived]] = {}  # slots on their way from the store
         self.fetch: Callable[[Sequence[str], Found], None] | None = None
 
     def attach_to(self, engine: Engine) -> None:
@@ -80,6 +83,16 @@ class Residence:
 
     # Rows
 
+    def check_room(self, version: LoadedVersion, count: int) -> None:
+        """Whether the server may have so many sessions more. Raises SessionCapacity."""
+        if len(self.table) + count > self._settings.max_sessions:
+            raise SessionCapacity(
+                f"at most {self._settings.max_sessions} sessions fit in, {len(self.table)} live, "
+                f"{count} more were asked for",
+                field="model",
+                retry_after=1.0,
+            )
+
     def check_quotas(self, tenant: str, version: LoadedVersion, sessions: int, rows: int) -> None:
         """Whether a tenant may have so many sessions and states more. Raises QuotaExceeded."""
         holding = self.table.owners.holding(tenant)
@@ -90,7 +103,8 @@ class Residence:
 
     def charge(self, slot: int, version: LoadedVersion) -> None:
         """Count the states of a session that is in the arena."""
-        self.table.charge(slot, len(self.rows_of(slot)) * version.arena.row_bytes)
+        size = len(self.rows_of(slot)) * version.arena.row_bytes
+        self.table.charge(np.array([slot]), size)
 
     def allocate(self, version: LoadedVersion, count: int, *, beside: int | None = None) -> Ints:
         """Rows of the arena; idle sessions make room, but not the one in the slot `beside`.
@@ -98,13 +112,19 @@ class Residence:
         Raises SessionCapacity.
         """
         if version.arena.room < count:
-            pinned = self._pinned
-            self._pinned = pinned | ({beside} if beside is not None else set())
-            try:
+            with self._pinning(set() if beside is None else {beside}):
                 self._make_room(version, count)
-            finally:
-                self._pinned = pinned
         return version.allocate(count)
+
+    @contextmanager
+    def _pinning(self, slots: set[int]) -> Iterator[None]:
+        """Park none of these, beside those that are pinned already."""
+        before = self._pinned
+        self._pinned = before | slots
+        try:
+            yield
+        finally:
+            self._pinned = before
 
     def rows_of(self, slot: int) -> list[int]:
         """All rows of a session that is here: its own, kept states, bookmarks."""
@@ -233,44 +253,36 @@ class Residence:
             self._bring_back(slot, record)
         return slot
 
-    def resident(self, session_id: str, done: Done) -> None:
-        """Call `done` when the state of a session, if it is here at all, is in the arena."""
-        slot = self.table.slots.get(session_id)
-        if slot is None:
-            done(None)
-        else:
-            self.want([slot], done)
+    def resident(self, ids: Sequence[str], done: Done) -> None:
+        """Call `done` when the states of those that are here at all are in the arena."""
+        slots = [self.table.slots[one] for one in ids if one in self.table.slots]
+        self.want(slots, lambda failures: done(next(iter(failures.values()), None)))
 
-    def recall(
-        self, slots: list[int], *, pinned: set[int]
-    ) -> tuple[list[int], dict[int, CarouselError]]:
-        """Bring back, at once, those that are parked in memory, but park none of `pinned`.
+    def recall(self, slots: Sequence[int], *, pinned: set[int]) -> dict[int, CarouselError]:
+        """Bring back those that are parked in memory, at once and in order, as far as there is
+        room, but park none of `pinned`; gives what failed by slot."""
+        failed: dict[int, CarouselError] = {}
+        with self._pinning(pinned):
+            for slot in slots:
+                record = self.table.parked[slot]
+                if record is not None and (error := self._try(slot, record)) is not None:
+                    failed[slot] = error
+                    if isinstance(error, SessionCapacity):
+                        break
+        return failed
 
-        Gives those that the store has, and what failed by slot.
-        """
-        stored, failed = [], {}
-        self._pinned = pinned
-        for slot in slots:
-            record = self.table.parked[slot]
-            if record is None:
-                stored.append(slot)
-            elif (error := self._try(slot, record)) is not None:
-                failed[slot] = error
-        self._pinned = set()
-        return stored, failed
-
-    def want(self, slots: list[int], done: Done) -> None:
-        """Bring sessions back, and call `done` when the last one is there, or with what failed."""
-        failures: list[CarouselError] = []
+    def want(self, slots: Sequence[int], done: Callable[[Failures], None]) -> None:
+        """Bring sessions back; calls `done` when the last one is here, or failed."""
+        failures: dict[int, CarouselError] = {}
         left = 1
 
-        def arrived(error: CarouselError | None) -> None:
+        def arrived(slot: int | None, error: CarouselError | None) -> None:
             nonlocal left
             left -= 1
-            if error is not None:
-                failures.append(error)
+            if slot is not None and error is not None:
+                failures[slot] = error
             if not left:
-                done(failures[0] if failures else None)
+                done(failures)
 
         absent = []
         for slot in slots:
@@ -279,7 +291,7 @@ class Residence:
             left += 1
             record = self.table.parked[slot]
             if record is not None:
-                arrived(self._try(slot, record))
+                arrived(slot, self._try(slot, record))
             elif slot in self._coming:
                 self._coming[slot].append(arrived)
             else:
@@ -287,15 +299,16 @@ class Residence:
                 absent.append(slot)
         if absent:
             self._fetch(absent)
-        arrived(None)
+        arrived(None, None)
 
     def _fetch(self, slots: list[int]) -> None:
         ids = [self.table.ids[slot] for slot in slots]
         births = self.table.birth[slots].tolist()
 
         def found(entries: dict[str, Entry] | CarouselError) -> None:
-            for slot, session_id, birth in zip(slots, ids, births, strict=True):
-                self._arrive(slot, session_id, birth, entries)
+            with self._pinning(set(slots)):  # those that arrive together do not park each other
+                for slot, session_id, birth in zip(slots, ids, births, strict=True):
+                    self._arrive(slot, session_id, birth, entries)
 
         assert self.fetch is not None
         self.fetch(ids, found)
@@ -310,11 +323,15 @@ class Residence:
             if isinstance(entries, CarouselError):
                 error = entries
             elif session_id in entries:
-                error = self._try(slot, entries[session_id].data)
+                record = entries[session_id].data
+                error = self._try(slot, record)
+                if isinstance(error, SessionCapacity):  # it need not be read again
+                    self.table.parked[slot] = record
+                    self.table.parked.move_to_end(slot)
             else:
                 error = self._broken(slot, SnapshotDamaged("the store no longer has it"))
-        for done in waiting:
-            done(error)
+        for arrived in waiting:
+            arrived(slot, error)
 
     def _try(self, slot: int, record: bytes) -> CarouselError | None:
         try:
@@ -340,7 +357,7 @@ class Residence:
         session_id = self.table.ids[slot]
         self.version_of(slot).metrics.restore_failed(why)
         self.end(slot, session_pb2.END_REASON_ERROR)
-        ended = self.table.ended(session_id)
+        ended = self.table.departed.ended(session_id)
         assert ended is not None
         error = ended.error()
         error.metadata["cause"] = why.message

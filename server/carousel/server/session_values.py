@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from carousel.server.departed import Ended
 from carousel.server.loaded import LoadedVersion
 from carousel.server.names import owner_of, session_name, shown
 from carousel.server.records import Record
-from carousel.server.table import NO_ROW, QUARANTINED, Ended, SessionTable
+from carousel.server.table import NO_ROW, QUARANTINED, SessionTable
 from carousel.server.work import NEVER
 from carousel.v1 import session_pb2
 

@@ -12,14 +12,15 @@ import torch
 from carousel.errors import (
     DurabilityUnsupported,
     InvalidField,
-    SessionCapacity,
     SessionExists,
     SessionFenced,
     StepsLost,
 )
+from carousel.server.departed import Ended
+from carousel.server.forks import Forks
 from carousel.server.kept import Ring
 from carousel.server.loaded import LoadedVersion
-from carousel.server.moves import Moves, check_open
+from carousel.server.moves import check_open
 from carousel.server.names import key_of, owner_of, session_name
 from carousel.server.records import Record
 from carousel.server.repeats import reply_of
@@ -31,14 +32,12 @@ from carousel.server.table import (
     NO_ROW,
     QUARANTINED,
     SYNC,
-    Ended,
 )
-from carousel.server.work import NEVER, Floats, Ints
+from carousel.server.work import NEVER, Floats
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 
 MAX_REWIND_DEPTH = 64
-MAX_FORKS = 10_000
 MAX_LIFETIME = 100 * 365 * 86_400.0
 DURABILITIES = {"memory": MEMORY, "async": ASYNC, "sync": SYNC}
 
@@ -67,8 +66,8 @@ class Exported:
     reply: Floats | None  # [steps, O]
 
 
-class Sessions(Moves):
-    """Makes, reads, copies and ends sessions; only the engine's thread may call its methods."""
+class Sessions(Forks):
+    """Makes, reads and ends sessions; only the engine's thread may call its methods."""
 
     def create(
         self,
@@ -103,7 +102,7 @@ class Sessions(Moves):
         if record.session_id in self.table.slots:
             return self.attach(record.session_id, handle)
         check_open(version)
-        self._check_room(version, 1)
+        self.check_room(version, 1)
         rows = 1 + record.rewind_depth + len(record.marks)
         self.check_quotas(owner_of(record.session_id), version, 1, rows)
         table = self.table
@@ -152,7 +151,7 @@ class Sessions(Moves):
         return session
 
     def get(self, session_id: str) -> session_pb2.Session:
-        ended = self.table.ended(session_id)
+        ended = self.table.departed.ended(session_id)
         if session_id not in self.table.slots and ended is not None:
             return describe_ended(ended)
         return self.describe(self.table.find(session_id))
@@ -168,59 +167,6 @@ class Sessions(Moves):
             if slot is not None:
                 self.engine.recorder.discard(slot)
                 self.end(slot, session_pb2.END_REASON_CLOSED)
-
-    def fork(self, session_id: str, ids: Sequence[str]) -> list[session_pb2.Session]:
-        """Copies of the same tenant: all or none. `ids` has an empty text where the server may
-        choose."""
-        source = self.at(self.table.find(session_id))
-        version = self.version_of(source)
-        self._check_room(version, len(ids))
-        tenant, given = owner_of(session_id), [name for name in ids if name]
-        taken = [name for name in given if key_of(tenant, name) in self.table.slots]
-        if taken or len(set(given)) < len(given):
-            raise SessionExists(
-                f"ids of copies must be new and different, got {', '.join(taken) or 'one twice'}",
-                field="session_ids",
-            )
-        keys = [key_of(tenant, name or secrets.token_hex(16)) for name in ids]
-        depth = int(self.table.rewind_depth[source])
-        self.check_quotas(tenant, version, len(ids), len(ids) * (1 + depth))
-        rows = self.allocate(version, len(ids) * (1 + depth), beside=source)
-        own, rings = rows[: len(ids)], rows[len(ids) :].reshape(len(ids), depth)
-        slots = self.table.insert_copies(source, keys, own, self.now())
-        version.arena.copy(int(self.table.row[source]), own)
-        version.replies[own] = version.replies[self.table.row[source]]
-        chunk = self.table.chunk_replies.get(source)
-        for slot, ring in zip(slots.tolist(), rings, strict=True):
-            if depth:
-                self.table.rings[slot] = Ring(ring)
-            self.charge(slot, version)
-            if chunk is not None:  # shared: its rows never change
-                self.table.chunk_replies.put(slot, chunk)
-        version.sessions += len(ids)
-        version.metrics.created.inc(len(ids))
-        version.metrics.forks.inc(len(ids))
-        self._take_over_ends(slots)
-        if source in self.table.audited:
-            self.engine.recorder.begin(slots, version, pb.AUDIT_EVENT_FORKED)
-        return self._describe_copies(slots)
-
-    def _take_over_ends(self, slots: Ints) -> None:
-        """What the store still has of ended sessions of these ids gives way to the new ones."""
-        for slot in slots.tolist():
-            former, revision = self.engine.behind.former_of(self.table.ids[slot])
-            self.table.stored_handle[slot], self.table.revision[slot] = former, revision
-
-    def _describe_copies(self, slots: Ints) -> list[session_pb2.Session]:
-        """Of sessions that differ in their names and handles only."""
-        first = self.describe(int(slots[0]), with_handle=True).SerializeToString()
-        sessions = []
-        for slot, handle in zip(slots.tolist(), self.table.handle[slots].tolist(), strict=True):
-            session = session_pb2.Session.FromString(first)
-            session.name = session_name(self.table.ids[slot])
-            session.handle = handle
-            sessions.append(session)
-        return sessions
 
     def export(self, session_id: str) -> Exported:
         slot = self.at(self.table.find(session_id))
@@ -253,7 +199,7 @@ class Sessions(Moves):
             elif table.state[slot] == QUARANTINED:
                 reason = session_pb2.END_REASON_QUARANTINED
             self.end(slot, reason, now)
-        table.forget_ended(now)
+        table.departed.forget(now)
         while table.chunk_replies.full:
             self._shorten_oldest_reply()
 
@@ -344,7 +290,7 @@ class Sessions(Moves):
             )
         ttl, lifetime = self._ttl(terms.ttl), self._lifetime(terms.lifetime)
         durability = self._durability(terms.durability)
-        self._check_room(version, 1)
+        self.check_room(version, 1)
         self.check_quotas(terms.tenant, version, 1, 1 + terms.rewind_depth)
         rows = self.allocate(version, 1 + terms.rewind_depth)
         slot = self.table.insert(
@@ -356,7 +302,7 @@ class Sessions(Moves):
             now=self.now(),
             durability=durability,
         )
-        self._take_over_ends(np.array([slot]))
+        self.take_over_ends([session_id])
         if terms.rewind_depth:
             self.table.rewind_depth[slot] = terms.rewind_depth
             self.table.rings[slot] = Ring(rows[1:])
@@ -364,15 +310,6 @@ class Sessions(Moves):
         version.sessions += 1
         version.metrics.created.inc()
         return slot
-
-    def _check_room(self, version: LoadedVersion, count: int) -> None:
-        if len(self.table) + count > self._settings.max_sessions:
-            raise SessionCapacity(
-                f"at most {self._settings.max_sessions} sessions fit in, {len(self.table)} live, "
-                f"{count} more were asked for",
-                field="model",
-                retry_after=1.0,
-            )
 
     def _ttl(self, ttl: float | None) -> float:
         if ttl is None:

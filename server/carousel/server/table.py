@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from carousel.errors import CarouselError, SessionEnded, SessionFenced, SessionNotFound
+from carousel.errors import CarouselError, SessionFenced, SessionNotFound
 from carousel.server.audit.log import Log
+from carousel.server.departed import Departed, Ended
 from carousel.server.handle_index import HandleIndex
 from carousel.server.kept import Mark, Ring
 from carousel.server.memo import Memo
@@ -24,42 +24,14 @@ FEW = 16  # handles of a message, of which each is told by itself why it is none
 
 FREE, ACTIVE, QUARANTINED = 0, 1, 2
 
-REMEMBERED_SECONDS = 3600.0
-REMEMBERED_ENDS = 100_000
-
 NO_REPLY = -1
 NO_ROW = -1  # of a session that is parked
 
 MEMORY, ASYNC, SYNC = 1, 2, 3  # session_pb2.Durability
 
 
-@dataclass(slots=True, frozen=True)
-class Ended:
-    """What is remembered of a session that is over. Times are seconds since the epoch.
-
-    `session_id` and `version_name` are keys.
-    """
-
-    session_id: str
-    version_name: str
-    reason: int  # session_pb2.EndReason
-    reason_name: str
-    step_index: int
-    create_time: float
-    end_time: float
-    durability: int = MEMORY
-    audited: bool = False
-
-    def error(self) -> SessionEnded:
-        return SessionEnded(
-            f"session {session_name(self.session_id)} has ended ({self.reason_name.lower()}) after "
-            f"{self.step_index} steps",
-            metadata={"end_reason": self.reason_name, "step_index": str(self.step_index)},
-        )
-
-
 class SessionTable:
-    """All live sessions and, for an hour, the ended ones. Only the engine's thread changes it.
+    """All live sessions, and what is remembered of the others. Only the engine's thread changes it.
 
     Ids are keys: of the tenant and the session. `tenant` has the tenants' numbers, so that a handle
     of somebody else's is as unknown as one that there never was.
@@ -115,11 +87,9 @@ class SessionTable:
         self.syncs = 0  # sessions of SYNC
         self.chunk_replies = ChunkReplies()
         self.notices = Notices()
+        self.departed = Departed()
         self.fences = 0
         self._free: list[int] = []
-        self._ended: OrderedDict[str, Ended] = OrderedDict()
-        self._former: OrderedDict[int, str] = OrderedDict()  # handle -> session id
-        self._elsewhere: OrderedDict[str, None] = OrderedDict()  # ids that another server took over
         self._births = 0
 
     def __len__(self) -> int:
@@ -151,27 +121,38 @@ class SessionTable:
         self.lifetime_end[slot] = now + lifetime
         self.create_time[slot] = self.last_use[slot] = now
         self.durability[slot] = durability
-        self._enter(slot, session_id)
+        self._enter(np.array([slot]), [session_id])
         return slot
 
-    def _enter(self, slot: int, session_id: str) -> None:
-        """Give a filled slot its id; nothing of it is in the store yet."""
-        self._births += 1
-        self.birth[slot] = self._births
-        self.tenant[slot] = self.owners.enter(owner_of(session_id))
-        self.bytes[slot] = 0
-        self.durable_index[slot] = self.flushed_index[slot] = 0
-        self.stored_handle[slot] = self.revision[slot] = self.former_handle[slot] = 0
-        self.audit[slot] = 0
-        self.durables += int(self.durability[slot] != MEMORY)
-        self.syncs += int(self.durability[slot] == SYNC)
-        self.ids[slot] = session_id
-        self.slots[session_id] = slot
-        self._ended.pop(session_id, None)
-        self._elsewhere.pop(session_id, None)
+    def _enter(self, slots: Ints, ids: Sequence[str]) -> None:
+        """Give filled slots of one kind and one tenant their ids; the store knows none of them."""
+        count, durability = len(slots), int(self.durability[slots[0]])
+        self.birth[slots] = np.arange(self._births + 1, self._births + 1 + count)
+        self._births += count
+        self.tenant[slots] = self.owners.enter(owner_of(ids[0]), count)
+        for column in (
+            self.bytes,
+            self.durable_index,
+            self.flushed_index,
+            self.stored_handle,
+            self.revision,
+            self.former_handle,
+            self.audit,
+        ):
+            column[slots] = 0
+        self.durables += count * (durability != MEMORY)
+        self.syncs += count * (durability == SYNC)
+        places = slots.tolist()
+        for place, session_id in zip(places, ids, strict=True):
+            self.ids[place] = session_id
+        self.slots.update(zip(ids, places, strict=True))
+        self.departed.begin(ids)
 
     def insert_copies(self, source: int, ids: Sequence[str], rows: Ints, now: float) -> Ints:
-        """New sessions at the very point where `source` is, with handles and rows of their own."""
+        """New sessions at the very point where `source` is, with handles and rows of their own.
+
+        Nothing here is done for each: a session may become 10,000.
+        """
         count = len(ids)
         while len(self._free) < count:
             self._grow()
@@ -191,8 +172,7 @@ class SessionTable:
             column[slots] = column[source]
         self.row[slots] = rows
         self.create_time[slots] = self.last_use[slots] = now
-        for session_id, slot in zip(ids, slots.tolist(), strict=True):
-            self._enter(slot, session_id)
+        self._enter(slots, ids)
         return slots
 
     def remove(self, slot: int, ended: Ended | None) -> None:
@@ -203,7 +183,7 @@ class SessionTable:
         self._end_line(slot)
         session_id = self.ids[slot]
         del self.slots[session_id]
-        self.charge(slot, 0)
+        self.charge(np.array([slot]), 0)
         self.owners.leave(owner_of(session_id))
         self.durables -= int(self.durability[slot] != MEMORY)
         self.syncs -= int(self.durability[slot] == SYNC)
@@ -219,24 +199,15 @@ class SessionTable:
         self.parked.pop(slot, None)
         self._free.append(slot)
         if ended is None:
-            self.went_on_elsewhere(session_id)
-            return
-        self._ended[ended.session_id] = ended
-        self._ended.move_to_end(ended.session_id)
-        if len(self._ended) > REMEMBERED_ENDS:
-            self._ended.popitem(last=False)
+            self.departed.went_on_elsewhere(session_id)
+        else:
+            self.departed.end(ended)
 
-    def charge(self, slot: int, size: int) -> None:
-        """The session's states take so many bytes now."""
-        self.owners.charge(owner_of(self.ids[slot]), size - int(self.bytes[slot]))
-        self.bytes[slot] = size
-
-    def went_on_elsewhere(self, session_id: str) -> None:
-        """Another server has it: it did not end, whatever was thought here."""
-        self._ended.pop(session_id, None)
-        self._elsewhere[session_id] = None
-        if len(self._elsewhere) > REMEMBERED_ENDS:
-            self._elsewhere.popitem(last=False)
+    def charge(self, slots: Ints, size: int) -> None:
+        """The states of each of these sessions, which are one tenant's, take so many bytes now."""
+        more = len(slots) * size - int(self.bytes[slots].sum())
+        self.owners.charge(owner_of(self.ids[slots[0]]), more)
+        self.bytes[slots] = size
 
     def stored_as(self, session_id: str) -> tuple[int, ...]:
         """The handles that the store may have of a durable session, if it is as here; else none.
@@ -283,7 +254,7 @@ class SessionTable:
         """The slot of a live session. Raises SessionNotFound or SessionEnded."""
         slot = self.slots.get(session_id)
         if slot is None:
-            ended = self.ended(session_id)
+            ended = self.departed.ended(session_id)
             if ended is not None:
                 raise ended.error()
             raise SessionNotFound(f"there is no session {session_name(session_id)}")
@@ -295,9 +266,6 @@ class SessionTable:
         length = min(length, len(self.version))
         mine = (self.tenant[:length] == number) & (self.version[:length] == version)
         return int((mine & (self.state[:length] != FREE)).sum())
-
-    def ended(self, session_id: str) -> Ended | None:
-        return self._ended.get(session_id)
 
     def slot_of(self, handle: int, tenant: str = "") -> int | None:
         """The slot that a handle names, if the handle is current and the tenant's."""
@@ -327,15 +295,15 @@ class SessionTable:
 
     def why_not(self, handle: int, tenant: str = "") -> CarouselError:
         """Why a handle is not one that the tenant can use."""
-        session_id = self._former_session(handle, tenant)
+        session_id = self.departed.session_of(handle, tenant)
         if session_id is None:
             return SessionNotFound(f"no session has the handle {handle:#018x}")
-        if session_id in self.slots or session_id in self._elsewhere:
+        if session_id in self.slots or self.departed.is_elsewhere(session_id):
             return SessionFenced(
                 f"the handle {handle:#018x} is of a former incarnation of "
                 f"{session_name(session_id)}: it was attached, rewound, reset or made anew since"
             )
-        ended = self.ended(session_id)
+        ended = self.departed.ended(session_id)
         if ended is None:
             return SessionNotFound(f"no session has the handle {handle:#018x}")
         return ended.error()
@@ -347,17 +315,10 @@ class SessionTable:
         unknown = SessionNotFound("no session has this handle")
         return [
             unknown
-            if self._former_session(handle, tenant) is None
+            if self.departed.session_of(handle, tenant) is None
             else self.why_not(handle, tenant)
             for handle in handles
         ]
-
-    def _former_session(self, handle: int, tenant: str) -> str | None:
-        """The session that had a handle before, if it is one that the tenant may know of."""
-        session_id = self._former.get(handle)
-        if session_id is None or (tenant and owner_of(session_id) != tenant):
-            return None
-        return session_id
 
     def expire_time(self, slots: Ints) -> npt.NDArray[np.float64]:
         """When each session ends unless it is used before."""
@@ -368,21 +329,11 @@ class SessionTable:
         end = np.minimum(self.last_use + self.ttl, self.lifetime_end)
         return np.flatnonzero((end <= now) & (self.state != FREE))
 
-    def forget_ended(self, now: float) -> None:
-        """Drop what was remembered for long enough."""
-        while self._ended:
-            session_id, ended = next(iter(self._ended.items()))
-            if ended.end_time > now - REMEMBERED_SECONDS:
-                break
-            del self._ended[session_id]
-
     def _end_line(self, slot: int) -> None:
         """Nobody who waits for this incarnation will ride; who comes next begins a new line."""
         self.serving[slot] = self.tail[slot]
         self.fences += 1
-        self._former[int(self.handle[slot])] = self.ids[slot]
-        if len(self._former) > REMEMBERED_ENDS:
-            self._former.popitem(last=False)
+        self.departed.fence(int(self.handle[slot]), self.ids[slot])
 
     def _grow(self) -> None:
         old = len(self.handle)

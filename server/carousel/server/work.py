@@ -81,7 +81,8 @@ class Work:
     in the event loop with every Answer. `memo` is what the session, the only one, remembers of its
     generation once a step is committed. `origin` are labels by which whoever sees a slow step finds
     the request, None where it has no id. `trace` is that of its request, and `waiting_since` when
-    it began to wait for its next turn.
+    it began to wait for its next turn. `left` are the items that wait for parked sessions to be
+    queued, None before anybody looked.
     """
 
     __slots__ = (
@@ -93,6 +94,7 @@ class Work:
         "handles",
         "inputs",
         "lane",
+        "left",
         "lengths",
         "memo",
         "mode",
@@ -138,6 +140,7 @@ class Work:
         self.trace: Trace = UNTRACED
         self.waiting_since = arrived
         self.cancelled = False
+        self.left: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.handles)

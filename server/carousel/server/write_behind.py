@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from carousel.errors import CarouselError, StoreUnavailable
 from carousel.server.copies import columns_of
+from carousel.server.departed import Ended
 from carousel.server.groups import Done, Ending, Group, Held, Spill
 from carousel.server.loaded import LoadedVersion
 from carousel.server.records import Columns
 from carousel.server.store_metrics import StoreMetrics
 from carousel.server.store_writer import StoreWriter
 from carousel.server.stores import StateStore
-from carousel.server.table import FREE, MEMORY, NO_ROW, SYNC, Ended, SessionTable
+from carousel.server.table import FREE, MEMORY, NO_ROW, SYNC, SessionTable
 from carousel.server.waiting import Waiting
 from carousel.server.work import NEVER, Answer, Ints
 
@@ -31,6 +32,7 @@ MOST = 512  # sessions of one group: the engine copies them between two turns, i
 # Seconds of rest for each second of writing while nobody waits: where all sessions move all the
 # time, what is written takes a part of the machine that stays small, and grows older instead.
 REST, LONGEST_REST = 4.0, 1.0
+NOBODY = np.zeros(0, np.int64)
 
 
 class WriteBehind:
@@ -129,6 +131,10 @@ class WriteBehind:
         )
         self._since = min(self._since, time.monotonic())
 
+    def ending_of(self, ids: Iterable[str]) -> set[str]:
+        """Which of these sessions ended a moment ago, so that the store is still to hear of it."""
+        return self._endings.keys() & ids
+
     def former_of(self, session_id: str) -> tuple[int, int]:
         """Handle and revision in the store of a session of this id that ended a moment ago.
 
@@ -171,18 +177,17 @@ class WriteBehind:
     def secure(self, slots: Sequence[int], done: Done) -> None:
         """Call `done` when these sessions, as they are now, are in the store."""
         table = self._table
-        here, needs = [], {}
-        for slot in slots if self.store is not None else ():
-            if table.durability[slot] == MEMORY:
-                continue
-            if table.row[slot] != NO_ROW:
-                here.append(slot)
-                needs[int(table.birth[slot])] = int(table.revision[slot]) + 1
-            elif (record := table.parked[slot]) is not None:
+        durable = np.unique(np.array(slots, np.int64)) if self.store is not None else NOBODY
+        durable = durable[table.durability[durable] != MEMORY]
+        is_here = table.row[durable] != NO_ROW
+        here = durable[is_here]
+        births, revisions = table.birth[here].tolist(), (table.revision[here] + 1).tolist()
+        needs: dict[int, int] = dict(zip(births, revisions, strict=True))
+        for slot in durable[~is_here].tolist():
+            if (record := table.parked[slot]) is not None:
                 self.spill(slot, record, let_go=False)
                 needs[int(table.birth[slot])] = int(table.revision[slot])
-        if here:
-            self.touched(np.unique(here))
+        self.touched(here)
         if needs:
             self._urgent = True
             self._waiting.wait(needs, done)
@@ -279,7 +284,7 @@ class WriteBehind:
         """Sessions to write now, and those for the next group: SYNC first, then as they came."""
         table = self._table
         if not self._touched:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+            return NOBODY, NOBODY
         slots = np.concatenate(self._touched)
         is_sync = table.durability[slots] == SYNC
         if is_sync.any():
@@ -340,7 +345,7 @@ class WriteBehind:
             written[ending.birth] = ending.revision + 1
             if place in refused:
                 lost.add(ending.birth)
-                self._table.went_on_elsewhere(ending.ended.session_id)
+                self._table.departed.went_on_elsewhere(ending.ended.session_id)
         self._urgent |= self._waiting.release(written, lost)
 
     def _settle(self, columns: Columns, good: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:

@@ -78,7 +78,7 @@ class Replays:
     def _look(self, session_id: str) -> tuple[Log | None, bool]:
         """The log that is being written, and whether the session ended with one."""
         table = self._hall.engine.table
-        slot, ended = table.slots.get(session_id), table.ended(session_id)
+        slot, ended = table.slots.get(session_id), table.departed.ended(session_id)
         return (
             None if slot is None else table.audited.get(slot),
             slot is None and ended is not None and ended.audited,

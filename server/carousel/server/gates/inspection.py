@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from carousel.errors import InvalidField, SessionNotFound, StoreUnavailable
 from carousel.server import names, records
 from carousel.server.call_queue import CallQueue
+from carousel.server.departed import Ended
 from carousel.server.gates.glimpse import Glimpse, look, of_record
 from carousel.server.gates.show import show
 from carousel.server.gates.watch import MOST_STEPS
 from carousel.server.hall import Hall
 from carousel.server.names import session_name
 from carousel.server.records import Record
-from carousel.server.table import Ended
 from carousel.v1 import session_service_pb2 as pb
 
 MOST_UNITS = 256

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal, Protocol
 
-import numpy as np
 from google.protobuf import duration_pb2, empty_pb2
 from google.protobuf.message import Message
 
@@ -19,16 +17,17 @@ from carousel.errors import (
     SessionNotFound,
     StepsLost,
 )
-from carousel.server import names, snapshots
+from carousel.server import forks, listing, names, snapshots
 from carousel.server.audit.replays import Replays
+from carousel.server.departed import Ended
 from carousel.server.gates.inspection import Inspections
 from carousel.server.hall import Hall
 from carousel.server.loaded import LoadedVersion
+from carousel.server.made import Made, made_one
 from carousel.server.prefixes import Prefixes
 from carousel.server.rpc import Context
 from carousel.server.session_values import describe_ended, describe_record
-from carousel.server.sessions import MAX_FORKS, Terms
-from carousel.server.table import FREE, Ended
+from carousel.server.sessions import Terms
 from carousel.server.tenants import tenant_of
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
@@ -77,34 +76,7 @@ class SessionService:
         )
 
     async def _made(self, making: asyncio.Future[session_pb2.Session]) -> session_pb2.Session:
-        """The new session; it ends at once when its caller has gone, who will never know of it."""
-        return (await self._all_made(asyncio.ensure_future(_listed(making))))[0]
-
-    async def _all_made(
-        self, making: asyncio.Future[list[session_pb2.Session]]
-    ) -> list[session_pb2.Session]:
-        """New sessions, once those that are durable are in the store; all of them or none."""
-        try:
-            made = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            making.add_done_callback(self._unmake)
-            raise
-        try:
-            await self._hall.recorded(made)
-            await self._hall.secure(made)
-        except SessionFenced:
-            self._unmake(making)
-            raise SessionExists(
-                "a session of this id is in the store", field="session_id"
-            ) from None
-        except BaseException:
-            self._unmake(making)
-            raise
-        return made
-
-    def _unmake(self, making: asyncio.Future[list[session_pb2.Session]]) -> None:
-        if not making.cancelled() and making.exception() is None:
-            self._call(self._sessions.discard, [session.handle for session in making.result()])
+        return await self._hall.made(asyncio.ensure_future(_as_made(making)))
 
     async def AttachSession(
         self, request: pb.AttachSessionRequest, context: Context
@@ -219,43 +191,7 @@ class SessionService:
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
-        tenant, size = tenant_of(context), names.page_size(request.page_size)
-        last = names.page_key(request.page_token) if request.page_token else ""
-        last = names.key_of(tenant, last) if last else ""
-        refs = []
-        if request.model:
-            ref = names.ModelRef.parse(request.model, field="model")
-            refs = [ref, ref.of(tenant)]  # the operator's model of that name, and the tenant's
-        here, total = await self._call(self._list, tenant, refs, last, size)
-        ids = self._hall.engine.table.slots
-        resting = await self._hall.at_rest.page(
-            last,
-            size + 1,
-            prefix=names.key_of(tenant, ""),
-            until=names.session_key(here[-1]) if len(here) > size else None,
-            wanted=lambda record: (
-                record.session_id not in ids and _covered(record.model_version, refs)
-            ),
-        )
-        sessions = sorted([*here, *map(describe_record, resting)], key=names.session_key)
-        response = pb.ListSessionsResponse(sessions=sessions[:size], total_size=total)
-        if len(sessions) > size:
-            last = names.session_key(sessions[size - 1])
-            response.next_page_token = names.page_token(names.id_of(last) if tenant else last)
-        return response
-
-    def _list(
-        self, tenant: str, refs: Sequence[names.ModelRef], last: str, size: int
-    ) -> tuple[list[session_pb2.Session], int]:
-        """The first sessions here behind `last`, one more than a page, and how many match."""
-        table = self._hall.engine.table
-        wanted = [v.ordinal for v in self._hall.engine.versions if _covered(v.key, refs)]
-        matching = (table.state != FREE) & np.isin(table.version, wanted)
-        if tenant:
-            matching &= table.tenant == table.owners.number(tenant)
-        ids = [table.ids[slot] for slot in np.flatnonzero(matching).tolist()]
-        page = heapq.nsmallest(size + 1, (i for i in ids if i > last))
-        return [self._sessions.describe(table.slots[i]) for i in page], len(ids)
+        return await listing.page(self._hall, request, tenant_of(context))
 
     async def DeleteSession(
         self, request: pb.DeleteSessionRequest, context: Context
@@ -277,25 +213,34 @@ class SessionService:
         self, request: pb.ForkSessionRequest, context: Context
     ) -> pb.ForkSessionResponse:
         self._hall.refuse_when_draining()
-        given = len(request.session_ids)
-        count = request.count or given or 1
-        if count > MAX_FORKS or given > count:
-            raise InvalidField(
-                f"count must be {max(given, 1)} to {MAX_FORKS} with {given} session_ids, "
-                f"got {count}",
-                field="count",
-            )
-        ids = [names.check_id(text, field="session_ids") for text in request.session_ids]
-        ids += [""] * (count - len(ids))
         session_id = _key(request.name, context)
+        keys, claim = forks.asked(session_id, request)
         self._hall.engine.behind.refuse_when_troubled()
         await self._be_sure_of(session_id)
-        await self._hall.resident(session_id)
+        await self._hall.resident(session_id, *(keys if claim else ()))
         try:
-            sessions = await self._all_made(self._call(self._sessions.fork, session_id, ids))
+            try:
+                return await self._copied(session_id, keys, claim)
+            except SessionExists:
+                if not await self._bring_back_copies(keys, claim):
+                    raise
+                return await self._copied(session_id, keys, claim)
         except SessionNotFound as error:
             raise await self._hall.at_rest.refuse(session_id, error) from None
-        return pb.ForkSessionResponse(sessions=sessions)
+
+    async def _copied(
+        self, session_id: str, keys: Sequence[str], claim: int
+    ) -> pb.ForkSessionResponse:
+        return await self._hall.made(self._call(self._sessions.fork, session_id, keys, claim))
+
+    async def _bring_back_copies(self, keys: Sequence[str], claim: int) -> bool:
+        """Copies that the same call made, on a server that was lost; whether there are any."""
+        here = self._hall.engine.table.slots
+        absent = [key for key in keys if key not in here]
+        found = await self._hall.at_rest.claimed(absent, claim) if claim else []
+        for one in found:
+            await self._call(self._sessions.restore, *one, claim)
+        return bool(found)
 
     async def RewindSession(
         self, request: pb.RewindSessionRequest, context: Context
@@ -392,13 +337,8 @@ class SessionService:
         return await self._inspections.inspect(request, tenant_of(context))
 
 
-def _covered(key: str, refs: Sequence[names.ModelRef]) -> bool:
-    """Whether a version, by its key, is one of what is asked for; nothing asks for all."""
-    return not refs or any(ref.covers(key) for ref in refs)
-
-
-async def _listed(making: asyncio.Future[session_pb2.Session]) -> list[session_pb2.Session]:
-    return [await making]
+async def _as_made(making: asyncio.Future[session_pb2.Session]) -> Made[session_pb2.Session]:
+    return made_one(await making)
 
 
 def _key(name: str, context: Context) -> str:
