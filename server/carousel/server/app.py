@@ -45,7 +45,7 @@ from carousel.server.page import Looks
 from carousel.server.quotas import LimitsError, Quotas
 from carousel.server.quotas.usage import Usage
 from carousel.server.registry import Registry
-from carousel.server.resets import newest_server, open_guard
+from carousel.server.resets import Arrivals, newest_server, open_guard
 from carousel.server.rpc import add_service
 from carousel.server.services.admin_service import AdminService
 from carousel.server.services.inference_service import InferenceService
@@ -328,7 +328,8 @@ class Server:
         self._http = None
         options = settings.channel_options(settings.max_message_bytes)
         self._grpc = grpc.aio.server(options=options)
-        number = newest_server()
+        number, arrivals = newest_server(), Arrivals()
+        self._grpc.add_generic_rpc_handlers((arrivals,))
         try:
             self._recorder = open_recorder(settings, self.metrics.access_log)
             self._add_services()
@@ -347,9 +348,15 @@ class Server:
                 "--port 0 takes a free one"
             )
         await self._grpc.start()
-        self._hot_calls = HotCalls(self._grpc, self._hot)
+        self._hot_calls = hot = HotCalls(self._grpc, self._hot)
+        flows = self.flows
         self._guard = open_guard(
-            settings, self.metrics.resets, self._recorder, server=number, port=self.port
+            settings,
+            self.metrics.resets,
+            self._recorder,
+            lambda: arrivals.count - flows.begun + flows.lost + hot.lost,
+            server=number,
+            port=self.port,
         )
         try:
             shown = (self.metrics.registry, self._looks, self._takes_work, certificate, self.gate)

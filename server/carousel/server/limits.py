@@ -96,12 +96,12 @@ class ConnectionLimits(BaseSettings):
 
     max_resets: Annotated[int | None, BeforeValidator(off)] = Field(
         500,
-        description="Calls a second that one network may take back, where these are more than it "
-        "lets be answered; above that it is shut out. off: any number.",
+        description="Calls a second that one network may take back where hardly any of its calls "
+        "are answered; above that it is shut out. off: any number.",
         ge=1,
         le=2**31,
     )
-    shut_out: float = Field(60.0, description="How long a network is shut out.", ge=0.1, le=DAY)
+    shut_out: float = Field(30.0, description="How long a network is shut out.", ge=0.1, le=DAY)
 
     def channel_options(self, max_message_bytes: int) -> tuple[tuple[str, int], ...]:
         """All of it, and what is fixed, as gRPC's arguments."""

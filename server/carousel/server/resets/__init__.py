@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from carousel.server.resets.guard import Guard, ShutOut
 from carousel.server.resets.opening import open_guard
-from carousel.server.resets.tally import newest_server
+from carousel.server.resets.tally import Arrivals, newest_server
 
-__all__ = ["Guard", "ShutOut", "newest_server", "open_guard"]
+__all__ = ["Arrivals", "Guard", "ShutOut", "newest_server", "open_guard"]

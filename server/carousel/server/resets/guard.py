@@ -20,11 +20,12 @@ from carousel.server.resets import own_sockets, packet_filter
 from carousel.server.resets.metrics import ResetMetrics
 from carousel.server.resets.networks import Network
 from carousel.server.resets.packet_filter import MOST_NETWORKS
-from carousel.server.resets.tally import ServerGone, Streams, Tally
+from carousel.server.resets.tally import NEWEST, Streams, Tally, some_of
 
 log = logging.getLogger("carousel.resets")
 
 LOOK_SECONDS = 0.1
+FEW_ANSWERED = 4  # calls without an answer for each that has one
 PAUSE_SECONDS = 2.0  # after somebody was shut out: what they left behind is nobody else's
 
 
@@ -38,11 +39,19 @@ class ShutOut:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What was seen of the connections at one look; `newest` of all of them had this number."""
+
+    streams: dict[int, Streams]
+    newest: int
+
+
 class Guard:
     """Looks at a server's counts in a thread of its own.
 
-    `most` calls a second may be taken back by one network; above it, and where these are more than
-    it had answered, it is out for `seconds`.
+    `most` calls a second may be taken back by one network; above it, where hardly any of its calls
+    are answered, it is out for `seconds`.
     """
 
     def __init__(
@@ -50,16 +59,19 @@ class Guard:
         tally: Tally,
         port: int,
         metrics: ResetMetrics,
+        lost: Callable[[], int],
         *,
         most: int,
         seconds: float,
         tell: Callable[[ShutOut], None] = lambda event: None,
     ) -> None:
+        """`lost` is how many calls were taken back, or never came as a whole, since the start."""
         self._tally, self._port, self._metrics = tally, port, metrics
+        self._lost = lost
         self._most, self._seconds, self._tell = most, seconds, tell
         self._out: dict[Network, float] = {}  # until when, by time.monotonic
-        self._lost, self._looked = tally.lost_calls(), time.monotonic()
-        self._before: dict[int, Streams] | None = None
+        self._count, self._looked = lost(), time.monotonic()
+        self._before: Sight | None = None
         self._rests_until = 0.0
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="carousel-resets", daemon=True)
@@ -75,8 +87,6 @@ class Guard:
         while not self._ending.wait(LOOK_SECONDS):
             try:
                 self.look(time.monotonic())
-            except ServerGone:
-                return
             except Exception:  # whoever is not shut out is at least served
                 log.exception("callers that take back their calls could not be looked for")
 
@@ -85,21 +95,24 @@ class Guard:
         if self._out:
             self._let_in(now)
             self._cut()
-        lost, seconds = self._tally.lost_calls(), now - self._looked
-        may_be_lost = self._most * seconds
-        self._looked, more = now, lost - self._lost
-        self._lost = lost
-        if more <= may_be_lost or now < self._rests_until:
+        count, seconds = self._lost(), now - self._looked
+        more = count - self._count
+        self._count, self._looked = count, now
+        if more <= self._most * seconds or now < self._rests_until:
             self._before = None
-            return
-        before, self._before = self._before, self._tally.connections()
-        if before is not None:
-            self._blame(before, self._before, seconds, now)
+        elif self._before is None:
+            numbers = self._tally.numbers()
+            streams = self._tally.streams(some_of(numbers))
+            self._before = Sight(streams, max(numbers, default=0))
+        else:
+            before, self._before = self._before, None
+            newer = [one for one in self._tally.numbers() if one > before.newest]
+            after = self._tally.streams([*before.streams, *newer[-NEWEST:]])
+            self._blame(before.streams, after, time.monotonic())
 
-    def _blame(
-        self, before: dict[int, Streams], after: dict[int, Streams], seconds: float, now: float
-    ) -> None:
+    def _blame(self, before: dict[int, Streams], after: dict[int, Streams], now: float) -> None:
         network, resets = worst(before, after)
+        seconds = now - self._looked + LOOK_SECONDS
         if network is None or resets <= self._most * seconds:
             return
         self._rests_until, self._before = now + PAUSE_SECONDS, None
@@ -135,8 +148,7 @@ class Guard:
 
 
 def worst(before: dict[int, Streams], after: dict[int, Streams]) -> tuple[Network | None, int]:
-    """Who left most calls without an answer between two looks, among those who left more so than
-    were answered."""
+    """Who left most calls without an answer between two looks, and let hardly any be answered."""
     answered: Counter[Network] = Counter()
     unanswered: Counter[Network] = Counter()
     for number, now in after.items():
@@ -144,6 +156,6 @@ def worst(before: dict[int, Streams], after: dict[int, Streams]) -> tuple[Networ
         answered[now.network] += now.answered - (then.answered if then else 0)
         unanswered[now.network] += now.unanswered - (then.unanswered if then else 0)
     for network, count in unanswered.most_common():
-        if count > answered[network]:
+        if count > FEW_ANSWERED * answered[network]:
             return network, count
     return None, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from carousel.server.access_log import Recorder
 from carousel.server.limits import ConnectionLimits
@@ -15,6 +16,7 @@ def open_guard(
     limits: ConnectionLimits,
     metrics: ResetMetrics,
     recorder: Recorder | None,
+    lost: Callable[[], int],
     *,
     server: int,
     port: int,
@@ -26,6 +28,7 @@ def open_guard(
         Tally(server),
         port,
         metrics,
+        lost,
         most=limits.max_resets,
         seconds=limits.shut_out,
         tell=lambda event: _record(recorder, event),
