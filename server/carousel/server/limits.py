@@ -16,7 +16,7 @@ PING_MILLISECONDS, PING_STRIKES = 10_000, 2
 HANDSHAKE_MILLISECONDS = 20_000
 # Calls that wait to be taken up, before we know of them: above this gRPC cancels some at random,
 # so that the others are still taken up in time: each costs 0.2 ms, even one that was taken back.
-PENDING_CALLS, MOST_PENDING_CALLS = 5_000, 10_000
+PENDING_CALLS, MOST_PENDING_CALLS = 4_500, 5_000
 
 
 def off(value: object) -> object:

@@ -10,7 +10,7 @@ from random import sample
 from typing import Any
 
 import grpc
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from carousel.server.resets.networks import Network, network_of
 
