@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -58,7 +59,7 @@ def test_refusals_of_health_and_on_the_http_port_have_lines_and_answers_have_non
     log = Log(server.settings.data_folder / "access.log")
     asked = health_pb2.HealthCheckRequest()
     with grpc.insecure_channel(server.target) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         health.Check(asked, metadata=(("authorization", f"Bearer {secret}"),))
         with pytest.raises(grpc.RpcError):
             health.Check(asked)

@@ -76,6 +76,7 @@ def _entry(
     peer: str,
     resources: Resources | None = None,
     request: str = "",
+    /,
     **more: Any,
 ) -> Entry:
     caller: Caller | None = caller_now()
