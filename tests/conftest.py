@@ -41,6 +41,7 @@ DEFAULTS = {
     "http_port": 0,
     "log_level": "error",
     "store_refresh": "off",
+    "max_resets": "off",  # tests cancel as they like, and all have one address
     "training_niceness": 0,  # what is trained does not wait for others on the machine
 }
 

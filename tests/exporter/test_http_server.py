@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from carousel.exposition import Answer, HttpServer
+from carousel.exposition import Answer, HttpServer, Request
 from tests.processes import until
 
 ASKED = b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n"
@@ -56,23 +56,62 @@ def test_who_drips_a_request_is_cut_off_when_its_time_is_over() -> None:
         assert ask(server).endswith(b"here\n")
 
 
-def test_who_comes_when_all_places_are_taken_is_told_at_once_and_nobody_waits() -> None:
-    with listening(connections=3) as server, ExitStack() as stack:
+def test_who_comes_when_all_are_being_answered_is_told_at_once_and_nobody_waits() -> None:
+    ready, asked = threading.Event(), threading.Semaphore(0)
+
+    def slow(request: Request) -> Answer:
+        asked.release()
+        ready.wait(20)
+        return Answer(b"at last\n")
+
+    server = HttpServer("127.0.0.1", 0, {"/": slow}, connections=3)
+    server.start()
+    with ExitStack() as stack:
+        stack.callback(server.stop)
+        stack.callback(ready.set)
         before = threading.active_count()
         held = [stack.enter_context(connect(server)) for _ in range(3)]
+        for one in held:
+            one.sendall(ASKED)
+        assert all(asked.acquire(timeout=20) for _ in held)
         for _ in range(20):
             with connect(server) as refused:
                 assert rest(refused).startswith(b"HTTP/1.0 503 ")
         assert threading.active_count() <= before + 3
-        held[0].close()  # its place is free again
-        until(lambda: ask_or_break(server).endswith(b"here\n"))
+        ready.set()
+        assert all(rest(one).endswith(b"at last\n") for one in held)
+        until(lambda: ask_or_break(server).endswith(b"at last\n"))  # the places are free again
+
+
+def test_who_says_nothing_makes_room_for_who_asks() -> None:
+    with listening(connections=3) as server, ExitStack() as stack:
+        before = threading.active_count()
+        silent = [stack.enter_context(connect(server)) for _ in range(20)]
+        for one in silent[::2]:
+            with suppress(OSError):  # it is cut off already
+                one.sendall(b"GET / HT")
+        for _ in range(20):
+            assert ask(server).endswith(b"here\n")
+        assert hung_up(silent[0])
+        until(lambda: threading.active_count() <= before + 3)
+
+
+def hung_up(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
 
 
 def ask_or_break(server: HttpServer) -> bytes:
-    try:
-        return ask(server)
-    except ConnectionError:  # refused while it was still asking
-        return b""
+    """The answer, or what came of it where the connection was refused while it still asked."""
+    with connect(server) as connection:
+        with suppress(ConnectionError):
+            connection.sendall(ASKED)
+        try:
+            return rest(connection)
+        except ConnectionError:
+            return b""
 
 
 def test_connections_that_come_together_wait_in_line() -> None:

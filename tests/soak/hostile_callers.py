@@ -20,6 +20,7 @@ from tests.server.contract import Wire
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 GUESSES = 4000  # in a message
+ELSEWHERE = "127.0.0.2"  # not the address of whoever is measured
 
 
 def frame(kind: int, flags: int, stream: int, body: bytes = b"") -> bytes:
@@ -47,7 +48,9 @@ STREAM, LIST = headers("InferenceService/StreamSteps"), headers("ModelService/Li
 
 
 def opened(port: int, data: bytes) -> socket.socket:
-    connection = socket.create_connection(("localhost", port))
+    connection = socket.create_connection(
+        ("127.0.0.1", port), timeout=5, source_address=(ELSEWHERE, 0)
+    )
     connection.settimeout(5)
     with suppress(OSError):
         connection.sendall(data)

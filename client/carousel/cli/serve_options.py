@@ -106,6 +106,16 @@ def options(
         str | None,
         _patience("3600", "How long nothing may be said on a stream of steps; off: for ever."),
     ] = None,
+    max_resets: Annotated[
+        str | None,
+        _connection(
+            "500",
+            "Calls a second that one network may take back where hardly any of its calls are "
+            "answered; above that it is shut out. off: any number.",
+            metavar="COUNT",
+        ),
+    ] = None,
+    shut_out: Annotated[float | None, _patience("30", "How long a network is shut out.")] = None,
     host: Annotated[str | None, _listen("localhost", "Address to listen on.")] = None,
     port: Annotated[int | None, _listen("50051", "Port of gRPC; 0: a free one.")] = None,
     http_port: Annotated[

@@ -32,12 +32,13 @@ Headers = Message  # which finds them in any case
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is asked: the path without its query, decoded, and the query by names; `uris` are those
-    of the certificate that the client showed."""
+    of the certificate that the client showed, `peer` is its address."""
 
     path: str
     query: Mapping[str, str]
     headers: Headers
     uris: Sequence[str] = ()
+    peer: str = ""
 
 
 Route = Callable[[Request], Answer]

@@ -18,6 +18,7 @@ from carousel.exposition._certificate import Certificate
 from carousel.exposition._http import Answer, Headers, Request, Route
 from carousel.exposition._https import NO_CERTIFICATE, is_known, secured, uris_of
 from carousel.exposition._loopback import is_loopback, names_loopback
+from carousel.exposition._places import Places
 
 log = logging.getLogger("carousel.http")
 
@@ -41,10 +42,11 @@ class HttpServer:
     """Answers GET and HEAD in threads of its own. `port` is the one that it listens on.
 
     A route whose path ends in `/*` stands for all names in that folder that have no route.
-    Who is one more than `connections` gets 503 at once; whose request has not come after
-    `head_seconds`, however it drips, is cut off. On loopback, who asks for more than health must
-    name a loopback address. With a `certificate` it speaks HTTPS; where that names authorities of
-    clients, who has no certificate of theirs is told health alone.
+    Who is one more than `connections` gets the place of whoever has been silent for longest, and
+    503 at once where all are being answered; whose request has not come after `head_seconds`,
+    however it drips, is cut off. On loopback, who asks for more than health must name a loopback
+    address. With a `certificate` it speaks HTTPS; where that names authorities of clients, who has
+    no certificate of theirs is told health alone.
     """
 
     def __init__(
@@ -61,13 +63,18 @@ class HttpServer:
         local = is_loopback(host)
         closed = certificate is not None and certificate.files.client_ca is not None
 
+        places = Places(connections)
+
         class Handler(_Handler):
             def answer(self) -> Answer:
+                places.heard(threading.current_thread())
                 if local and not _may_ask(self.path, self.headers):
                     return _WRONG_HOST
                 if closed and not (_is_health(self.path) or is_known(self.connection)):
                     return NO_CERTIFICATE
-                return _answer(routes, self.path, self.headers, uris_of(self.connection))
+                host, port = self.client_address[:2]
+                peer = f"http:[{host}]:{port}" if ":" in host else f"http:{host}:{port}"
+                return _answer(routes, self.path, self.headers, uris_of(self.connection), peer)
 
             def setup(self) -> None:
                 super().setup()
@@ -75,14 +82,17 @@ class HttpServer:
 
         class Server(_Server):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            places = threading.Semaphore(connections)
+
+            def __init__(self) -> None:
+                super().__init__((host, port), Handler)
+                self.places = places
 
             def secured(self, request: socket.socket) -> socket.socket:
                 if certificate is None:
                     return request
                 return secured(request, certificate, head_seconds)
 
-        self._server = Server((host, port), Handler)
+        self._server = Server()
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, name="carousel-http")
 
@@ -99,7 +109,7 @@ class HttpServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = BACKLOG
-    places: threading.Semaphore
+    places: Places
 
     def secured(self, request: socket.socket) -> socket.socket:
         """What the client speaks through; in the thread of the connection. Raises OSError."""
@@ -114,22 +124,25 @@ class _Server(ThreadingHTTPServer):
                 self.shutdown_request(connection)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self.places.acquire(blocking=False):
+        thread = threading.Thread(
+            target=self.process_request_thread, args=(request, client_address), daemon=True
+        )
+        if not self.places.take(thread, request):
             request.setblocking(False)  # nothing may hold up the one who takes connections
             request.send(_FULL)
             self.shutdown_request(request)
             return
         try:
-            super().process_request(request, client_address)
+            thread.start()
         except BaseException:  # there is no thread to give the place back
-            self.places.release()
+            self.places.leave(thread)
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.places.release()
+            self.places.leave(threading.current_thread())
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("a connection broke off", exc_info=True)
@@ -201,14 +214,14 @@ def _is_health(target: str) -> bool:
 
 
 def _answer(
-    routes: Mapping[str, Route], target: str, headers: Headers, uris: Sequence[str]
+    routes: Mapping[str, Route], target: str, headers: Headers, uris: Sequence[str], peer: str
 ) -> Answer:
     path, _, query = target.partition("?")
     route = routes.get(path) or routes.get(f"{path.rpartition('/')[0]}/*")
     if route is None:
         return Answer(f"{', '.join(routes)}\n".encode(), code=404)
     try:
-        return route(Request(unquote(path), dict(parse_qsl(query)), headers, uris))
+        return route(Request(unquote(path), dict(parse_qsl(query)), headers, uris, peer))
     except Exception:  # whoever asks must be told, and the log must say why
         log.exception("%s failed", path)
         return Answer(b"a fault of the server; its log says more\n", code=500)

@@ -45,6 +45,7 @@ from carousel.server.page import Looks
 from carousel.server.quotas import LimitsError, Quotas
 from carousel.server.quotas.usage import Usage
 from carousel.server.registry import Registry
+from carousel.server.resets import Arrivals, newest_server, open_guard
 from carousel.server.rpc import add_service
 from carousel.server.services.admin_service import AdminService
 from carousel.server.services.inference_service import InferenceService
@@ -276,6 +277,8 @@ class Server:
             self._quota_watch.cancel()
         if self._follower is not None:
             await self._follower.close()
+        if self._guard is not None:
+            await asyncio.to_thread(self._guard.stop)
         await asyncio.gather(self._grpc.stop(grace), self.office.close(grace))
         await self.gate.close()
         await self._store_all(min(max(grace, END_SECONDS), 60.0))
@@ -325,6 +328,8 @@ class Server:
         self._http = None
         options = settings.channel_options(settings.max_message_bytes)
         self._grpc = grpc.aio.server(options=options)
+        number, arrivals = newest_server(), Arrivals()
+        self._grpc.add_generic_rpc_handlers((arrivals,))
         try:
             self._recorder = open_recorder(settings, self.metrics.access_log)
             self._add_services()
@@ -343,10 +348,19 @@ class Server:
                 "--port 0 takes a free one"
             )
         await self._grpc.start()
-        self._hot_calls = HotCalls(self._grpc, self._hot)
+        self._hot_calls = hot = HotCalls(self._grpc, self._hot)
+        flows = self.flows
+        self._guard = open_guard(
+            settings,
+            self.metrics.resets,
+            self._recorder,
+            lambda: arrivals.count - flows.begun + flows.lost + hot.lost,
+            server=number,
+            port=self.port,
+        )
         try:
             shown = (self.metrics.registry, self._looks, self._takes_work, certificate, self.gate)
-            self._http = http.listen(settings, *shown)
+            self._http = http.listen(settings, *shown, self._recorder)
         except OSError as error:
             await self._grpc.stop(0)
             raise StartError(
@@ -377,7 +391,9 @@ class Server:
             every = (self.metrics, self.gate, self.tracer, self._recorder)
             self._hot |= add_service(self._grpc, SERVICES[name], servicer, *every, flows=flows)
         names = [service.full_name for service in SERVICES.values()]
-        self._health = add_guests(self._grpc, self.gate, names, channelz=settings.channelz)
+        self._health = add_guests(
+            self._grpc, self.gate, names, self._recorder, channelz=settings.channelz
+        )
 
     async def _load_models(self) -> None:
         """Load what should serve; what can't be loaded is reported and does not stop the others."""

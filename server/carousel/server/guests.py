@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
@@ -17,11 +17,14 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from carousel.errors import CarouselError
 from carousel.server.access.gate import Gate
+from carousel.server.access.grant import Grant
+from carousel.server.access_log import Recorder
 from carousel.server.ending import abort
 from carousel.server.rpc import Context, admit, admit_again, malformed
 
 Parse = Callable[[Any], Any]
 Method = Callable[..., Any]
+Door = Callable[..., Awaitable[Grant]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -29,11 +32,16 @@ CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
 
 
 def add_guests(
-    server: grpc.aio.Server, gate: Gate, names: Iterable[str], *, channelz: bool
+    server: grpc.aio.Server,
+    gate: Gate,
+    names: Iterable[str],
+    recorder: Recorder | None = None,
+    *,
+    channelz: bool,
 ) -> health.HealthServicer:
     """Register health, reflection, which tells of it and of services with these names, and, where
     it is wanted, channelz. Raises NoRule."""
-    guests: Any = Guests(server, gate)
+    guests: Any = Guests(server, gate, recorder)
     servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, guests)
     told = [*names, HEALTH, reflection.SERVICE_NAME]
@@ -49,22 +57,24 @@ def add_guests(
 class Guests:
     """Stands in for the server where a package registers its handlers. Raises NoRule."""
 
-    def __init__(self, server: grpc.aio.Server, gate: Gate) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, gate: Gate, recorder: Recorder | None = None
+    ) -> None:
         self._server = server
         self._gate = gate
+        self._recorder = recorder
 
     def add_generic_rpc_handlers(self, handlers: Iterable[object]) -> None:
         """Nothing: packages register each handler a second time, by its name."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         behind = {
-            name: self._behind(self._gate.rule(f"{service}/{name}"), handler)
-            for name, handler in handlers.items()
+            name: self._behind(f"{service}/{name}", handler) for name, handler in handlers.items()
         }
         generic = grpc.method_handlers_generic_handler(service, behind)
         self._server.add_generic_rpc_handlers((generic,))
 
-    def _behind(self, rule: str, handler: Handler) -> Handler:
+    def _behind(self, name: str, handler: Handler) -> Handler:
         known: Any = handler
         make, method = {
             (False, False): (grpc.unary_unary_rpc_method_handler, known.unary_unary),
@@ -75,10 +85,27 @@ class Guests:
         wrap = _yielding if inspect.isasyncgenfunction(method) else _returning
         parse = _each if known.request_streaming else _one
         made: Handler = make(
-            wrap(method, self._gate, rule, parse(known.request_deserializer)),
+            wrap(method, self._door(name), parse(known.request_deserializer)),
             response_serializer=known.response_serializer,
         )
         return made
+
+    def _door(self, name: str) -> Door:
+        """Lets calls of a method in, and calls that go on; who is refused stands in the log."""
+        rule = self._gate.rule(name)
+
+        async def enter(context: Context, before: Grant | None = None) -> Grant:
+            peer = context.peer()  # which can't be asked once a call has gone
+            try:
+                if before is not None:
+                    return await admit_again(self._gate, rule, context, before)
+                return await admit(self._gate, rule, context)
+            except CarouselError as error:
+                if self._recorder is not None:
+                    self._recorder.refused(name, peer, error)
+                raise
+
+        return enter
 
 
 def _one(parse: Parse) -> Parse:
@@ -101,12 +128,12 @@ def _each(parse: Parse) -> Parse:
     return read
 
 
-def _returning(method: Method, gate: Gate, rule: str, parse: Parse) -> Method:
+def _returning(method: Method, enter: Door, parse: Parse) -> Method:
     """Around a handler that returns its answer, or writes its answers to the context."""
 
     async def handle(request: Any, context: Context) -> Any:
         try:
-            await admit(gate, rule, context)
+            await enter(context)
             request = parse(request)
         except CarouselError as error:
             await abort(context, error)
@@ -115,13 +142,13 @@ def _returning(method: Method, gate: Gate, rule: str, parse: Parse) -> Method:
     return handle
 
 
-def _yielding(method: Method, gate: Gate, rule: str, parse: Parse) -> Method:
+def _yielding(method: Method, enter: Door, parse: Parse) -> Method:
     async def handle(request: Any, context: Context) -> Any:
         try:
-            grant = await admit(gate, rule, context)
+            grant = await enter(context)
             async with aclosing(method(parse(request), context)) as responses:
                 async for response in responses:
-                    grant = await admit_again(gate, rule, context, grant)
+                    grant = await enter(context, grant)
                     yield response
         except CarouselError as error:
             await abort(context, error)

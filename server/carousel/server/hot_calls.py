@@ -39,6 +39,7 @@ class HotCalls:
 
     def __init__(self, server: grpc.aio.Server, handlers: Handlers) -> None:
         self._loop = asyncio.get_running_loop()
+        self.lost = 0  # calls that were taken back before their request had come
         self.live: set[asyncio.Task[None]] = set()  # the loop itself would forget them
         self._core = inner_parts()
         self._server: Any = getattr(server, "_server", None)
@@ -81,6 +82,7 @@ class HotCalls:
         async def serve(state: Any) -> None:
             request = await core._receive_message(state, loop)
             if request is None:
+                self.lost += 1
                 return  # it was cancelled at once
             context = core._ServicerContext(state, None, None, loop)
             data = serialize(await handle(request, context))

@@ -11,6 +11,7 @@ from carousel import exposition
 from carousel.errors import CarouselError
 from carousel.exposition import Answer, Request
 from carousel.server.access.gate import Gate
+from carousel.server.access_log import Recorder
 from carousel.server.http_errors import trouble_of
 from carousel.server.page import Looks, StatusPage
 from carousel.server.settings import Settings
@@ -26,6 +27,7 @@ def listen(
     ready: Callable[[], bool],
     certificate: exposition.Certificate | None,
     gate: Gate,
+    recorder: Recorder | None = None,
 ) -> exposition.HttpServer | None:
     """Where it is wanted, a port that answers from now on; for the event loop. Raises OSError."""
     if settings.http_port is None:
@@ -39,7 +41,13 @@ def listen(
     metrics = routes["/metrics"]
 
     def asked(request: Request, scopes: frozenset[str]) -> None:
-        gate.admit_http(request.headers.get_all("Authorization") or [], request.uris, scopes)
+        given = request.headers.get_all("Authorization") or []
+        try:
+            gate.admit_http(given, request.uris, scopes)
+        except CarouselError as error:
+            if recorder is not None:
+                recorder.refused(request.path, request.peer, error)
+            raise
 
     def guarded(request: Request) -> Answer:
         try:

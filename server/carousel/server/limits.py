@@ -15,8 +15,8 @@ PING_MILLISECONDS, PING_STRIKES = 10_000, 2
 # From the first byte (or none at all) to a connection that can carry calls.
 HANDSHAKE_MILLISECONDS = 20_000
 # Calls that wait to be taken up, before we know of them: above this gRPC cancels some at random,
-# so that the others are still taken up in time.
-PENDING_CALLS, MOST_PENDING_CALLS = 10_000, 20_000
+# so that the others are still taken up in time: each costs 0.2 ms, even one that was taken back.
+PENDING_CALLS, MOST_PENDING_CALLS = 4_500, 5_000
 
 
 def off(value: object) -> object:
@@ -93,6 +93,15 @@ class ConnectionLimits(BaseSettings):
         ge=0.01,
         le=365 * DAY,
     )
+
+    max_resets: Annotated[int | None, BeforeValidator(off)] = Field(
+        500,
+        description="Calls a second that one network may take back where hardly any of its calls "
+        "are answered; above that it is shut out. off: any number.",
+        ge=1,
+        le=2**31,
+    )
+    shut_out: float = Field(30.0, description="How long a network is shut out.", ge=0.1, le=DAY)
 
     def channel_options(self, max_message_bytes: int) -> tuple[tuple[str, int], ...]:
         """All of it, and what is fixed, as gRPC's arguments."""

@@ -16,6 +16,7 @@ from carousel.server.door import QUEUE_FULL, SESSION_FULL, SHED, TENANT_FULL
 from carousel.server.gates.metrics import GateMetrics
 from carousel.server.health_policy import ACTIONS
 from carousel.server.histogram import Child, Histogram
+from carousel.server.resets.metrics import ResetMetrics
 from carousel.server.store_metrics import StoreMetrics
 from carousel.server.training.metrics import TrainingMetrics
 from carousel.server.turn_log import TurnLog, Uncounted
@@ -197,6 +198,7 @@ class Metrics:
         self.access = AccessMetrics(self.registry)
         self.audit = AuditMetrics(self.registry)
         self.access_log = AccessLogMetrics(self.registry)
+        self.resets = ResetMetrics(self.registry)
         self.training = TrainingMetrics(self.registry)
         self.gates = GateMetrics(self.registry)
         # gRPC, under the names that public dashboards know

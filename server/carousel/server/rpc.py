@@ -149,6 +149,8 @@ async def cancelled(
 ) -> None:
     """The handler was cancelled: by its caller, or by us who cut the stream; then this says so."""
     if flow is None or flow.cut is None:
+        left = context.time_remaining()
+        call.flows.lost += left is None or left > 0
         call.done(grpc.StatusCode.CANCELLED, begin, trace)
     elif flow.writing:  # whoever cut it ends the call too
         call.done(flow.cut.code, begin, trace, reason=flow.cut.reason)
@@ -161,6 +163,7 @@ def _unary(
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     async def handle(request: Any, context: Context) -> Any:
         call.started.count += 1
+        call.flows.begun += not call.hot
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
         flow = None
@@ -196,6 +199,7 @@ def _streaming(
 ) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
         call.started.count += 1
+        call.flows.begun += not call.hot
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
         identify(context)

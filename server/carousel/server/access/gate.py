@@ -162,6 +162,7 @@ class GuardedGate:
         except Unauthenticated:
             self._metrics.unauthenticated[kind].inc()
             raise
+        denied.set(grant.caller)
         if scopes.isdisjoint(grant.caller.scopes):
             self._metrics.denied[grant.kind].inc()
             raise missing_scope(" or ".join(sorted(scopes)))

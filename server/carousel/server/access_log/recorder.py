@@ -16,6 +16,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
+from carousel.errors import CarouselError
 from carousel.server.access.caller import SERVER, Caller, caller_now, denied
 from carousel.server.access_log.resources import Resources, resources, results
 from carousel.server.access_log.writer import Entry, Writer
@@ -56,20 +57,7 @@ class Record:
         self.received = self.sent = 0
 
     def entry(self, event: str, **more: Any) -> Entry:
-        caller: Caller | None = caller_now()
-        if caller is SERVER:  # the gate did not let the call in
-            caller = denied.get()
-        return {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "event": event,
-            "caller": None if caller is None else caller.name,
-            "tenant": None if caller is None else caller.tenant,
-            "method": self.method,
-            "resources": dict(self.resources),
-            "peer": self.peer,
-            "request_id": request_id.get() or self.request_id,
-            **more,
-        }
+        return _entry(event, self.method, self.peer, self.resources, self.request_id, **more)
 
     def end(self, code: grpc.StatusCode, reason: str) -> Entry:
         counts = {"received": self.received, "sent": self.sent} if self.streams else {}
@@ -80,6 +68,31 @@ class Record:
             duration_ms=round((time.perf_counter() - self.begin) * 1e3, 3),
             **counts,
         )
+
+
+def _entry(
+    event: str,
+    method: str,
+    peer: str,
+    resources: Resources | None = None,
+    request: str = "",
+    /,
+    **more: Any,
+) -> Entry:
+    caller: Caller | None = caller_now()
+    if caller is SERVER:  # the gate did not let the call in
+        caller = denied.get()
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "event": event,
+        "caller": None if caller is None else caller.name,
+        "tenant": None if caller is None else caller.tenant,
+        "method": method,
+        "resources": dict(resources or {}),
+        "peer": peer,
+        "request_id": request_id.get() or request,
+        **more,
+    }
 
 
 _record: ContextVar[Record] = ContextVar("record")
@@ -114,6 +127,20 @@ class Recorder:
             if method.server_streaming
             else self._response(method, handler)
         )
+
+    def refused(self, method: str, peer: str, error: CarouselError) -> None:
+        """A refusal by the gate where calls have no record: the HTTP port, health, reflection."""
+        if error.code in REFUSED:
+            self._writer.put(
+                _entry(
+                    "call", method, peer, status=error.code.name, reason=error.reason,
+                    duration_ms=0.0,
+                )
+            )  # fmt: skip
+
+    def shut_out(self, network: str, **figures: float) -> None:
+        """Who was shut out from the network."""
+        self._writer.put(_entry("shut_out", "", network, **figures))
 
     def _refusals(self, method: MethodDescriptor, handle: Handler) -> Handler:
         async def quiet(request: Any, context: Context) -> Any:

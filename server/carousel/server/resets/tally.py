@@ -1,0 +1,101 @@
+"""What gRPC counts of a server's calls and connections: its channelz, read within the process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from random import sample
+from typing import Any
+
+import grpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+from carousel.server.resets.networks import Network, network_of
+
+# To look at one connection costs 0.15 ms. Of more than these, the newest and some others are looked
+# at, others each time, so that nobody hides among many.
+NEWEST, SOME = 256, 256
+
+_channelz: Any = cygrpc  # which has no types for it
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Of one connection, since it was made. `unanswered` are taken back, cut, or still open."""
+
+    network: Network
+    answered: int
+    unanswered: int
+
+
+class Arrivals(grpc.GenericRpcHandler):
+    """Counts every call that is taken up, and lets the next handler have it.
+
+    A call that is taken back before its request has come never reaches a handler of ours.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> None:
+        self.count += 1
+
+
+class Tally:
+    """One server's counts."""
+
+    def __init__(self, server: int) -> None:
+        self._server = server
+
+    def numbers(self) -> list[int]:
+        """gRPC's numbers of all connections, the oldest first."""
+        numbers: list[int] = []
+        while True:
+            begin = numbers[-1] + 1 if numbers else 0
+            page = json.loads(_channelz.channelz_get_server_sockets(self._server, begin, 0))
+            numbers += [int(one["socketId"]) for one in page.get("socketRef", ())]
+            if page.get("end", False) or not page.get("socketRef"):
+                return numbers
+
+    def streams(self, numbers: Iterable[int]) -> dict[int, Streams]:
+        """Of those that are still there, and of TCP."""
+        found = {}
+        for number in numbers:
+            with contextlib.suppress(KeyError, ValueError):
+                one = json.loads(_channelz.channelz_get_socket(number))["socket"]
+                found[number] = _streams(one)
+        return found
+
+
+def some_of(numbers: list[int]) -> list[int]:
+    """The newest, and some of the others."""
+    others = numbers[:-NEWEST]
+    return sample(others, min(SOME, len(others))) + numbers[-NEWEST:]
+
+
+def newest_server() -> int:
+    """The number of the server that was made last."""
+    newest = 0
+    while True:
+        page = json.loads(_channelz.channelz_get_servers(newest + 1))
+        for one in page.get("server", ()):
+            newest = int(one["ref"]["serverId"])
+        if page.get("end", False) or not page.get("server"):
+            return newest
+
+
+def _streams(one: dict[str, Any]) -> Streams:
+    name, data = one["ref"]["name"], one["data"]
+    answered = int(data.get("streamsSucceeded", 0))
+    return Streams(_network(name), answered, int(data.get("streamsStarted", 0)) - answered)
+
+
+def _network(name: str) -> Network:
+    """Of the peer, from a name such as `chttp2 ipv4:127.0.0.1:40000` or `... ipv6:%5B::1%5D:40000`.
+
+    Raises ValueError.
+    """
+    address = name.rpartition(" ")[2].partition(":")[2].rpartition(":")[0]
+    return network_of(address.removeprefix("%5B").removesuffix("%5D").partition("%")[0])

@@ -1,0 +1,175 @@
+"""Who takes calls back faster than they can be looked at is shut out, and nobody else notices."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from ipaddress import ip_network
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from carousel.server.resets import packet_filter
+from carousel.server.resets.guard import worst
+from carousel.server.resets.networks import network_of
+from carousel.server.resets.tally import Streams
+from tests.conftest import RunningServer, running
+from tests.papers import Papers
+from tests.processes import until
+from tests.server.contract import Wire
+from tests.soak.hostile_callers import CANCEL, PREFACE, SETTINGS, STREAM, frame
+
+ELSEWHERE = "127.0.0.2"
+TAKEN_BACK = b"".join(
+    frame(1, 4, stream, STREAM) + frame(3, 0, stream, CANCEL) for stream in range(1, 1001, 2)
+)
+
+
+@pytest.fixture
+def watchful(model_store: Path, tmp_path: Path) -> Iterator[RunningServer]:
+    with running(
+        store=model_store, max_resets=20, access_log=str(tmp_path / "access.log")
+    ) as server:
+        yield server
+
+
+def connect(server: RunningServer, source: str, timeout: float = 5.0) -> socket.socket:
+    port = server.server.port
+    return socket.create_connection(("127.0.0.1", port), timeout, source_address=(source, 0))
+
+
+def number(server: RunningServer, name: str) -> float:
+    value = server.server.metrics.registry.get_sample_value(name)
+    assert value is not None
+    return value
+
+
+def is_out(server: RunningServer) -> bool:
+    return number(server, "carousel_networks_out") == 1
+
+
+def attack(server: RunningServer) -> None:
+    """Take calls back until that is noticed."""
+    while not is_out(server):
+        with suppress(OSError), connect(server, ELSEWHERE, 0.5) as connection:
+            connection.sendall(PREFACE + SETTINGS + TAKEN_BACK)
+            connection.settimeout(0.05)
+            connection.recv(1)
+
+
+def test_the_offender_is_cut_and_shut_out_and_others_go_on(
+    watchful: RunningServer, tmp_path: Path
+) -> None:
+    with grpc.insecure_channel(watchful.target) as channel:
+        wire = Wire(channel)
+        session = wire.create("models/tiny")
+        first = wire.outputs([session.handle], [0], np.zeros((1, 3), np.float32))
+        quiet = connect(watchful, ELSEWHERE)  # has done nothing, and is of the same network
+        attack(watchful)
+        with closing(quiet):
+            quiet.settimeout(20)
+            with suppress(ConnectionError):
+                while quiet.recv(4096):
+                    pass
+        with pytest.raises(OSError):  # noqa: PT011  the system says nothing: it is not answered
+            connect(watchful, ELSEWHERE, 0.2)
+        wire.outputs([session.handle], [1], np.zeros((1, 3), np.float32))
+        with grpc.insecure_channel(watchful.target) as another:
+            again = Wire(another).create("models/tiny")
+            outputs = wire.outputs([again.handle], [0], np.zeros((1, 3), np.float32))
+            assert np.array_equal(first, outputs)
+    assert number(watchful, "carousel_networks_shut_out_total") == 1
+    assert number(watchful, "carousel_connections_cut_total") >= 1
+    until(lambda: len(watchful.server.flows) == 0)
+    lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+    (told,) = (line for line in lines if line["event"] == "shut_out")
+    assert told["peer"] == "127.0.0.2/32"
+    assert told["resets_per_second"] > 20
+
+
+def test_tls_hides_nothing_from_it(model_store: Path, papers: Papers) -> None:
+    with running(store=model_store, max_resets=20, **papers.serving()) as server:
+        context = ssl.create_default_context(cafile=str(papers.cert("ca")))
+        context.set_alpn_protocols(["h2"])
+        while not is_out(server):
+            with (
+                suppress(OSError),
+                connect(server, ELSEWHERE, 0.5) as plain,
+                context.wrap_socket(plain, server_hostname="localhost") as connection,
+            ):
+                connection.sendall(PREFACE + SETTINGS + TAKEN_BACK)
+                connection.recv(1)
+
+
+def test_after_a_while_it_may_come_back(model_store: Path) -> None:
+    with running(store=model_store, max_resets=20, shut_out=0.3) as server:
+        attack(server)
+        until(lambda: not is_out(server))
+
+        def answers() -> bool:
+            with suppress(OSError), connect(server, ELSEWHERE, 0.5) as connection:
+                connection.sendall(PREFACE + SETTINGS)
+                return connection.recv(1) != b""
+            return False
+
+        until(answers)
+
+
+def test_who_lets_calls_be_answered_is_not_blamed() -> None:
+    one, other = network_of("10.0.0.1"), network_of("10.0.0.2")
+    before = {1: Streams(one, 900, 5000), 2: Streams(other, 0, 0)}
+    after = {1: Streams(one, 1900, 5999), 2: Streams(other, 3, 11), 3: Streams(other, 0, 7)}
+    assert worst(before, after) == (other, 18)
+    assert worst(after, after) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("10.1.2.3", "10.1.2.3/32"),
+        ("::ffff:10.1.2.3", "10.1.2.3/32"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+    ],
+)
+def test_a_network_is_what_one_customer_has(address: str, network: str) -> None:
+    assert network_of(address) == ip_network(network)
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "own", "others"),
+    [
+        (socket.AF_INET, "127.0.0.1", "127.0.0.1", ["127.0.0.2", "2001:db8::1", "127.0.0.3"]),
+        (socket.AF_INET6, "::1", "::1", ["127.0.0.1", "2001:db8::1", "0:0:0:1::1"]),
+        (socket.AF_INET6, "::", "::1", ["2001:db8::1"]),
+    ],
+)
+def test_a_filter_drops_one_network_and_lets_all_others_in(
+    family: socket.AddressFamily, host: str, own: str, others: list[str]
+) -> None:
+    with socket.socket(family) as listener:
+        try:
+            listener.bind((host, 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        listener.listen()
+        address = (own, listener.getsockname()[1])
+
+        def comes_in() -> bool:
+            with socket.socket(family) as one:
+                one.settimeout(0.2)
+                with suppress(TimeoutError):
+                    one.connect(address)
+                    return True
+            return False
+
+        packet_filter.shut_out(listener, [network_of(other) for other in others])
+        assert comes_in()
+        packet_filter.shut_out(listener, [network_of(other) for other in [*others, own]])
+        assert not comes_in()
+        packet_filter.shut_out(listener, [])
+        assert comes_in()
