@@ -350,6 +350,13 @@ def starting(bench: Bench) -> None:
     starting(bench)
 
 
+def frontends(bench: Bench) -> None:
+    """One process, and an engine's process with one and two front ends."""
+    from tests.bench.front_ends import measure
+
+    measure(bench)
+
+
 def memory(bench: Bench) -> None:
     """100,000 idle sessions, and one session forked into 1,000."""
     from tests.bench.memory import measure
@@ -381,6 +388,7 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "coalesced": coalesced,
     "batch": batch,
     "streams": streams,
+    "frontends": frontends,
     "predict": predict,
     "mixed": mixed,
     "open": open_loop,

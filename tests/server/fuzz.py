@@ -15,7 +15,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 
 from carousel import tensors
 from carousel.model import load
-from carousel.server.app import SERVICES
+from carousel.server.services import SERVICES
 from carousel.v1 import inference_service_pb2 as pb
 from tests.server.contract import Wire
 

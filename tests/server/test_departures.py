@@ -20,7 +20,7 @@ from carousel.server import engine, gatekeeper, replies
 from carousel.server.item_errors import refuse
 from carousel.server.loaded import LoadedVersion
 from carousel.server.outbox import hand_out
-from carousel.server.services.inference_service import STREAM_ANSWERS, Stream
+from carousel.server.services.step_answers import STREAM_ANSWERS, Stream
 from carousel.server.work import Answer, Work
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import (

@@ -17,7 +17,7 @@ import torch
 from carousel import tensors
 from carousel.model import Features, Linear, ModelConfig, Network, load, save
 from carousel.server import sequences
-from carousel.server.services.inference_service import STREAM_BYTES, Stream
+from carousel.server.services.step_answers import STREAM_BYTES, Stream
 from carousel.server.work import Answer, Work
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_service_pb2 as make

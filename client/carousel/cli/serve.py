@@ -130,8 +130,11 @@ def _announce(server: "Server", *, as_json: bool) -> None:
     scheme = "http" if server.settings.certificate_files is None else "https"
     http = None if server.http_port is None else f"{scheme}://{host}:{server.http_port}"
     if as_json:
-        print(json.dumps({"target": target, "http": http, "pid": os.getpid()}), flush=True)
+        told = {"target": target, "http": http, "pid": os.getpid()}
+        print(json.dumps(told | {"frontends": server.settings.frontends}), flush=True)
     elif sys.stdout.isatty():
         page = "its page, " if server.settings.shows_page else ""
         beside = f"; {page}metrics and health on {http}" if http else ""
-        print(f"Carousel listens on {target}{beside}. Ctrl-C drains it.", flush=True)
+        count = server.settings.frontends
+        by = f" with {count} front end{'s' if count > 1 else ''}" if count else ""
+        print(f"Carousel listens on {target}{by}{beside}. Ctrl-C drains it.", flush=True)

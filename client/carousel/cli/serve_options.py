@@ -118,6 +118,14 @@ def options(
     shut_out: Annotated[float | None, _patience("30", "How long a network is shut out.")] = None,
     host: Annotated[str | None, _listen("localhost", "Address to listen on.")] = None,
     port: Annotated[int | None, _listen("50051", "Port of gRPC; 0: a free one.")] = None,
+    frontends: Annotated[
+        int | None,
+        _listen(
+            "0",
+            "Processes that take the calls, sharing the port, beside the engine's; 0: it takes "
+            "them itself.",
+        ),
+    ] = None,
     http_port: Annotated[
         str | None,
         _listen("9464", "Port of /metrics and health; 0: a free one; off: none."),

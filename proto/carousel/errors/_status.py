@@ -59,12 +59,15 @@ def to_status(error: CarouselError) -> status_pb2.Status:
 def from_status(status: status_pb2.Status) -> CarouselError:
     """The error that `to_status` was given: matched by reason, never by text."""
     info, bad, retry = details.ErrorInfo(), details.BadRequest(), details.RetryInfo()
+    quota = details.QuotaFailure()
     for packed in status.details:
-        for message in (info, bad, retry):
+        for message in (info, bad, retry, quota):
             packed.Unpack(message)  # leaves the message alone when it is of another type
     error = from_parts(status.code, info.reason, status.message, info.metadata)
     if bad.field_violations:
         error.field = bad.field_violations[0].field
+    if quota.violations:
+        error.field = quota.violations[0].subject
     if retry.HasField("retry_delay"):
         error.retry_after = retry.retry_delay.ToNanoseconds() / 1e9
     return error

@@ -9,18 +9,19 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import version
 
 import grpc
 import torch
-from grpc_health.v1 import health_pb2
+from prometheus_client import CollectorRegistry
 
 from carousel.errors import CarouselError
-from carousel.exposition import CertificateError
+from carousel.exposition import Certificate, CertificateError
 from carousel.model import KERNELS
 from carousel.model.zoo import shipped
 from carousel.server import http, logs, tls
+from carousel.server.access.gate import Gate
 from carousel.server.access.grant import AccessError
 from carousel.server.access.opening import open_gate
 from carousel.server.access.rules import NoRule
@@ -33,20 +34,26 @@ from carousel.server.device_gauges import DeviceGauges
 from carousel.server.engine import Engine
 from carousel.server.flow import Flows
 from carousel.server.follower import Follower
+from carousel.server.frontends import forwarded as inside
+from carousel.server.frontends.port import PortTaken
+from carousel.server.frontends.supervisor import FrontEndError, FrontEnds
 from carousel.server.gates.sampler import GateSampler
 from carousel.server.guests import add_guests
 from carousel.server.hall import Hall
+from carousel.server.health_reports import HealthReports
 from carousel.server.held.keys import Keyring, KeysError
 from carousel.server.hot_calls import Handlers, HotCalls
 from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
-from carousel.server.names import ModelRef, model_name, owner_of
+from carousel.server.names import ModelRef
 from carousel.server.page import Looks
 from carousel.server.quotas import LimitsError, Quotas
 from carousel.server.quotas.usage import Usage
 from carousel.server.registry import Registry
-from carousel.server.resets import Arrivals, newest_server, open_guard
+from carousel.server.resets import Counted, Guard
 from carousel.server.rpc import add_service
+from carousel.server.rpc_metrics import RpcMetrics
+from carousel.server.services import SERVICES
 from carousel.server.services.admin_service import AdminService
 from carousel.server.services.inference_service import InferenceService
 from carousel.server.services.model_service import ModelService
@@ -57,29 +64,18 @@ from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
 from carousel.server.stores import StateStore, open_store
 from carousel.server.tracing.opening import TracingError, open_tracer
+from carousel.server.tracing.trace import NO_TRACER
 from carousel.server.training.office import Office
-from carousel.v1 import (
-    admin_service_pb2,
-    inference_service_pb2,
-    model_service_pb2,
-    session_service_pb2,
-    training_service_pb2,
-)
 
 log = logging.getLogger("carousel.server")
-
-SERVICES = {
-    "admin": admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
-    "inference": inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
-    "model": model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
-    "session": session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
-    "training": training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"],
-}
 
 # How long one thread of Python may make another wait. The engine needs a moment of Python every
 # few milliseconds; with the default of 5 ms a busy event loop would stretch its turns.
 SWITCH_SECONDS = 0.0005
 
+NO_PORT = (
+    "can't listen on {}: the port is in use or the address is not ours; --port 0 takes a free one"
+)
 LINGER_SECONDS = 0.25
 STORE_SWEEP_SECONDS = 5.0
 END_SECONDS = 5.0  # for the end of a model's sessions; a turn that hangs must not keep us
@@ -107,8 +103,9 @@ class Server:
         self._quota_watch: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
-        self._reports: set[asyncio.Task[None]] = set()
-        self._reported: set[str] = set()  # models that health was told of
+        self._health = HealthReports()
+        self.front_ends: FrontEnds | None = None
+        self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen, load and warm up the models, then report ready. Raises StartError."""
@@ -147,7 +144,12 @@ class Server:
         sessions.attach_to(engine)
         try:
             registry = Registry(
-                store, engine, sessions, settings, self.metrics, on_change=self._report_models
+                store,
+                engine,
+                sessions,
+                settings,
+                self.metrics,
+                on_change=lambda: self._health.models(self.hall.registry.versions),
             )
         except ValueError as error:
             raise StartError(str(error)) from error
@@ -205,13 +207,14 @@ class Server:
         if self._follower is not None and settings.store_refresh is not None:
             self._follower.start(registry, every=settings.store_refresh)
         self._ready = True
-        await self._report("", *(s.full_name for s in SERVICES.values()))
+        await self._health.ready()
         log.info(
             "ready on %s:%d",
             settings.host,
             self.port,
             extra={
                 "http_port": self.http_port,
+                "frontends": settings.frontends,
                 "device": registry.device,
                 "models": [v.name for v in registry.versions],
                 "seconds": round(time.monotonic() - begin, 2),
@@ -264,7 +267,7 @@ class Server:
             self.drain()
         else:
             log.warning("asked again to stop: calls that still run are cut off")
-            self._cut_off = asyncio.get_running_loop().create_task(self._grpc.stop(0))
+            self._cut_off = asyncio.get_running_loop().create_task(self._end_calls(0))
 
     async def stop(self, grace: float = 0.0) -> None:
         """Stop; calls still running have `grace` seconds."""
@@ -272,14 +275,15 @@ class Server:
             return
         self._ready = False
         self._sweeper.cancel()
-        self._watcher.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
         if self._quota_watch is not None:
             self._quota_watch.cancel()
         if self._follower is not None:
             await self._follower.close()
         if self._guard is not None:
             await asyncio.to_thread(self._guard.stop)
-        await asyncio.gather(self._grpc.stop(grace), self.office.close(grace))
+        await asyncio.gather(self._end_calls(grace), self.office.close(grace))
         await self.gate.close()
         await self._store_all(min(max(grace, END_SECONDS), 60.0))
         await asyncio.to_thread(self.hall.engine.stop)
@@ -293,23 +297,26 @@ class Server:
         log.info("stopped")
 
     def _takes_work(self) -> bool:
-        return self._ready and not self.hall.engine.is_stuck
+        front = self.front_ends is None or self.front_ends.take_calls
+        return self._ready and front and not self.hall.engine.is_stuck
 
     async def _drain(self, seconds: float) -> None:
         log.info("draining", extra={"sessions": len(self.hall.engine.table)})
         self.hall.draining = True
         self._ready = False
-        await self._health.enter_graceful_shutdown()
+        await self._health.going()
         # What is committed is in the store before anybody is sent away: whoever goes on with a
         # session elsewhere finds it there.
         await self._store_all(seconds)
         self._inference.drain()
+        if self.front_ends is not None:
+            self.front_ends.drain(self.hall.draining_error())
         # A call that is on the wire at the moment of the stop is cut off without a reason; for a
         # moment, callers are still told that the server is going.
         await asyncio.sleep(min(LINGER_SECONDS, seconds))
         # Calls that run are finished; jobs write a checkpoint and wait for the next server.
         jobs = self.office.close(min(seconds, self.settings.training_grace))
-        await asyncio.gather(self._grpc.stop(seconds), jobs)
+        await asyncio.gather(self._end_calls(seconds), jobs)
         await self._store_all(END_SECONDS)
         ending = self.hall.engine.call(self.hall.sessions.end_volatile)
         await asyncio.wait([ending], timeout=END_SECONDS)
@@ -326,48 +333,69 @@ class Server:
     async def _listen(self) -> None:
         settings = self.settings
         self._http = None
-        options = settings.channel_options(settings.max_message_bytes)
-        self._grpc = grpc.aio.server(options=options)
-        number, arrivals = newest_server(), Arrivals()
-        self._grpc.add_generic_rpc_handlers((arrivals,))
+        self._guard: Guard | None = None
+        limits = settings.channel_options(settings.max_message_bytes)
+        self._grpc = grpc.aio.server(options=inside.OPTIONS if settings.frontends else limits)
+        self._counted = Counted(self._grpc)
         try:
             self._recorder = open_recorder(settings, self.metrics.access_log)
             self._add_services()
             certificate = tls.open_certificate(settings.certificate_files, self.metrics.registry)
         except (AccessLogError, NoRule, CertificateError) as error:
             raise StartError(str(error)) from error
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        address = f"{host}:{settings.port}"
-        try:
-            self.port = tls.add_port(self._grpc, address, certificate)
-        except RuntimeError:
-            self.port = 0
-        if not self.port:
-            raise StartError(
-                f"can't listen on {address}: the port is in use or the address is not ours; "
-                "--port 0 takes a free one"
-            )
-        await self._grpc.start()
-        self._hot_calls = hot = HotCalls(self._grpc, self._hot)
-        flows = self.flows
-        self._guard = open_guard(
-            settings,
-            self.metrics.resets,
-            self._recorder,
-            lambda: arrivals.count - flows.begun + flows.lost + hot.lost,
-            server=number,
-            port=self.port,
-        )
+        await self._take_calls(certificate)
         try:
             shown = (self.metrics.registry, self._looks, self._takes_work, certificate, self.gate)
             self._http = http.listen(settings, *shown, self._recorder)
         except OSError as error:
-            await self._grpc.stop(0)
+            await self._end_calls(0)
             raise StartError(
                 f"can't listen on {settings.host}:{settings.http_port} for HTTP: "
                 f"{error.strerror}; --http-port 0 takes a free one"
             ) from error
         self.http_port = None if self._http is None else self._http.port
+
+    async def _take_calls(self, certificate: Certificate | None) -> None:
+        """Listen on the port; with front ends, for them alone, and let them listen on it."""
+        settings, front_ends = self.settings, self.front_ends
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"{host}:{settings.port}"
+        if front_ends is None:
+            try:
+                self.port = tls.add_port(self._grpc, address, certificate)
+            except RuntimeError:
+                self.port = 0
+            if not self.port:
+                raise StartError(NO_PORT.format(address))
+            await self._start_calls()
+            self._guard = self._counted.guard(
+                settings,
+                self.metrics.resets,
+                self._recorder,
+                self.flows,
+                self._hot_calls,
+                port=self.port,
+            )
+            return
+        self._grpc.add_insecure_port(f"unix:{front_ends.socket}")
+        await self._start_calls()
+        try:
+            self.port = await front_ends.start()
+        except (PortTaken, FrontEndError, OSError) as error:
+            await self._end_calls(0)
+            if isinstance(error, PortTaken):
+                raise StartError(NO_PORT.format(address)) from error
+            raise StartError(f"the front ends can't be started: {error}") from error
+
+    async def _start_calls(self) -> None:
+        await self._grpc.start()
+        self._hot_calls = HotCalls(self._grpc, self._hot)
+
+    async def _end_calls(self, grace: float) -> None:
+        """Take no more; calls that run have `grace` seconds."""
+        if self.front_ends is not None:
+            await self.front_ends.stop(grace)
+        await self._grpc.stop(grace)
 
     def _add_services(self) -> None:
         hall, settings = self.hall, self.settings
@@ -384,16 +412,24 @@ class Server:
             "session": sessions,
             "training": self.training_service,
         }
-        self.flows = flows = Flows(settings, self.metrics)
-        self._watcher = asyncio.get_running_loop().create_task(flows.watch())
+        gate: Gate = self.gate
+        counted: RpcMetrics = self.metrics
+        recorder = self._recorder
+        if settings.frontends:  # which let calls in, count, record and cut them
+            self.front_ends = FrontEnds(hall, self._inference, self.metrics, recorder)
+            gate, counted, recorder = inside.ForwardedGate(), RpcMetrics(CollectorRegistry()), None
+        self.flows = flows = Flows(settings, counted)
+        if self.front_ends is None:
+            self._watcher = asyncio.get_running_loop().create_task(flows.watch())
         self._hot: Handlers = {}
+        # Front ends log calls too, but do not know their traces.
+        logged = self.front_ends is None or self.tracer is not NO_TRACER
         for name, servicer in servicers.items():
-            every = (self.metrics, self.gate, self.tracer, self._recorder)
-            self._hot |= add_service(self._grpc, SERVICES[name], servicer, *every, flows=flows)
+            every = (SERVICES[name], servicer, counted, gate, self.tracer, recorder)
+            self._hot |= add_service(self._grpc, *every, flows=flows, logged=logged)
         names = [service.full_name for service in SERVICES.values()]
-        self._health = add_guests(
-            self._grpc, self.gate, names, self._recorder, channelz=settings.channelz
-        )
+        shown = (self._grpc, gate, names, self._health.servicer, recorder)
+        add_guests(*shown, channelz=settings.channelz)
 
     async def _load_models(self) -> None:
         """Load what should serve; what can't be loaded is reported and does not stop the others."""
@@ -406,24 +442,6 @@ class Server:
             except CarouselError as error:
                 log.error("models/%s does not serve: %s", ref.model, error.message)
 
-    def _report_models(self) -> None:
-        """Health by model: `models/{model}` serves when one of its versions does."""
-        # Health knows no callers: what a tenant brought in is not told of.
-        shared = [v for v in self.hall.registry.versions if not owner_of(v.model)]
-        serving = {v.name for v in shared} | {model_name(v.model) for v in shared}
-        self._reported |= serving
-        task = asyncio.get_running_loop().create_task(
-            self._report(*serving, gone=self._reported - serving)
-        )
-        self._reports.add(task)
-        task.add_done_callback(self._reports.discard)
-
-    async def _report(self, *names: str, gone: Iterable[str] = ()) -> None:
-        for name in names:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        for name in gone:
-            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-
 
 async def serve(
     settings: Settings, *, on_ready: Callable[[Server], None] = lambda server: None
@@ -432,8 +450,8 @@ async def serve(
     logs.configure(level=settings.log_level, style=settings.log_format)
     server = Server(settings)
     await server.start()
-    on_ready(server)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.interrupt)
+    on_ready(server)  # whoever is told may end it at once
     await server.wait()

@@ -20,7 +20,7 @@ from carousel.errors import CarouselError, StreamStalled
 from carousel.server.ending import abort
 from carousel.server.limits import ConnectionLimits
 from carousel.server.logs import REQUEST_ID_KEY, request_id
-from carousel.server.metrics import CUT_IDLE, CUT_READER, CUT_UPLOAD, Metrics
+from carousel.server.rpc_metrics import CUT_IDLE, CUT_READER, CUT_UPLOAD, RpcMetrics
 
 log = logging.getLogger("carousel.rpc")
 
@@ -101,7 +101,7 @@ def owing(owes: Callable[[], bool]) -> None:
 class Flows:
     """All calls with a stream, of the event loop's thread."""
 
-    def __init__(self, limits: ConnectionLimits, metrics: Metrics) -> None:
+    def __init__(self, limits: ConnectionLimits, metrics: RpcMetrics) -> None:
         self._limits = limits
         self._metrics = metrics
         self.begun = self.lost = 0  # all calls; those that were taken back before their deadline

@@ -12,7 +12,6 @@ from google.protobuf.message import DecodeError
 from grpc_channelz.v1 import channelz as channelz_of_grpc
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from carousel.errors import CarouselError
@@ -35,14 +34,14 @@ def add_guests(
     server: grpc.aio.Server,
     gate: Gate,
     names: Iterable[str],
+    servicer: Any,
     recorder: Recorder | None = None,
     *,
     channelz: bool,
-) -> health.HealthServicer:
-    """Register health, reflection, which tells of it and of services with these names, and, where
-    it is wanted, channelz. Raises NoRule."""
+) -> None:
+    """Register health, which `servicer` answers, reflection, which tells of it and of services with
+    these names, and, where it is wanted, channelz. Raises NoRule."""
     guests: Any = Guests(server, gate, recorder)
-    servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, guests)
     told = [*names, HEALTH, reflection.SERVICE_NAME]
     if channelz:
@@ -51,7 +50,6 @@ def add_guests(
         told.append(CHANNELZ)
     register: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server  # without types
     register(reflection.aio.ReflectionServicer(told), guests)
-    return servicer
 
 
 class Guests:
@@ -134,10 +132,9 @@ def _returning(method: Method, enter: Door, parse: Parse) -> Method:
     async def handle(request: Any, context: Context) -> Any:
         try:
             await enter(context)
-            request = parse(request)
+            return await method(parse(request), context)
         except CarouselError as error:
             await abort(context, error)
-        return await method(request, context)
 
     return handle
 

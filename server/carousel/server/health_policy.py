@@ -7,10 +7,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carousel.errors import InvalidField, WeightsInvalid
-from carousel.server.staging import Staging
+
+if TYPE_CHECKING:
+    from carousel.server.staging import Staging
 
 FILE = "health.json"
 MAX_RULES = 16

@@ -45,6 +45,12 @@ class Child:
             self.counts[place] += int(counts[place])
         self.total += float(values.sum() if times is None else values @ times)
 
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """What another process counted by the same bounds."""
+        for place, count in enumerate(counts):
+            self.counts[place] += count
+        self.total += total
+
     def remember(self, value: float, labels: Mapping[str, str], when: float) -> None:
         """Let a request stand for its bucket: by these labels it is found."""
         self.exemplars[bisect_left(self._bounds, value)] = value, labels, when
@@ -88,11 +94,15 @@ class Histogram(Collector):
     def remove(self, *values: str) -> None:
         self._children.pop(values, None)
 
+    def children(self) -> list[tuple[tuple[str, ...], Child]]:
+        """All of them, with the values of their labels."""
+        return list(self._children.items())
+
     def describe(self) -> list[HistogramMetricFamily]:
         return [HistogramMetricFamily(self._name, self._documentation, labels=self._labels)]
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
-        for values, child in list(self._children.items()):
+        for values, child in self.children():
             family.add_metric(values, child.buckets(), child.total)
         yield family

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from carousel import tensors
 from carousel.errors import CarouselError, InputMismatch, NonFiniteInput, TokenOutOfRange
-from carousel.server.loaded import LoadedVersion
 from carousel.server.work import Inputs, Ints
 from carousel.v1 import tensor_pb2
+
+if TYPE_CHECKING:
+    from carousel.server.loaded import LoadedVersion
 
 Refusals = list[tuple[int, CarouselError]]
 

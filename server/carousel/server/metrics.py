@@ -11,12 +11,12 @@ from carousel import errors
 from carousel.server.access.metrics import AccessMetrics
 from carousel.server.access_log.metrics import AccessLogMetrics
 from carousel.server.audit.metrics import AuditMetrics
-from carousel.server.counter import Counter as ThreadCounter
 from carousel.server.door import QUEUE_FULL, SESSION_FULL, SHED, TENANT_FULL
 from carousel.server.gates.metrics import GateMetrics
 from carousel.server.health_policy import ACTIONS
 from carousel.server.histogram import Child, Histogram
 from carousel.server.resets.metrics import ResetMetrics
+from carousel.server.rpc_metrics import RpcMetrics
 from carousel.server.store_metrics import StoreMetrics
 from carousel.server.training.metrics import TrainingMetrics
 from carousel.server.turn_log import TurnLog, Uncounted
@@ -27,8 +27,6 @@ STEPS = tuple(float(10**power) for power in range(8))
 END_REASONS = ("closed", "idle", "lifetime", "evicted", "quarantined", "drained", "error")
 REJECT_REASONS = (SESSION_FULL, TENANT_FULL, QUEUE_FULL, SHED)
 PHASES = ("queue", "compute")
-CUT_READER, CUT_UPLOAD, CUT_IDLE = "reader", "upload", "idle"
-"""Why a stream is cut, in the metric."""
 # What items are known to fail for, and what a session can't be brought back for; in small letters
 # they are values of `reason`, there from the start.
 ITEM_ERRORS = (
@@ -67,14 +65,14 @@ _BY_MODEL = ("model",)
 _BY_VERSION = ("model", "version")
 
 
-class Metrics:
+class Metrics(RpcMetrics):
     """The families. Times are seconds, sizes bytes. One registry a server, none global.
 
     Whatever has a fixed set of labels has all its samples from the start.
     """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        super().__init__(CollectorRegistry())
         self.uncounted = Uncounted(self.registry)
         self._ends = threading.Lock()
         self._models: set[str] = set()  # whose samples are there
@@ -194,6 +192,8 @@ class Metrics:
             "device",
         )
         self.build_info = gauge("build_info", "1; the labels say what runs.", "version", "device")
+        self.frontends = gauge("frontends", "Front ends that take calls now.")
+        self.frontend_restarts = counter("frontend_restarts", "Front ends that ended.")
         self.store = StoreMetrics(self.registry)
         self.access = AccessMetrics(self.registry)
         self.audit = AuditMetrics(self.registry)
@@ -201,26 +201,6 @@ class Metrics:
         self.resets = ResetMetrics(self.registry)
         self.training = TrainingMetrics(self.registry)
         self.gates = GateMetrics(self.registry)
-        # gRPC, under the names that public dashboards know
-        method = ("grpc_type", "grpc_service", "grpc_method")
-        self.rpc_started = ThreadCounter(
-            "grpc_server_started", "Calls begun.", method, registry=self.registry
-        )
-        self.rpc_handled = ThreadCounter(
-            "grpc_server_handled", "Calls done.", (*method, "grpc_code"), registry=self.registry
-        )
-        self.rpc_received = ThreadCounter(
-            "grpc_server_msg_received", "Messages received.", method, registry=self.registry
-        )
-        self.rpc_sent = ThreadCounter(
-            "grpc_server_msg_sent", "Messages sent.", method, registry=self.registry
-        )
-        self.rpc_seconds = Histogram(
-            "grpc_server_handling_seconds", "Time of calls.", method, registry=self.registry
-        )
-        self.streams_cut = counter("streams_cut", "Streams that stood still too long.", "reason")
-        for reason in (CUT_READER, CUT_UPLOAD, CUT_IDLE):
-            self.streams_cut.labels(reason)
         for stray in STRAY_ERRORS:
             self.strayed(stray, 0)
         for kind in RESTORE_ERRORS:

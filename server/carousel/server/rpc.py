@@ -34,8 +34,8 @@ from carousel.server.flow import Flow, Flows
 from carousel.server.hot_calls import Handlers
 from carousel.server.limits import ConnectionLimits
 from carousel.server.logs import REQUEST_ID_KEY, request_id, take_request_id
-from carousel.server.metrics import Metrics
 from carousel.server.one_step import OneStep
+from carousel.server.rpc_metrics import RpcMetrics
 from carousel.server.tracing.trace import NO_TRACER, Trace, Tracer
 from carousel.v1 import inference_service_pb2 as pb
 
@@ -70,10 +70,12 @@ class Call:
         self,
         service: str,
         method: MethodDescriptor,
-        metrics: Metrics,
+        metrics: RpcMetrics,
         tracer: Tracer,
         gate: Gate,
         flows: Flows,
+        *,
+        logged: bool,
     ) -> None:
         kind = ("unary", "client_stream", "server_stream", "bidi_stream")[
             method.client_streaming + 2 * method.server_streaming
@@ -81,6 +83,7 @@ class Call:
         labels = (kind, service, method.name)
         self.name = f"{service}/{method.name}"
         self.hot = method.name in HOT
+        self.logged = logged and not self.hot
         self.tracer = tracer
         self.gate = gate
         self.kind = kind
@@ -101,7 +104,7 @@ class Call:
             self._handled[code] = self._all_handled.labels(*self._labels, code.name)
         self._handled[code].count += 1
         self.seconds.observe(seconds)
-        if not self.hot:
+        if self.logged:
             log.info("%s %s %.1f ms", self.name, code.name, seconds * 1e3)
         trace.end(code, reason=reason)
 
@@ -348,12 +351,13 @@ def add_service(
     server: grpc.aio.Server,
     service: ServiceDescriptor,
     servicer: object,
-    metrics: Metrics,
+    metrics: RpcMetrics,
     gate: Gate,
     tracer: Tracer = NO_TRACER,
     recorder: Recorder | None = None,
     *,
     flows: Flows | None = None,
+    logged: bool = True,
 ) -> Handlers:
     """Register `servicer`, which has an async method for each RPC of the service.
 
@@ -363,7 +367,7 @@ def add_service(
     if flows is None:
         flows = Flows(ConnectionLimits.model_construct(), metrics)  # which nobody looks at
     for method in service.methods:
-        call = Call(service.full_name, method, metrics, tracer, gate, flows)
+        call = Call(service.full_name, method, metrics, tracer, gate, flows, logged=logged)
         wrap, make = WAYS[method.client_streaming, method.server_streaming]
         own = getattr(servicer, method.name)
         if recorder is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -79,6 +80,12 @@ def _jwks(value: str) -> str:
     return value
 
 
+def _sharing(count: int) -> int:
+    if count and not hasattr(socket, "SO_REUSEPORT"):
+        raise ValueError("frontends must be 0 where ports can't be shared (SO_REUSEPORT)")
+    return count
+
+
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 Models = Annotated[
     tuple[Annotated[str, AfterValidator(_model)], ...], NoDecode, BeforeValidator(_split)
@@ -86,6 +93,7 @@ Models = Annotated[
 Folders = Annotated[tuple[UserPath, ...], NoDecode, BeforeValidator(_split)]
 
 Port = Annotated[int, BeforeValidator(_not_injected)]
+FrontEnds = Annotated[int, AfterValidator(_sharing)]
 Off = BeforeValidator(_off)
 Device = Annotated[str, AfterValidator(_device)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]

@@ -20,6 +20,7 @@ from carousel.server.setting_types import (
     Device,
     Endpoint,
     Folders,
+    FrontEnds,
     Jwks,
     Models,
     Off,
@@ -45,6 +46,13 @@ class Settings(ConnectionLimits):
 
     host: str = Field("localhost", description="Address to listen on.", min_length=1)
     port: Port = Field(DEFAULT_PORT, description="Port of gRPC; 0: a free one.", ge=0, le=65_535)
+    frontends: FrontEnds = Field(
+        0,
+        description="Processes that take the calls, sharing the port, beside the engine's; 0: it "
+        "takes them itself.",
+        ge=0,
+        le=64,
+    )
     http_port: Annotated[int | None, Off] = Field(
         9464, description="Port of /metrics and health; 0: a free one; off: none.", ge=0, le=65_535
     )

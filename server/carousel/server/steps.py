@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,11 +19,13 @@ from carousel.server.door import Lane
 from carousel.server.health_messages import item_notice
 from carousel.server.inputs import Refusals, read_inputs, read_one
 from carousel.server.item_errors import item_error
-from carousel.server.loaded import LoadedVersion
 from carousel.server.notices import Notice
 from carousel.server.work import NEVER, Answer, Floats, Inputs, Ints, Work
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import tensor_pb2
+
+if TYPE_CHECKING:
+    from carousel.server.loaded import LoadedVersion
 
 MAX_ITEMS = 65_536
 

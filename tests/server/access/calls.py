@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from carousel import tensors
-from carousel.server.app import SERVICES
+from carousel.server.services import SERVICES
 
 GUESTS: tuple[Any, ...] = (
     health_pb2.DESCRIPTOR.services_by_name["Health"],

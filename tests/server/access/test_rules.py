@@ -18,10 +18,12 @@ from carousel.server.access import key_file
 from carousel.server.access.caller import SCOPES
 from carousel.server.access.gate import OpenGate
 from carousel.server.access.rules import ANY, HEALTH, PUBLIC, REFLECTION, RULES, NoRule
-from carousel.server.app import SERVICES, StartError
+from carousel.server.app import StartError
 from carousel.server.guests import add_guests
+from carousel.server.health_reports import HealthReports
 from carousel.server.metrics import Metrics
 from carousel.server.rpc import add_service
+from carousel.server.services import SERVICES
 from tests.conftest import RunningServer
 from tests.server.access.calls import RPCS, call
 from tests.server.access.conftest import NOW, Fortress, bearer
@@ -79,7 +81,7 @@ def _register(gate: OpenGate) -> None:
     metrics = Metrics()
     for service in SERVICES.values():
         add_service(server, service, _Servicer(), metrics, gate)
-    add_guests(server, gate, [], channelz=True)
+    add_guests(server, gate, [], HealthReports().servicer, channelz=True)
 
 
 def test_a_server_without_a_rule_does_not_start(

@@ -11,7 +11,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from carousel.server.access_log.resources import LONGEST, MOST, NAMES, resources, results
-from carousel.server.app import SERVICES
+from carousel.server.services import SERVICES
 from carousel.v1 import session_service_pb2 as pb
 
 KINDS = {

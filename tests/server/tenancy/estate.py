@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from carousel import tensors
-from carousel.server.app import SERVICES
+from carousel.server.services import SERVICES
 from carousel.v1 import inference_service_pb2 as inference
 from carousel.v1 import model_service_pb2 as models
 from carousel.v1 import session_pb2, training_pb2

@@ -13,7 +13,7 @@ class AccessMetrics:
     """Every call that needs a credential counts once, on a server that knows its callers."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        requests = Counter(
+        self.requests = requests = Counter(
             "carousel_auth_requests",
             "Calls that need a credential, by its kind and what came of them.",
             ("credential", "result"),

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf import message_factory
@@ -19,7 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from carousel.errors import CarouselError
 from carousel.server.access.caller import SERVER, Caller, caller_now, denied
 from carousel.server.access_log.resources import Resources, resources, results
-from carousel.server.access_log.writer import Entry, Writer
+from carousel.server.access_log.writer import Entry
 from carousel.server.ending import DETAILS_KEY
 from carousel.server.logs import request_id, take_request_id
 
@@ -95,6 +95,14 @@ def _entry(
     }
 
 
+class Lines(Protocol):
+    """Takes lines: a Writer, or who passes them on to one."""
+
+    def put(self, entry: Entry) -> None: ...
+
+    def close(self) -> None: ...
+
+
 _record: ContextVar[Record] = ContextVar("record")
 
 
@@ -102,8 +110,12 @@ class Recorder:
     """Stands around the handlers of all services, at two places: `outside` of what lets a call in
     and makes a status of what it raises, and `inside` of that, where the request is known."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Lines) -> None:
         self._writer = writer
+
+    def put(self, entry: Entry) -> None:
+        """A line of a front end's."""
+        self._writer.put(entry)
 
     def close(self) -> None:
         """Write what waits."""

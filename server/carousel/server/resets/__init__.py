@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from carousel.server.resets.guard import Guard, ShutOut
-from carousel.server.resets.opening import open_guard
-from carousel.server.resets.tally import Arrivals, newest_server
+from carousel.server.resets.opening import Counted
 
-__all__ = ["Arrivals", "Guard", "ShutOut", "newest_server", "open_guard"]
+__all__ = ["Counted", "Guard", "ShutOut"]
