@@ -168,7 +168,7 @@ def _predict_padded(
     padded = np.zeros((len(lengths), longest, *inputs.shape[1:]), inputs.dtype)
     real = np.arange(longest) < lengths[:, None]  # [B, T]
     padded[real] = inputs
-    with torch.no_grad():
+    with torch.no_grad(), version.computes_on.aside():
         outputs = version.kernel.sequences(
             torch.from_numpy(padded).to(version.device), torch.from_numpy(lengths)
         ).cpu()
@@ -199,5 +199,7 @@ def _trace(
 ) -> tuple[dict[str, Floats], Floats]:
     """Gates by name, each [T, L, H], and outputs [T, O]."""
     with torch.no_grad():
-        trace = version.network.trace(torch.from_numpy(inputs.copy()), row[None])
-    return {name: value.numpy() for name, value in trace.gates.items()}, trace.outputs.numpy()
+        x, rows = torch.from_numpy(inputs.copy()).to(version.device), row[None].to(version.device)
+        trace = version.network.trace(x, rows)
+    gates = {name: value.cpu().numpy() for name, value in trace.gates.items()}
+    return gates, trace.outputs.cpu().numpy()
