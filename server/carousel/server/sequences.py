@@ -56,7 +56,7 @@ class Sequences:
         bulk = request.priority == pb.PRIORITY_BULK
         self._hall.check_quotas(version, tenant, items=1, steps=len(inputs))
         async with self._queue.turn(version, len(inputs), tenant=tenant, bulk=bulk):
-            outputs = await self._run(_predict, version, inputs, lengths, only_last)
+            outputs = await self._run(_predict_aside, version, inputs, lengths, only_last)
         return pb.PredictResponse(outputs=tensors.encode(outputs), model_version=version.name)
 
     def _check_lengths(self, version: LoadedVersion, lengths: Ints, only_last: bool) -> None:
@@ -127,6 +127,13 @@ class Sequences:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
 
+def _predict_aside(
+    version: LoadedVersion, inputs: Inputs, lengths: Ints, only_last: bool
+) -> Floats:
+    with version.computes_on.aside():
+        return _predict(version, inputs, lengths, only_last)
+
+
 def _predict(version: LoadedVersion, inputs: Inputs, lengths: Ints, only_last: bool) -> Floats:
     """Outputs [rows, O], sequence after sequence."""
     starts = np.cumsum(lengths) - lengths
@@ -168,7 +175,7 @@ def _predict_padded(
     padded = np.zeros((len(lengths), longest, *inputs.shape[1:]), inputs.dtype)
     real = np.arange(longest) < lengths[:, None]  # [B, T]
     padded[real] = inputs
-    with torch.no_grad(), version.computes_on.aside():
+    with torch.no_grad():
         outputs = version.kernel.sequences(
             torch.from_numpy(padded).to(version.device), torch.from_numpy(lengths)
         ).cpu()

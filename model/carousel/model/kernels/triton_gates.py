@@ -86,7 +86,8 @@ def _gru(
 def lstm(z: Tensor, bias: Tensor, c: Tensor, new_h: Tensor, new_c: Tensor) -> None:
     rows, hidden = c.shape
     strides = (z.stride(0), c.stride(0), new_h.stride(0), new_c.stride(0))
-    with torch.cuda.device_of(z):  # Triton launches on the current device
+    # Triton launches on the current device.
+    with torch.cuda.device_of(z):  # type: ignore[no-untyped-call]
         _lstm[_grid(rows, hidden)](z, bias, c, new_h, new_c, hidden, *strides, block=BLOCK)
 
 
@@ -96,7 +97,7 @@ def gru(
     rows, hidden = h.shape
     given = (read, kept, read_bias, kept_bias, h, new_h)
     strides = (read.stride(0), kept.stride(0), h.stride(0), new_h.stride(0))
-    with torch.cuda.device_of(h):
+    with torch.cuda.device_of(h):  # type: ignore[no-untyped-call]
         _gru[_grid(rows, hidden)](*given, hidden, *strides, block=BLOCK)
 
 
