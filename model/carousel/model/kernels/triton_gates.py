@@ -13,6 +13,7 @@ from torch import Tensor
 from carousel.model.kernels.gates import Gates
 
 BLOCK = 256  # units of one program
+_BLOCK = tl.constexpr(BLOCK)  # the only kind of global that a kernel may read
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -39,10 +40,9 @@ def _lstm(
     c_stride: Any,
     new_h_stride: Any,
     new_c_stride: Any,
-    block: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)  # rows x width may pass 2^31
-    unit = tl.program_id(1) * block + tl.arange(0, block)
+    unit = tl.program_id(1) * _BLOCK + tl.arange(0, _BLOCK)
     inside = unit < hidden
     z += row * z_stride
     i = tl.sigmoid(_sum(z, bias, unit, inside))
@@ -67,10 +67,9 @@ def _gru(
     kept_stride: Any,
     h_stride: Any,
     new_h_stride: Any,
-    block: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
-    unit = tl.program_id(1) * block + tl.arange(0, block)
+    unit = tl.program_id(1) * _BLOCK + tl.arange(0, _BLOCK)
     inside = unit < hidden
     read += row * read_stride
     kept += row * kept_stride
@@ -88,7 +87,7 @@ def lstm(z: Tensor, bias: Tensor, c: Tensor, new_h: Tensor, new_c: Tensor) -> No
     strides = (z.stride(0), c.stride(0), new_h.stride(0), new_c.stride(0))
     # Triton launches on the current device.
     with torch.cuda.device_of(z):  # type: ignore[no-untyped-call]
-        _lstm[_grid(rows, hidden)](z, bias, c, new_h, new_c, hidden, *strides, block=BLOCK)
+        _lstm[_grid(rows, hidden)](z, bias, c, new_h, new_c, hidden, *strides)
 
 
 def gru(
@@ -98,11 +97,11 @@ def gru(
     given = (read, kept, read_bias, kept_bias, h, new_h)
     strides = (read.stride(0), kept.stride(0), h.stride(0), new_h.stride(0))
     with torch.cuda.device_of(h):  # type: ignore[no-untyped-call]
-        _gru[_grid(rows, hidden)](*given, hidden, *strides, block=BLOCK)
+        _gru[_grid(rows, hidden)](*given, hidden, *strides)
 
 
 def _grid(rows: int, hidden: int) -> tuple[int, int]:
-    return rows, triton.cdiv(hidden, BLOCK)
+    return rows, -(-hidden // BLOCK)
 
 
 TRITON = Gates("triton", lstm, gru)
