@@ -74,6 +74,24 @@ class Bare:
 
         self._calls[key] = call, batch
 
+    def gpu_name(self) -> str:
+        """Of the device that the suite `gpu` runs on; empty where there is none."""
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+
+    def open_gpu(self, key: str, what: str, precision: str, batch: int, hidden: int) -> None:
+        """A loop of `tests.bench.gpu_loops`."""
+        from tests.bench.gpu_loops import Gpu
+
+        call, steps = Gpu("cuda:0", precision, batch, hidden).call(what)
+        self._calls[key] = lambda number: call(), steps
+
+    def gpu_error(self, precision: str, batch: int, hidden: int) -> float:
+        from tests.bench.gpu_loops import Gpu
+
+        return Gpu("cuda:0", precision, batch, hidden).error()
+
     def open_slices(self, key: str, cell: str, hidden: int, batch: int, exact: bool) -> None:
         """The same kernel on slices of 16 steps."""
         import torch

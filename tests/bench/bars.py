@@ -38,6 +38,7 @@ BARS = (
     Bar("sgemm", "engine float32 / SGEMM of one core, B 32..256", 0.6, 0.8),
     Bar("onnx", "engine float32 / onnxruntime LSTM at T = 1, B 1..256", 1.0, 1.3),
     Bar("int8", "engine int8 / float32, H 512", 2.0, 3.5),
+    Bar("gpu", "one turn on a GPU, B 512, H 1024, 16 bits", 25, 14, "us", at_most=True),
     Bar("predict", "Predict / nn.LSTM on a padded batch, W2 lengths", 1.0, 1.5),
     Bar("mixed", "W3: p99 of single steps, with / without long requests", 2, 1.3, at_most=True),
     Bar("overload", "3 x the rate offered, 64 a message: served / peak", 0.9, 0.97),

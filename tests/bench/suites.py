@@ -11,6 +11,7 @@ from tests.bench.audited import audit
 from tests.bench.bench import Bench, Ratio, check, ratio
 from tests.bench.closed_loop import Shape
 from tests.bench.durability import durability
+from tests.bench.gpu import gpu
 from tests.bench.models import HIDDEN, name_of
 from tests.bench.sample import Sample
 from tests.bench.whole_sequences import sequences
@@ -383,6 +384,7 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "ladder": ladder,
     "precision": precision,
     "exact": exact,
+    "gpu": gpu,
     "unary": unary,
     "alone": alone,
     "coalesced": coalesced,

@@ -25,7 +25,9 @@ def test_the_price_of_int8_is_told_by_model_and_text(carousel: Command, tmp_path
     text.write_text("In the beginning God created the heaven and the earth.\n" * 8)
     found = carousel("bench", "precision", "--text", text, "--steps", 20, "--json").json
     assert found["steps"] == 160
-    assert 0 < found["share"] < 0.05
+    assert (found["precision"], 0 < found["share"] < 0.05) == ("int8", True)
+    half = ("--precision", "bfloat16", "--steps", 20, "--text", text)
+    assert "in bfloat16: " in carousel("bench", "precision", *half).out
     assert "bits a token" in carousel("bench", "precision", "--text", text, "--steps", 20).out
     assert "bits" not in carousel("bench", "precision", "sunspots", "--steps", 20).out
     refused = carousel("bench", "precision", "sunspots", "--text", text)

@@ -139,7 +139,7 @@ def test_a_model_of_features_has_no_bits() -> None:
         ModelConfig(cell="gru", layers=1, hidden_size=16, input=Features(3), head=Linear(2))
     )
     found = compare(network, torch.randn(2, 7, 3))
-    assert (found.steps, found.bits_int8 == found.bits_int8) == (14, False)
+    assert (found.steps, found.bits == found.bits) == (14, False)
 
 
 def test_what_has_no_next_step_or_no_cpu_is_refused(make_network: MakeNetwork) -> None:

@@ -233,7 +233,7 @@ def test_kernels_on_the_gpu_equal_the_reference(
         wanted, after = network(x, rows, LENGTHS)
     kernel = make_kernel(network, "cuda", name)
     device = kernel.device
-    y, new = kernel.chunk(x.to(device), LENGTHS.to(device), rows.to(device))
+    y, new = kernel.chunk(x.to(device), LENGTHS, rows.to(device))
     assert_same(y.cpu(), wanted)
     assert_same(new.cpu(), after)
 
@@ -273,3 +273,26 @@ def test_a_bit_exact_row_is_the_same_to_the_last_bit_in_any_company_and_any_cut(
             assert torch.equal(y[place], alone[0, at : at + cut])
             at += cut
         assert torch.equal(state[place], after[0])
+
+
+@pytest.mark.parametrize("name", ["gatewise", "fused", "bfloat16", "padded"])
+@pytest.mark.parametrize("model", FORWARD, ids=str)
+def test_no_step_reads_a_number_back_from_its_device_or_mixes_devices(
+    make_network: MakeNetwork, name: str, model: dict[str, Any]
+) -> None:
+    """As a CUDA graph needs it. On `meta`, which has no numbers, to look at one is an error."""
+    network, device = make_network(**model), torch.device("meta")
+    kernel = make_kernel(
+        network,
+        "meta",
+        name="gatewise" if name == "gatewise" else "fused",
+        precision="bfloat16" if name == "bfloat16" else "float32",
+        bit_exact=name == "padded",
+    )
+    x, rows = (v.to(device) for v in inputs(network))
+    found = [kernel.step(x[:, 0], rows)]
+    if name != "fused":  # its chunks go through torch's layers, which pack them
+        found.append(kernel.chunk(x, LENGTHS, rows))
+    for y, new in found:
+        assert y.device == new.device == device
+        assert new.shape == rows.shape

@@ -6,7 +6,7 @@ Modules with signatures for typer can't postpone the evaluation of annotations.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from carousel.model.ladder import Rung
     from carousel.model.precision import Comparison
 
-SESSIONS = 8  # that int8 is compared over
+SESSIONS = 8  # that a precision is compared over
 
 app = typer.Typer(help="Measure this machine.", invoke_without_command=True)
 
@@ -29,7 +29,7 @@ def bench(context: typer.Context) -> None:
     """Measure this machine."""
     if context.invoked_subcommand is None:
         print("carousel bench kernels     step kernels on this machine, a minute")
-        print("carousel bench precision   what int8 costs in exactness, by model")
+        print("carousel bench precision   what int8 or 16 bits cost in exactness, by model")
         print("carousel bench stages      where a step's time goes in a server, half a minute")
         print("make bench                 the whole suite, in a checkout of the repository")
 
@@ -78,9 +78,12 @@ def precision(
     steps: Annotated[
         int, typer.Option(min=2, help=f"Steps of each of {SESSIONS} sessions.")
     ] = 1000,
+    precision: Annotated[
+        Literal["int8", "bfloat16", "float16"], typer.Option(help="What to compare with float32.")
+    ] = "int8",
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
-    """Compare the outputs of a model in int8 with those in float32, over the same steps."""
+    """Compare the outputs of a model in a lower precision with those in float32."""
     serve.prepare_threads(1)
     try:
         import torch
@@ -93,7 +96,8 @@ def precision(
     try:
         network = load(_folder(model)).eval()
         read = None if text is None else text.read_text(encoding="utf-8")
-        found = compare(network, examples(network, sessions=SESSIONS, steps=steps, text=read))
+        x = examples(network, sessions=SESSIONS, steps=steps, text=read)
+        found = compare(network, x, precision)
     except (ModelError, OSError, UnicodeDecodeError) as error:
         exits.leave(exits.USAGE, str(error))
     output.show(found, view=_prices, as_json=as_json)
@@ -118,8 +122,8 @@ def _prices(found: "Comparison") -> "RenderableType":
         "largest difference of an output": f"{found.largest_difference:.2g}",
         "of the largest output": f"{found.share:.2%}",
     }
-    if not math.isnan(found.bits_int8):
-        bits = f"{found.bits_float32:.4f} in float32, {found.bits_int8:.4f} in int8"
+    if not math.isnan(found.bits):
+        bits = f"{found.bits_float32:.4f} in float32, {found.bits:.4f} in {found.precision}"
         facts["bits a token"] = f"{bits}: {found.more_bits:+.4f}"
     return tables.facts(facts)
 

@@ -90,7 +90,7 @@ def load(
     client: "Client",
     model: ModelName,
     precision: Annotated[
-        Literal["float32", "int8"] | None,
+        Literal["float32", "int8", "bfloat16", "float16"] | None,
         typer.Option(help="In what numbers to compute. Default: as the server is set."),
     ] = None,
 ) -> "ModelVersion":

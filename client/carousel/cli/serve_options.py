@@ -278,11 +278,11 @@ def options(
         _models("fastest", "Name of the step kernel; unset: the fastest for the device."),
     ] = None,
     precision: Annotated[
-        Literal["float32", "int8"] | None,
+        Literal["float32", "int8", "bfloat16", "float16"] | None,
         _models(
             "float32",
-            "In what numbers models compute that are not loaded in another: float32 or int8, which "
-            "is faster, some thousandths off, and for CPUs.",
+            "In what numbers models compute that are not loaded in another: float32; int8, for "
+            "CPUs; bfloat16 or float16, for GPUs. All but float32 are some thousandths off.",
         ),
     ] = None,
     threads: Annotated[int | None, _models("1", "Threads that compute on the CPU.")] = None,

@@ -82,7 +82,8 @@ def load(name: str, precision: str | None) -> Call[ModelVersion]:
         numbers = {name: number for number, name in values.PRECISIONS.items()}
         if precision not in numbers:
             raise InvalidField(
-                f"precision must be {' or '.join(numbers)}, got {precision!r}", field="precision"
+                f"precision must be one of {', '.join(numbers)}, got {precision!r}",
+                field="precision",
             )
         wanted = numbers[precision]
     request = pb.LoadModelVersionRequest(name=model_name(name), precision=wanted)

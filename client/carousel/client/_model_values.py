@@ -24,6 +24,8 @@ class VersionState(StrEnum):
 PRECISIONS: dict[model_pb2.StepPrecision.ValueType, str] = {
     model_pb2.STEP_PRECISION_FLOAT32: "float32",
     model_pb2.STEP_PRECISION_INT8: "int8",
+    model_pb2.STEP_PRECISION_BFLOAT16: "bfloat16",
+    model_pb2.STEP_PRECISION_FLOAT16: "float16",
 }
 
 

@@ -27,7 +27,13 @@ from carousel.model.zoo import shipped
 
 if TYPE_CHECKING:
     from carousel.model.baseline import BASELINE, Baseline, load_baseline
-    from carousel.model.kernels import KERNELS, Int8, StepPrecision, check_int8, make_kernel
+    from carousel.model.kernels import (
+        KERNELS,
+        PRECISIONS,
+        StepPrecision,
+        check_precision,
+        make_kernel,
+    )
     from carousel.model.kernels.kernel import Kernel
     from carousel.model.ladder import Rung, climb
     from carousel.model.network import Network, Trace
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BASELINE",
     "KERNELS",
+    "PRECISIONS",
     "Baseline",
     "Bytes",
     "Characters",
@@ -44,7 +51,6 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Features",
-    "Int8",
     "Kernel",
     "Linear",
     "ModelConfig",
@@ -66,7 +72,7 @@ __all__ = [
     "Trace",
     "WeightsError",
     "Words",
-    "check_int8",
+    "check_precision",
     "climb",
     "digest",
     "load",
@@ -81,7 +87,7 @@ __all__ = [
 
 _WITH_TORCH = {
     "baseline": ("BASELINE", "Baseline", "load_baseline"),
-    "kernels": ("KERNELS", "Int8", "StepPrecision", "check_int8", "make_kernel"),
+    "kernels": ("KERNELS", "PRECISIONS", "StepPrecision", "check_precision", "make_kernel"),
     "kernels.kernel": ("Kernel",),
     "ladder": ("Rung", "climb"),
     "network": ("Network", "Trace"),

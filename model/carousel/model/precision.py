@@ -1,4 +1,4 @@
-"""What a lower precision costs: the same steps in float32 and in int8, side by side."""
+"""What a lower precision costs: the same steps in float32 and in it, side by side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from carousel.model.config import Softmax, Tokens
 from carousel.model.errors import DataError
-from carousel.model.kernels import make_kernel
+from carousel.model.kernels import StepPrecision, make_kernel
 from carousel.model.network import Network
 
 
@@ -20,23 +20,24 @@ class Comparison:
     """`share` is `largest_difference` by the largest output. Bits are those that a model of tokens
     needs for each next one, NaN for any other model."""
 
+    precision: StepPrecision
     steps: int
     largest_difference: float
     share: float
     bits_float32: float
-    bits_int8: float
+    bits: float
 
     @property
     def more_bits(self) -> float:
-        return self.bits_int8 - self.bits_float32
+        return self.bits - self.bits_float32
 
 
 @torch.no_grad()
-def compare(network: Network, x: Tensor) -> Comparison:
+def compare(network: Network, x: Tensor, precision: StepPrecision = "int8") -> Comparison:
     """x [B, T, D] or [B, T], stepped from the initial state on; each precision carries its own, so
     that what differs adds up as it does in a session. Raises ConfigError."""
     exact = make_kernel(network)
-    rough = make_kernel(network, precision="int8")
+    rough = make_kernel(network, precision=precision)
     batch, steps = x.shape[:2]
     rows, rough_rows = network.initial_rows(batch), network.initial_rows(batch)
     largest = output = 0.0
@@ -50,7 +51,7 @@ def compare(network: Network, x: Tensor) -> Comparison:
             bits += torch.stack([cross_entropy(v.double(), x[:, t + 1]) for v in (y, z)])
     bits = bits / math.log(2) / (steps - 1) if _predicts(network) and steps > 1 else bits * math.nan
     share = largest / output if output else 0.0
-    return Comparison(batch * steps, largest, share, *bits.tolist())
+    return Comparison(precision, batch * steps, largest, share, *bits.tolist())
 
 
 def examples(network: Network, *, sessions: int, steps: int, text: str | None = None) -> Tensor:

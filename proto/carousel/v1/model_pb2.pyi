@@ -67,6 +67,14 @@ class _StepPrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepPre
     """Products over hidden states in whole numbers of 8 bits: faster, and some thousandths off. On a
     CPU, for models that can be stepped.
     """
+    STEP_PRECISION_BFLOAT16: _StepPrecision.ValueType  # 3
+    """Weights and products in bfloat16, gates and states in float32: some thousandths off. Faster on a
+    GPU; on a CPU to see what it costs. For models that can be stepped.
+    """
+    STEP_PRECISION_FLOAT16: _StepPrecision.ValueType  # 4
+    """As bfloat16, in IEEE half precision: nearer to float32, but nothing above 65,504: features beyond
+    it, or states of an rnn_relu, become infinite, which quarantines the session.
+    """
 
 class StepPrecision(_StepPrecision, metaclass=_StepPrecisionEnumTypeWrapper):
     """In what numbers the steps of a version are computed. The weights in the store stay as they are."""
@@ -78,6 +86,14 @@ STEP_PRECISION_FLOAT32: StepPrecision.ValueType  # 1
 STEP_PRECISION_INT8: StepPrecision.ValueType  # 2
 """Products over hidden states in whole numbers of 8 bits: faster, and some thousandths off. On a
 CPU, for models that can be stepped.
+"""
+STEP_PRECISION_BFLOAT16: StepPrecision.ValueType  # 3
+"""Weights and products in bfloat16, gates and states in float32: some thousandths off. Faster on a
+GPU; on a CPU to see what it costs. For models that can be stepped.
+"""
+STEP_PRECISION_FLOAT16: StepPrecision.ValueType  # 4
+"""As bfloat16, in IEEE half precision: nearer to float32, but nothing above 65,504: features beyond
+it, or states of an rnn_relu, become infinite, which quarantines the session.
 """
 Global___StepPrecision: _TypeAlias = StepPrecision  # noqa: Y015
 

@@ -78,12 +78,20 @@ class Arena:
             return torch.from_numpy(self._host.take(rows, 0))
         return self._rows.index_select(0, self._index(rows))
 
+    def gather(self, index: torch.Tensor, out: torch.Tensor) -> None:
+        """Copy rows whose numbers are on the device into `out` [n, width], there too."""
+        torch.index_select(self._rows, 0, index, out=out)
+
     def write(self, rows: Ints, values: torch.Tensor) -> None:
         """Put values [n, width] into these rows, each named once."""
         if self._host is not None:
             self._host[rows] = values.numpy()
         else:
-            self._rows.index_copy_(0, self._index(rows), values)
+            self.scatter(self._index(rows), values.to(self.device))
+
+    def scatter(self, index: torch.Tensor, values: torch.Tensor) -> None:
+        """As `write`, of rows whose numbers are on the device, as the values are."""
+        self._rows.index_copy_(0, index, values)
 
     def copy(self, row: int, rows: Ints) -> None:
         """Copy one row into others."""

@@ -43,7 +43,10 @@ class Committer:
         table, slots = self._table, ride.slots
         self._keep_for_rewind(version, ride)
         health_events.tell(table, version, plan, ride)
-        version.arena.write(ride.rows, ride.new)
+        if ride.index is None:
+            version.arena.write(ride.rows, ride.new)
+        else:
+            version.arena.scatter(ride.index, ride.new)
         values: Floats = ride.outputs.numpy()
         table.last_use[slots] = self._clock()
         if plan.lengths is None:

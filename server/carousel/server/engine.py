@@ -23,6 +23,7 @@ from carousel.server.away import Away
 from carousel.server.batch_audit import BatchAudit
 from carousel.server.committer import Committer
 from carousel.server.company import Company
+from carousel.server.flight import Flight
 from carousel.server.gates.sampler import GateSampler
 from carousel.server.gates.watch import Watches
 from carousel.server.held import turn as held
@@ -86,6 +87,7 @@ class Engine:
         self._calls: deque[Callable[[], None]] = deque()
         self.away = Away(self.table, self._inbox.extendleft)
         self._fences = 0  # of the table, when the queues were last looked through
+        self._flight: Flight | None = None  # the last turn, while an accelerator computes it
         self._wake = threading.Event()
         self._reins = threading.Lock()
         self._rests_until = 0.0  # on the clock of time.monotonic, if nobody wakes it
@@ -153,7 +155,8 @@ class Engine:
         if not self._reins.acquire(blocking=False):
             return False
         try:
-            if self._calls or self.table.parked or self.waiting or self._stopping:
+            busy = self._calls or self.table.parked or self.waiting
+            if busy or self._stopping or version.accelerator is not None:
                 return False
             with torch.no_grad():
                 plan = lone.plan_of(self.table, version, work, time.monotonic())
@@ -205,7 +208,7 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Items that have not been answered."""
+        """Items that have not ridden."""
         queued = (len(version.scheduler) + len(version.held) for version in self.versions)
         return len(self._inbox) + len(self.away) + sum(queued)
 
@@ -227,23 +230,28 @@ class Engine:
                 self._outbox.deliver()  # who was refused at the door must not wait for anything
                 turned = [self._safe_turn(version) for version in tuple(self.versions)]
                 turned += [held.turn(version, self._tracer) for version in tuple(self.versions)]
+                if self._flight and not (any(turned) and self.waiting):  # nothing will follow it
+                    turned.append(self._land())
                 turned.append(self.away.make_room())
                 self.behind.flush()
                 waiting = self.waiting
                 if waiting == len(self._inbox) and self._company.is_expected(waiting):
                     self._wake.clear()
-                    if not self._calls:
+                    if not self._land() and not self._calls:
                         self._rest(self._company.gather)
                 elif not (any(turned) and waiting):
                     self._rest(self._sleep)
                 full = self.table.chunk_replies.full
                 if (now := time.monotonic()) - swept >= SWEEP_SECONDS or full:
                     swept = now
+                    self._land()
                     self._sweep(self.clock())
                     self.watches.sweep()
             except Exception:  # without this thread nobody would ever get an answer again
                 log.exception("the engine stumbled")
             self._outbox.deliver()
+        self._land()
+        self._outbox.deliver()
 
     def _rest(self, wait: Callable[[], object]) -> None:
         """Let go of the reins meanwhile."""
@@ -263,6 +271,8 @@ class Engine:
 
     def _take_in(self) -> None:
         """Run the calls and queue the works that came since the last turn."""
+        if self._calls or self.table.parked or self.away:
+            self._land()  # whatever else changes sessions finds none in the middle of a step
         while self._calls:
             self._calls.popleft()()
         while self._inbox:
@@ -312,18 +322,24 @@ class Engine:
         try:
             self.turn(version, plan, checked=checked)
         except Exception:  # a bug must not take the other sessions down
-            log.exception("a turn of %s failed", version.name)
-            version.scheduler.drop(plan.chunks)
-            error = InternalError("the turn failed; what it had not committed is as it was")
-            self._outbox.add(gatekeeper.refuse_all(self.table, version, plan, error))
-        version.riding = 0
+            self._fail(version, plan)
+        if self._flight is None or self._flight.plan is not plan:
+            version.riding = 0
         if plan.lengths is None:
             self._company.ride(len(plan.works), len(self._inbox))
+
+    def _fail(self, version: LoadedVersion, plan: Plan) -> None:
+        """Answer the riders of a plan whose turn raised an exception."""
+        log.exception("a turn of %s failed", version.name)
+        version.scheduler.drop(plan.chunks)
+        error = InternalError("the turn failed; what it had not committed is as it was")
+        self._outbox.add(gatekeeper.refuse_all(self.table, version, plan, error))
 
     def turn(self, version: LoadedVersion, plan: Plan, *, checked: bool = False) -> None:
         """One turn for the riders of a plan: gather, compute, check, commit, answer.
 
-        `checked`: all of them may ride.
+        `checked`: all of them may ride. On an accelerator single steps are gathered and computed
+        while the turn before is committed and answered.
         """
         begin = time.monotonic()
         if checked:
@@ -336,14 +352,49 @@ class Engine:
                 return
         slots = plan.slots if len(places) == len(plan) else plan.slots[places]
         rows = self.table.row[slots]
+        if version.accelerator is not None and plan.lengths is None and version.health is None:
+            inputs = plan.inputs if len(places) == len(plan) else plan.inputs[places]
+            launched = version.accelerator.launch(inputs, rows)
+            self._land(then=Flight(version, plan, places, slots, rows, begin, launched))
+            return
         state = version.arena.read(rows)  # [B, width]
         computing = time.monotonic()
         outputs, new, touches = self._compute(version, plan, places, state)
         seconds = time.monotonic() - computing
         ride = Ride(places, slots, rows, state, outputs, new, touches)
-        good = finite_rows(outputs, new)
+        self._finish(version, plan, ride, finite_rows(outputs, new), begin, seconds)
+
+    def _land(self, then: Flight | None = None) -> bool:
+        """Commit and answer the turn that is under way, if there is one; another may follow it."""
+        flight, self._flight = self._flight, then
+        if flight is None:
+            return False
+        try:
+            ride, good = flight.land()
+            seconds = time.monotonic() - flight.launch
+            self._finish(flight.version, flight.plan, ride, good, flight.begin, seconds)
+        except Exception:
+            self._fail(flight.version, flight.plan)
+        finally:
+            flight.launched.release()
+            if then is None or then.version is not flight.version:
+                flight.version.riding = 0
+        self._outbox.deliver()
+        return True
+
+    def _finish(
+        self,
+        version: LoadedVersion,
+        plan: Plan,
+        ride: Ride,
+        good: torch.Tensor | None,
+        begin: float,
+        seconds: float,
+    ) -> None:
+        """The second half of a turn, for those whose rows are finite (`good` None: all)."""
+        computed = time.monotonic()
         if good is not None:
-            self._quarantine(version, plan, places[~good.numpy()])
+            self._quarantine(version, plan, ride.places[~good.numpy()])
             ride = ride.only(good)
         if self._batch_audit is not None:
             self._batch_audit.look(version, plan, ride)
@@ -357,7 +408,7 @@ class Engine:
             plan.works,
             ride.bounds(plan),
             begin=begin,
-            computed=computing + seconds,
+            computed=computed,
             end=time.monotonic(),
         )
 
@@ -369,11 +420,7 @@ class Engine:
         if len(places) < len(plan):
             inputs, indexes, slots = inputs[places], indexes[places], slots[places]
             lengths = None if lengths is None else lengths[places]
-        x = torch.from_numpy(inputs)
-        if not version.on_cpu:
-            x = x.to(version.arena.device)
-        outputs, new, touches = version.run(x, lengths, state, indexes, slots)
-        return outputs if version.on_cpu else outputs.cpu(), new, touches
+        return version.run(torch.from_numpy(inputs), lengths, state, indexes, slots)
 
     def _quarantine(self, version: LoadedVersion, plan: Plan, places: Ints) -> None:
         """Take riders whose rows became NaN or infinite out of service, with their last state."""

@@ -21,6 +21,8 @@ from carousel.model import (
     Tokens,
     make_kernel,
 )
+from carousel.model.kernels.device import device_of
+from carousel.server.accelerator import Accelerator
 from carousel.server.arena import Arena
 from carousel.server.door import Door, Lane
 from carousel.server.health_log import HealthLog
@@ -65,6 +67,7 @@ class LoadedVersion:
         self.baseline = baseline  # what its gates did on held-out data
         self.device = device
         self.on_cpu = device == "cpu"
+        self.computes_on = device_of(torch.device(device))
         self.bit_exact = settings.bit_exact
         self.precision: StepPrecision = precision
         self.kernel: Kernel = make_kernel(
@@ -75,6 +78,7 @@ class LoadedVersion:
             bit_exact=settings.bit_exact,
             precision=precision,
         )
+        self.accelerator: Accelerator | None = None
         self.policy: HealthPolicy = ()
         self.health: StateHealth | None = None
         self.health_log = HealthLog(self.name)
@@ -103,6 +107,19 @@ class LoadedVersion:
         self.sessions = 0
         self.riding = 0  # items in the present turn
         self.lone_seconds = math.inf  # that the last turn of one step took
+        if not self.on_cpu:
+            self.accelerate(settings.max_batch)
+
+    def accelerate(self, max_batch: int) -> None:
+        """Capture single steps, so that a turn can be under way while another is answered."""
+        self.accelerator = Accelerator(
+            self.computes_on,
+            self.kernel,
+            self.arena,
+            x=np.zeros(self.one_input, self.input_dtype),
+            outputs=self.config.output_size,
+            max_batch=max_batch,
+        )
 
     def _know_the_wire(self) -> None:
         """What the inputs of one step look like in a message."""
@@ -147,14 +164,19 @@ class LoadedVersion:
     ) -> tuple[torch.Tensor, torch.Tensor, Sequence[Touch]]:
         """One call of the network: outputs [B, O] or [B, T, O], and the new rows [B, width].
 
+        x and the outputs are on the CPU, rows before and after on the device.
         Under a health policy, its rules are applied on the way: what fired names riders by
         `slots`. `indexes` are those of the riders' first steps; `lengths` None is one step each.
         """
+        x = x if self.on_cpu else x.to(self.device)
+        touches: Sequence[Touch] = ()
         if self.health is not None:
-            return self.health.run(self.kernel, x, lengths, rows, indexes, slots)
-        if lengths is None:
-            return *self.kernel.step(x, rows), ()
-        return *self.kernel.chunk(x, torch.from_numpy(lengths), rows), ()
+            y, new, touches = self.health.run(self.kernel, x, lengths, rows, indexes, slots)
+        elif lengths is None:
+            y, new = self.kernel.step(x, rows)
+        else:
+            y, new = self.kernel.chunk(x, torch.from_numpy(lengths), rows)
+        return y if self.on_cpu else y.cpu(), new, touches
 
     def watch(self, policy: HealthPolicy) -> None:
         """Put all states under a policy, from the next turn on; an empty one: under none."""

@@ -24,7 +24,7 @@ from carousel.model import (
     Network,
     StepPrecision,
     WeightsError,
-    check_int8,
+    check_precision,
     digest,
     load,
     load_baseline,
@@ -45,6 +45,8 @@ WARM_UP_BATCHES = (1, 8, 64, 256)
 PRECISIONS: dict[StepPrecision, model_pb2.StepPrecision.ValueType] = {
     "float32": model_pb2.STEP_PRECISION_FLOAT32,
     "int8": model_pb2.STEP_PRECISION_INT8,
+    "bfloat16": model_pb2.STEP_PRECISION_BFLOAT16,
+    "float16": model_pb2.STEP_PRECISION_FLOAT16,
 }
 
 
@@ -199,15 +201,14 @@ class Registry:
 
     def _precision(self, network: Network, asked: StepPrecision | None) -> StepPrecision:
         """What was asked for, or what is set where this network can be computed so."""
-        if asked == "int8" or (asked is None and self._settings.precision == "int8"):
-            try:
-                check_int8(network.config, self.device)
-            except ConfigError as error:
-                if asked is not None:
-                    raise InvalidField(str(error), field="precision") from None
-            else:
-                return "int8"
-        return "float32"
+        try:
+            wanted = asked or self._settings.precision
+            check_precision(network, self.device, wanted)
+        except ConfigError as error:
+            if asked is not None:
+                raise InvalidField(str(error), field="precision") from None
+            return "float32"
+        return wanted
 
     def _count(self, version: LoadedVersion, seconds: float) -> None:
         version.metrics.model_load.observe(seconds)

@@ -35,6 +35,7 @@ class Ride:
     outputs: torch.Tensor  # [B, O], or of slices [B, T, O]; on the CPU
     new: torch.Tensor  # [B, width]
     touches: Sequence[Touch] = ()  # of a health policy, where the version has one
+    index: torch.Tensor | None = None  # `rows` on the device, where they are there already
 
     def only(self, good: torch.Tensor) -> Ride:
         """Without those for whom `good` [B] is False."""

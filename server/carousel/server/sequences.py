@@ -56,7 +56,7 @@ class Sequences:
         bulk = request.priority == pb.PRIORITY_BULK
         self._hall.check_quotas(version, tenant, items=1, steps=len(inputs))
         async with self._queue.turn(version, len(inputs), tenant=tenant, bulk=bulk):
-            outputs = await self._run(_predict, version, inputs, lengths, only_last)
+            outputs = await self._run(_predict_aside, version, inputs, lengths, only_last)
         return pb.PredictResponse(outputs=tensors.encode(outputs), model_version=version.name)
 
     def _check_lengths(self, version: LoadedVersion, lengths: Ints, only_last: bool) -> None:
@@ -125,6 +125,13 @@ class Sequences:
 
     async def _run(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+
+def _predict_aside(
+    version: LoadedVersion, inputs: Inputs, lengths: Ints, only_last: bool
+) -> Floats:
+    with version.computes_on.aside():
+        return _predict(version, inputs, lengths, only_last)
 
 
 def _predict(version: LoadedVersion, inputs: Inputs, lengths: Ints, only_last: bool) -> Floats:
@@ -199,5 +206,7 @@ def _trace(
 ) -> tuple[dict[str, Floats], Floats]:
     """Gates by name, each [T, L, H], and outputs [T, O]."""
     with torch.no_grad():
-        trace = version.network.trace(torch.from_numpy(inputs.copy()), row[None])
-    return {name: value.numpy() for name, value in trace.gates.items()}, trace.outputs.numpy()
+        x, rows = torch.from_numpy(inputs.copy()).to(version.device), row[None].to(version.device)
+        trace = version.network.trace(x, rows)
+    gates = {name: value.cpu().numpy() for name, value in trace.gates.items()}
+    return gates, trace.outputs.cpu().numpy()

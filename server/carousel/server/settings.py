@@ -156,10 +156,10 @@ class Settings(ConnectionLimits):
     kernel: str | None = Field(
         None, description="Name of the step kernel; unset: the fastest for the device."
     )
-    precision: Literal["float32", "int8"] = Field(
+    precision: Literal["float32", "int8", "bfloat16", "float16"] = Field(
         "float32",
-        description="In what numbers models compute that are not loaded in another: float32 or "
-        "int8, which is faster, some thousandths off, and for CPUs.",
+        description="In what numbers models compute that are not loaded in another: float32; int8, "
+        "for CPUs; bfloat16 or float16, for GPUs. All but float32 are some thousandths off.",
     )
     threads: int = Field(1, description="Threads that compute on the CPU.", ge=1, le=1024)
     bit_exact: bool = Field(

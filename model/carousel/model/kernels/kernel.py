@@ -48,12 +48,16 @@ def forward_only(network: Network) -> None:
 def chunk_by_steps(
     step: Step, x: Tensor, lengths: Tensor, rows: Tensor, output_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Run a chunk with a step function; rows whose chunk is over leave the batch."""
-    order = torch.argsort(lengths, descending=True)
+    """Run a chunk with a step function; rows whose chunk is over leave the batch.
+
+    How many ride each step is known on the CPU, so that no device is waited for.
+    """
+    lengths = lengths.cpu()
+    order = torch.argsort(lengths, descending=True).to(x.device)
     x, rows = x[order], rows[order].clone()
     y = torch.zeros(*x.shape[:2], output_size, dtype=rows.dtype, device=rows.device)
     # riding[t] rows still have a step t; sorted, they are the first ones.
-    riding = (lengths[:, None] > torch.arange(x.shape[1], device=x.device)).sum(0).tolist()
+    riding = (lengths[:, None] > torch.arange(x.shape[1])).sum(0).tolist()
     for t, n in enumerate(riding):
         if n:
             y[:n, t], rows[:n] = step(x[:n, t], rows[:n])

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from carousel.errors import SnapshotMismatch
-from carousel.model import Int8, Kernel, make_kernel
+from carousel.model import PRECISIONS, Kernel, StepPrecision, make_kernel
 from carousel.server.audit.head import Head
 from carousel.server.loaded import LoadedVersion
 from carousel.server.names import shown
@@ -21,8 +21,8 @@ Numbers = npt.NDArray[np.float32 | np.float64]
 # How far a served number may lie from the reference in double precision, over the steps from one
 # logged state to the next: docs/audit.md has what was measured.
 TOLERANCE = {"cpu": 1e-4, "cuda": 1e-2}
-# From the same steps in 8 bits, where company may have rounded to the next whole number.
-INT8_TOLERANCE = 5e-2
+# From the same steps in 8 or 16 bits, where company may have rounded to the next number.
+ROUGH_TOLERANCE = 5e-2
 
 
 class Again:
@@ -36,9 +36,12 @@ class Again:
             )
         self.head = head
         self._version = version
-        self._int8 = head.kernel.split(",")[0] == Int8.name
-        self._by_kernel = head.bit_exact or self._int8
-        self.tolerance = INT8_TOLERANCE if self._int8 else TOLERANCE[head.device.split(":")[0]]
+        kernel = head.kernel.split(",")[0]  # of another precision it has that name
+        precisions = (precision for precision in PRECISIONS if precision == kernel)
+        self._precision: StepPrecision = next(precisions, "float32")
+        is_rough = self._precision != "float32"
+        self._by_kernel = head.bit_exact or is_rough
+        self.tolerance = ROUGH_TOLERANCE if is_rough else TOLERANCE[head.device.split(":")[0]]
         if head.bit_exact:
             self.tolerance = 0.0
         if self._by_kernel:
@@ -58,15 +61,15 @@ class Again:
         return make_kernel(
             version.network,
             version.device,
-            None if self._int8 else head.kernel.split(",")[0],
+            None if self._precision != "float32" else head.kernel.split(",")[0],
             bit_exact=head.bit_exact,
-            precision="int8" if self._int8 else "float32",
+            precision=self._precision,
         )
 
     def run(self, inputs: Inputs, row: Floats) -> tuple[Numbers, Numbers]:
         """Inputs [T, D] or [T] from a row [width] on: outputs [T, O] and the row after them.
 
-        Of a bit-exact log float32, the very numbers; of int8 float32; otherwise float64.
+        Of a bit-exact log float32, the very numbers; of int8 and 16 bits float32; else float64.
         """
         x, rows = torch.from_numpy(inputs.copy())[None], torch.from_numpy(row.copy())[None]
         with torch.no_grad():

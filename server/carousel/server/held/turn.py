@@ -87,12 +87,11 @@ def _ride(
     state = torch.from_numpy(np.concatenate([group.work.rows[group.items] for group in riders]))
     state = state.to(version.arena.device)  # [B, width]
     lengths = _slices(riders, version.held.chunk_slice) if sliced else None
-    inputs = torch.from_numpy(_inputs(version, riders, lengths)).to(version.arena.device)
+    inputs = torch.from_numpy(_inputs(version, riders, lengths))
     computing = time.monotonic()
     begins = [g.work.indexes[g.items] + g.work.done[g.items] for g in riders]
     places = np.arange(len(state))
     outputs, new, touches = version.run(inputs, lengths, state, np.concatenate(begins), places)
-    outputs = outputs.cpu()
     seconds = time.monotonic() - computing
     finite = finite_rows(outputs, new)
     good = np.ones(len(state), np.bool_) if finite is None else finite.numpy()
