@@ -150,9 +150,7 @@ class Engine:
 
     def _turn_here(self, version: LoadedVersion, work: Work) -> bool:
         """Run the turn of a single step, if nothing else is under way; gives whether it was."""
-        if work.lengths is not None or self._arrivals or not version.on_cpu:
-            return False
-        if not self._reins.acquire(blocking=False):
+        if work.lengths is not None or self._arrivals or not self._reins.acquire(blocking=False):
             return False
         try:
             busy = self._calls or self.table.parked or self.waiting
@@ -443,7 +441,7 @@ class Engine:
             bounds = ride.bounds(plan)
             items = (bounds[1:] - bounds[:-1]).tolist()
         version.scheduler.took(steps, now - begin)
-        if count == 1 and plan.lengths is None:
+        if count == 1 and plan.lengths is None and version.on_cpu:
             version.lone_seconds = now - begin
         version.metrics.turns.tell(
             works, items, count, steps, begin=begin, computing=seconds, end=now
