@@ -25,6 +25,14 @@ TOLERANCE = {"cpu": 1e-4, "cuda": 1e-2}
 ROUGH_TOLERANCE = 5e-2
 
 
+def precision_of(kernel: str) -> StepPrecision:
+    """Kernels of another precision than float32 have its name."""
+    for precision in PRECISIONS:
+        if kernel == precision:
+            return precision
+    return "float32"
+
+
 class Again:
     """Computes steps under the conditions of a head. Raises SnapshotMismatch when made."""
 
@@ -36,9 +44,8 @@ class Again:
             )
         self.head = head
         self._version = version
-        kernel = head.kernel.split(",")[0]  # of another precision it has that name
-        precisions = (precision for precision in PRECISIONS if precision == kernel)
-        self._precision: StepPrecision = next(precisions, "float32")
+        kernel = head.kernel.split(",")[0]
+        self._precision: StepPrecision = precision_of(kernel)
         is_rough = self._precision != "float32"
         self._by_kernel = head.bit_exact or is_rough
         self.tolerance = ROUGH_TOLERANCE if is_rough else TOLERANCE[head.device.split(":")[0]]
