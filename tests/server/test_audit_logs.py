@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,6 +191,25 @@ def test_a_full_disk_ends_the_log_and_not_the_session(serve: Callable[..., Runni
 def create_in_vain(wire: Wire) -> None:
     with files_up_to(10):
         wire.create(session_id="in-vain", audit=True)
+
+
+def test_who_asks_for_a_log_and_goes_ends_nobody_s(own: RunningServer, wire: Wire) -> None:
+    session = wire.create(audit=True)
+    writer = own.server.hall.engine.recorder.writer
+    go_on = threading.Event()
+    busy = writer.ask(lambda: go_on.wait(30))
+    creating = wire.sessions.CreateSession.future(  # type: ignore[attr-defined]
+        pb.CreateSessionRequest(model="models/tiny", audit=True)
+    )
+    until(lambda: len(writer._items) == 2)  # the log of the new session, and its caller who waits
+    asked = writer._items[-1]
+    creating.cancel()
+    until(lambda: asked.future.cancelled())  # type: ignore[union-attr]
+    go_on.set()
+    assert busy.result()
+    wire.outputs([session.handle], [0], inputs(1))
+    assert info(wire, session).audited
+    assert sum(one.steps for one in replay(wire, session.name)) == 1
 
 
 def test_more_logs_than_files_may_be_open_are_written_and_synced(

@@ -67,6 +67,26 @@ def test_a_lone_step_gives_what_it_gives_in_company(
         np.testing.assert_allclose(both, np.concatenate([own[index]] * 2), rtol=1e-5, atol=1e-6)
 
 
+def test_until_when_the_engine_rests_is_decided_while_nobody_else_turns(
+    server: RunningServer, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what a lone step leaves to be written could miss it, and wait for the next sweep."""
+    held = server.server.hall.engine
+    asked, due_in = list[bool](), held.behind.due_in
+
+    def seen(now: float) -> float:
+        if threading.current_thread() is held._thread:
+            asked.append(held._reins.locked())
+        return due_in(now)
+
+    monkeypatch.setattr(held.behind, "due_in", seen)
+    for _ in range(3):
+        in_engine(server, lambda: None)
+        wire.create()
+    assert len(asked) > 3
+    assert all(asked)
+
+
 def test_a_lone_plan_is_that_of_the_queue(server: RunningServer, wire: Wire) -> None:
     session = wire.create()
     version, table = version_of(server), server.server.hall.engine.table

@@ -117,6 +117,22 @@ def test_whatever_is_read_by_hand_protobuf_reads_alike() -> None:
     assert read > ROUNDS / 20, "some damage does no harm"
 
 
+def test_whatever_one_byte_becomes_is_read_as_protobuf_reads_it() -> None:
+    step = usual(Random(5))
+    alone = step.SerializeToString()
+    wrapped = pb.StreamStepsRequest(step=step).SerializeToString()
+    for place in range(len(wrapped)):
+        for value in range(256):
+            message = wrapped[:place] + bytes((value,)) + wrapped[place + 1 :]
+            streamed = one_step.read_streamed(message)
+            if streamed is not None:
+                same(streamed, pb.StreamStepsRequest.FromString(message).step)
+            message = alone[:place] + bytes((value,)) + alone[place + 1 :]
+            found = one_step.read(message)
+            if found is not None:
+                same(found, pb.StepRequest.FromString(message))
+
+
 def test_answers_are_written_as_protobuf_writes_them() -> None:
     random = Random(3)
     times = [NEVER, 0.5, 1.0, 1_790_000_000.0, 1_790_000_000.123456, 4e9 + 0.999]

@@ -238,7 +238,7 @@ class Engine:
                     if not self._land() and not self._calls:
                         self._rest(self._company.gather)
                 elif not (any(turned) and waiting):
-                    self._rest(self._sleep)
+                    self._sleep()
                 full = self.table.chunk_replies.full
                 if (now := time.monotonic()) - swept >= SWEEP_SECONDS or full:
                     swept = now
@@ -262,10 +262,13 @@ class Engine:
             self._round_began = time.monotonic()
 
     def _sleep(self) -> None:
-        """Until somebody wakes the engine, or something is due."""
+        """Rest until somebody wakes the engine, or something is due.
+
+        Until when is said before the reins are let go of: who takes them compares with it.
+        """
         now = time.monotonic()
         self._rests_until = now + min(SWEEP_SECONDS, max(self.behind.due_in(now), 0.0))
-        self._wake.wait(self._rests_until - now)
+        self._rest(lambda: self._wake.wait(self._rests_until - now))
 
     def _take_in(self) -> None:
         """Run the calls and queue the works that came since the last turn."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -78,7 +78,7 @@ class Flow:
         """
         if not self._headers:
             self._headers = True
-            await self.context.send_initial_metadata(())
+            await sent(self.context.send_initial_metadata(()))
         self.writing = time.monotonic()
 
     def written(self) -> None:
@@ -88,6 +88,17 @@ class Flow:
         """End the call with this error, whatever its handler does."""
         with contextlib.suppress(Exception):  # gRPC's own, which it raises always
             await abort(self.context, error, ((REQUEST_ID_KEY, self._request_id),))
+
+
+async def sent(sending: Awaitable[None]) -> None:
+    """Something is on its way to the caller. Raises CancelledError where nobody is there any more.
+
+    Of a caller that dies gRPC tells in no order: that it is gone, and that this can't be sent.
+    """
+    try:
+        await sending
+    except grpc.aio.InternalError as error:
+        raise asyncio.CancelledError from error
 
 
 _now: ContextVar[Flow] = ContextVar("flow")

@@ -169,8 +169,11 @@ class Hall:
         def done(error: CarouselError | None) -> None:
             loop.call_soon_threadsafe(settle, error)
 
-        await self.engine.call(begin, done)
-        await future
+        try:
+            await self.engine.call(begin, done)
+            await future
+        finally:
+            future.cancel()  # what comes of it once the caller has gone is nobody's
 
     def submit(self, version: LoadedVersion, work: Work) -> None:
         """Let a work in and hand it to the engine. Whether there is room was asked before."""

@@ -24,7 +24,8 @@ USUAL = re.compile(
     rb"(\x08[\x00-\x7f]\x12(.)((?:[\x80-\xff]{0,4}[\x00-\x7f]){1,2})\x1a([\x80-\xff]{0,4}[\x00-\x7f]))",
     re.DOTALL,
 )
-STEP = b"\x0a"  # the only field of a stream's messages
+# The only field of a stream's message, up to what is in it.
+STREAMED = re.compile(rb"\x0a([\x80-\xff]?[\x00-\x7f])", re.DOTALL)
 
 
 class OneStep:
@@ -87,10 +88,10 @@ def read(message: bytes, at: int = 0) -> OneStep | None:
 
 def read_streamed(message: bytes) -> OneStep | None:
     """The same of a StreamStepsRequest."""
-    begin = 2 if len(message) < 130 else 3
-    if message[:1] != STEP or _number(message[1:begin]) != len(message) - begin:
+    found = STREAMED.match(message)
+    if found is None or _number(found[1]) != len(message) - found.end():
         return None
-    return read(message, begin)
+    return read(message, found.end())
 
 
 def _number(varint: bytes) -> int:

@@ -30,7 +30,7 @@ from carousel.server.access.gate import Gate
 from carousel.server.access.grant import Grant
 from carousel.server.access_log import Recorder
 from carousel.server.ending import abort
-from carousel.server.flow import Flow, Flows
+from carousel.server.flow import Flow, Flows, sent
 from carousel.server.hot_calls import Handlers
 from carousel.server.limits import ConnectionLimits
 from carousel.server.logs import REQUEST_ID_KEY, request_id, take_request_id
@@ -266,7 +266,7 @@ class Line:
         self._call.sent.count += 1
         self.sent += 1
         await self._flow.write()
-        await self._context.write(response)
+        await sent(self._context.write(response))
         self._flow.written()
 
     async def _admit_again(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from carousel import tensors
+from carousel.server.frontends import engine_end
 from carousel.server.frontends.link import RING_BYTES
 from carousel.server.work import Work
 from carousel.v1 import inference_service_pb2 as pb
@@ -135,6 +137,22 @@ def test_what_front_ends_count_adds_up(server: RunningServer, channels: list[grp
     )
     assert seconds is not None
     assert seconds >= done + 6
+
+
+def test_nothing_is_kept_of_calls_that_are_answered(channels: list[grpc.Channel]) -> None:
+    """Also of those whose turn ran while their record was read: nobody else was there."""
+    wire = Wire(channels[0])
+    handle = wire.create().handle
+    for index in range(12):
+        wire.outputs([handle], [index], INPUTS[index : index + 1])
+    stream = wire.inference.StreamSteps(iter(messages(wire.create().handle, [*range(12)])))
+    assert sum(len(one.step.handles) for one in stream) == 12
+
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(one, engine_end._Running) for one in gc.get_objects())
+
+    until(lambda: kept() < 3)  # the latest may be on their way
 
 
 def test_a_step_whose_caller_gave_up_is_not_committed(

@@ -36,6 +36,8 @@ class Ask:
     future: Future[Any]
 
     def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return  # whoever asked has gone
         try:
             self.future.set_result(self.function())
         except Exception as error:

@@ -85,6 +85,7 @@ class EngineEnd:
         """A turn finished something of a call."""
         if running.left <= 0:
             running.calls.pop(running.call, None)
+            running.work = None  # which knows it too, by what it delivers to
         self.link.send(records.answer(running.call, answer))
 
     def lost(self) -> None:
@@ -117,8 +118,9 @@ class EngineEnd:
             self.link.send(records.refusal(records.REFUSED, call, fault))
         else:
             if isinstance(found, Work):
-                running.work = found
-                calls[call] = running
+                if running.left > 0:  # a lone step is answered already
+                    running.work = found
+                    calls[call] = running
             else:
                 response = found.SerializeToString()
                 self.link.send(records.named(records.RESPONSE, call, response))
