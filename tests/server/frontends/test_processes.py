@@ -18,6 +18,7 @@ from carousel.client import Client
 from carousel.errors import PermissionDenied, ServerDraining, SessionNotFound, Unauthenticated
 from carousel.server.access import key_file
 from carousel.server.app import StartError
+from carousel.server.frontends import supervisor
 from carousel.v1 import inference_service_pb2 as pb
 from tests.conftest import RunningServer
 from tests.papers import Papers
@@ -64,6 +65,22 @@ def test_a_front_end_that_is_killed_loses_its_connections_alone_and_comes_back(
     Wire(doors.to(born)).outputs([lost.handle], [2], INPUTS[2:3])
     restarts = server.server.metrics.registry.get_sample_value("carousel_frontend_restarts_total")
     assert restarts == 1
+
+
+def test_a_front_end_that_hangs_is_replaced(
+    serve: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SILENT_LOOKS", 2)
+    server = serve(frontends=2, shipped=False)
+    with Doors(server) as doors:
+        hanging, living = doors.pids
+        kept = Wire(doors.to(living))
+        handle = kept.create().handle
+        os.kill(hanging, signal.SIGSTOP)
+        until(lambda: not lives(hanging))
+        until(lambda: len(set(doors.pids) - {hanging}) == 2)
+        kept.outputs([handle], [0], INPUTS[:1])
+        assert living in doors.pids
 
 
 def waiting_for_ever(handle: int) -> Iterator[pb.StreamStepsRequest]:
