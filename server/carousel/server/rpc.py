@@ -260,13 +260,16 @@ class Line:
         return call.parse(data)
 
     async def write(self, response: object) -> None:
-        """Returns when the caller has room for the next one."""
+        """Returns when the caller has room for the next one. Raises CancelledError."""
         if not self._grant.holds(time.time()):
             await self._admit_again()
         self._call.sent.count += 1
         self.sent += 1
-        await self._flow.write()
-        await self._context.write(response)
+        try:
+            await self._flow.write()
+            await self._context.write(response)
+        except grpc.aio.InternalError:  # gRPC's word for a caller that has gone
+            raise asyncio.CancelledError from None
         self._flow.written()
 
     async def _admit_again(self) -> None:
