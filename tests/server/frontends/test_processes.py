@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 
 from carousel.client import Client
@@ -86,6 +88,20 @@ def test_a_front_end_that_hangs_is_replaced(
 def waiting_for_ever(handle: int) -> Iterator[pb.StreamStepsRequest]:
     yield from messages(handle, [0])
     threading.Event().wait()
+
+
+def test_no_process_of_the_server_takes_modules_from_the_folder_of_its_start(
+    serve: Callable[..., RunningServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secrets.py").write_text("raise SystemExit('a stranger was asked')")
+    monkeypatch.chdir(tmp_path)
+    archive = io.BytesIO()
+    np.savez(archive, x=np.zeros((4, 8, 3), np.float32))
+    server = serve(frontends=1, shipped=False)
+    with Client(server.target) as client:
+        client.session("tiny").step(INPUTS[0])
+        # An archive is read by a process of its own.
+        client.datasets.upload(archive.getvalue(), id="archive", format="npz")
 
 
 @pytest.mark.parametrize("front_ends", [0, 1])

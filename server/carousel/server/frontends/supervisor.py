@@ -166,7 +166,7 @@ class FrontEnds:
                 pass_fds=(memory, theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env={k: v for k, v in os.environ.items() if not k.startswith(PREFIX)},
+                env=_environment(),
                 start_new_session=True,  # Ctrl-C is for the server alone
             )
             one = self._connect(process, memory, ours)
@@ -207,6 +207,12 @@ class FrontEnds:
             "recorded": self._recorder is not None,
             "traced": self._hall.tracer is not NO_TRACER,
         }
+
+
+def _environment() -> dict[str, str]:
+    """The server's own without its settings; nor are there modules in the folder of its start."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+    return inherited | {"PYTHONSAFEPATH": "1"}
 
 
 async def _gone(one: _One) -> None:
