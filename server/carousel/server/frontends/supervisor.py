@@ -17,6 +17,7 @@ from typing import Any
 
 from carousel.errors import CarouselError, to_status
 from carousel.server.access_log import Recorder
+from carousel.server.address import address
 from carousel.server.frontends import counts, port, records
 from carousel.server.frontends.engine_end import EngineEnd
 from carousel.server.frontends.link import Link, make_memory
@@ -198,11 +199,10 @@ class FrontEnds:
         """What a front end needs to know."""
         assert self._port is not None
         settings = self._settings
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
         given = settings.model_dump(mode="json", exclude=set(_KEPT_BACK))
         return {
             "settings": given,
-            "address": f"{host}:{self._port.number}",
+            "address": address(settings.host, self._port.number),
             "socket": self.socket,
             "recorded": self._recorder is not None,
             "traced": self._hall.tracer is not NO_TRACER,
