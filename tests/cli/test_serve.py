@@ -9,6 +9,8 @@ import socket
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from carousel.cli import serve_options
 from carousel.client import Client
 from carousel.server.settings import Settings
@@ -105,8 +107,18 @@ def test_a_port_in_use_is_exit_code_4(carousel: Command, tmp_path: Path) -> None
     )
 
 
-def test_it_says_where_it_listens_and_drains_on_a_signal(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("host", "named"), [("localhost", "localhost"), ("::1", "[::1]")])
+def test_it_says_where_it_listens_and_drains_on_a_signal(
+    tmp_path: Path, host: str, named: str
+) -> None:
     words = ["--port", "0", "--http-port", "0", "--store", str(tmp_path), "--no-shipped"]
+    words += ["--host", host]
+    if host == "::1":
+        with socket.socket(socket.AF_INET6) as probe:
+            try:
+                probe.bind((host, 0))
+            except OSError:
+                pytest.skip("this machine has no IPv6")
     process = subprocess.Popen(
         [*COMMAND, "serve", "--json", "--max-batch", "17", "--log-level", "error", *words],
         stdout=subprocess.PIPE,
@@ -116,7 +128,8 @@ def test_it_says_where_it_listens_and_drains_on_a_signal(tmp_path: Path) -> None
     try:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
-        assert ready["http"].startswith("http://localhost:")
+        assert ready["http"].startswith(f"http://{named}:")
+        assert ready["target"].startswith(f"{named}:")
         with Client(ready["target"]) as client:
             assert client.server_info().max_batch == 17
         process.send_signal(signal.SIGTERM)

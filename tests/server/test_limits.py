@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -78,19 +79,8 @@ def test_who_does_not_read_is_cut_with_an_error_and_counted(impatient: RunningSe
             session = await client.session("tiny")
             stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
             call = stub.StreamSteps()
-            steps = 16_384
-            inputs = tensors.encode(np.zeros((steps, 3), np.float32))
-            for number in range(16):
-                await call.write(
-                    pb.StreamStepsRequest(
-                        step=pb.StepRequest(
-                            handles=[session.handle],
-                            step_indexes=[number * steps],
-                            lengths=[steps],
-                            inputs=inputs,
-                        )
-                    )
-                )
+            for message in much(session.handle):
+                await call.write(message)
             await asyncio.to_thread(until, lambda: cut(impatient, "reader") > before)
             await asyncio.to_thread(until, lambda: live_streams(impatient) == 0)
             with pytest.raises(grpc.RpcError) as failure:
@@ -101,6 +91,46 @@ def test_who_does_not_read_is_cut_with_an_error_and_counted(impatient: RunningSe
     assert isinstance(error, StreamStalled)
     assert "0.2 s are allowed" in error.message
     assert error.metadata["what"] == "reader"
+
+
+def much(handle: int) -> Iterator[pb.StreamStepsRequest]:
+    """What has two megabytes of answers."""
+    steps = 16_384
+    inputs = tensors.encode(np.zeros((steps, 3), np.float32))
+    for number in range(16):
+        step = pb.StepRequest(
+            handles=[handle], step_indexes=[number * steps], lengths=[steps], inputs=inputs
+        )
+        yield pb.StreamStepsRequest(step=step)
+
+
+def test_a_caller_that_goes_while_answers_wait_for_it_is_no_fault_of_the_server(
+    server: RunningServer,
+) -> None:
+    def ended(code: str) -> float:
+        labels = {
+            "grpc_type": "bidi_stream",
+            "grpc_service": "carousel.v1.InferenceService",
+            "grpc_method": "StreamSteps",
+            "grpc_code": code,
+        }
+        registry = server.server.metrics.registry
+        return registry.get_sample_value("grpc_server_handled_total", labels) or 0.0
+
+    def waits() -> bool:
+        """For its caller, and not only for a moment."""
+        live = tuple(server.server.flows._live)
+        return any(flow.writing and time.monotonic() - flow.writing > 0.2 for flow in live)
+
+    cancelled, internal = ended("CANCELLED"), ended("INTERNAL")
+    narrow = [("grpc.http2.bdp_probe", 0)]
+    with grpc.insecure_channel(server.target, options=narrow) as channel:
+        wire = Wire(channel)
+        call = wire.inference.StreamSteps(endless(list(much(wire.create().handle))))
+        until(waits)
+        call.cancel()
+        until(lambda: ended("CANCELLED") + ended("INTERNAL") > cancelled + internal)
+    assert ended("INTERNAL") == internal
 
 
 def test_a_stream_on_which_nothing_is_said_is_ended_and_the_next_step_opens_another(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from ipaddress import ip_network
@@ -14,7 +17,7 @@ import grpc
 import numpy as np
 import pytest
 
-from carousel.server.resets import packet_filter
+from carousel.server.resets import own_sockets, packet_filter
 from carousel.server.resets.guard import worst
 from carousel.server.resets.networks import network_of
 from carousel.server.resets.tally import Streams
@@ -90,6 +93,19 @@ def test_the_offender_is_cut_and_shut_out_and_others_go_on(
     (told,) = (line for line in lines if line["event"] == "shut_out")
     assert told["peer"] == "127.0.0.2/32"
     assert told["resets_per_second"] > 20
+
+
+def test_to_look_for_sockets_leaves_the_locks_of_files_alone(tmp_path: Path) -> None:
+    """SQLite's too: a descriptor that is closed takes all locks of its process on the file."""
+    with (tmp_path / "locked").open("w") as file, socket.create_server(("127.0.0.1", 0)) as port:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        for listener in own_sockets.listeners(port.getsockname()[1]):
+            listener.close()
+        try_it = (
+            "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        )
+        tried = subprocess.run([sys.executable, "-c", try_it, file.name], capture_output=True)
+    assert b"BlockingIOError" in tried.stderr
 
 
 def test_tls_hides_nothing_from_it(model_store: Path, papers: Papers) -> None:

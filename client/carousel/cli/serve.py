@@ -125,10 +125,12 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
 
 def _announce(server: "Server", *, as_json: bool) -> None:
     """Where it listens: for people on a terminal, for programs when they asked."""
+    from carousel.server.address import address
+
     host = server.settings.host
-    target = f"{host}:{server.port}"
+    target = address(host, server.port)
     scheme = "http" if server.settings.certificate_files is None else "https"
-    http = None if server.http_port is None else f"{scheme}://{host}:{server.http_port}"
+    http = None if server.http_port is None else f"{scheme}://{address(host, server.http_port)}"
     if as_json:
         told = {"target": target, "http": http, "pid": os.getpid()}
         print(json.dumps(told | {"frontends": server.settings.frontends}), flush=True)

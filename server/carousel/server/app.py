@@ -26,6 +26,7 @@ from carousel.server.access.grant import AccessError
 from carousel.server.access.opening import open_gate
 from carousel.server.access.rules import NoRule
 from carousel.server.access_log import AccessLogError, open_recorder
+from carousel.server.address import address
 from carousel.server.at_rest import AtRest
 from carousel.server.audit.retention import Retention
 from carousel.server.audit.writer import Writer
@@ -209,9 +210,8 @@ class Server:
         self._ready = True
         await self._health.ready()
         log.info(
-            "ready on %s:%d",
-            settings.host,
-            self.port,
+            "ready on %s",
+            address(settings.host, self.port),
             extra={
                 "http_port": self.http_port,
                 "frontends": settings.frontends,
@@ -350,7 +350,7 @@ class Server:
         except OSError as error:
             await self._end_calls(0)
             raise StartError(
-                f"can't listen on {settings.host}:{settings.http_port} for HTTP: "
+                f"can't listen on {address(settings.host, settings.http_port or 0)} for HTTP: "
                 f"{error.strerror}; --http-port 0 takes a free one"
             ) from error
         self.http_port = None if self._http is None else self._http.port
@@ -358,15 +358,14 @@ class Server:
     async def _take_calls(self, certificate: Certificate | None) -> None:
         """Listen on the port; with front ends, for them alone, and let them listen on it."""
         settings, front_ends = self.settings, self.front_ends
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        address = f"{host}:{settings.port}"
+        wanted = address(settings.host, settings.port)
         if front_ends is None:
             try:
-                self.port = tls.add_port(self._grpc, address, certificate)
+                self.port = tls.add_port(self._grpc, wanted, certificate)
             except RuntimeError:
                 self.port = 0
             if not self.port:
-                raise StartError(NO_PORT.format(address))
+                raise StartError(NO_PORT.format(wanted))
             await self._start_calls()
             self._guard = self._counted.guard(
                 settings,
@@ -384,7 +383,7 @@ class Server:
         except (PortTaken, FrontEndError, OSError) as error:
             await self._end_calls(0)
             if isinstance(error, PortTaken):
-                raise StartError(NO_PORT.format(address)) from error
+                raise StartError(NO_PORT.format(wanted)) from error
             raise StartError(f"the front ends can't be started: {error}") from error
 
     async def _start_calls(self) -> None:

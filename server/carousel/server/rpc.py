@@ -260,7 +260,7 @@ class Line:
         return call.parse(data)
 
     async def write(self, response: object) -> None:
-        """Returns when the caller has room for the next one."""
+        """Returns when the caller has room for the next one. Raises CancelledError."""
         if not self._grant.holds(time.time()):
             await self._admit_again()
         self._call.sent.count += 1

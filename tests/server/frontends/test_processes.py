@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -12,12 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 
 from carousel.client import Client
 from carousel.errors import PermissionDenied, ServerDraining, SessionNotFound, Unauthenticated
 from carousel.server.access import key_file
 from carousel.server.app import StartError
+from carousel.server.frontends import supervisor
 from carousel.v1 import inference_service_pb2 as pb
 from tests.conftest import RunningServer
 from tests.papers import Papers
@@ -66,9 +69,39 @@ def test_a_front_end_that_is_killed_loses_its_connections_alone_and_comes_back(
     assert restarts == 1
 
 
+def test_a_front_end_that_hangs_is_replaced(
+    serve: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SILENT_LOOKS", 2)
+    server = serve(frontends=2, shipped=False)
+    with Doors(server) as doors:
+        hanging, living = doors.pids
+        kept = Wire(doors.to(living))
+        handle = kept.create().handle
+        os.kill(hanging, signal.SIGSTOP)
+        until(lambda: not lives(hanging))
+        until(lambda: len(set(doors.pids) - {hanging}) == 2)
+        kept.outputs([handle], [0], INPUTS[:1])
+        assert living in doors.pids
+
+
 def waiting_for_ever(handle: int) -> Iterator[pb.StreamStepsRequest]:
     yield from messages(handle, [0])
     threading.Event().wait()
+
+
+def test_no_process_of_the_server_takes_modules_from_the_folder_of_its_start(
+    serve: Callable[..., RunningServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secrets.py").write_text("raise SystemExit('a stranger was asked')")
+    monkeypatch.chdir(tmp_path)
+    archive = io.BytesIO()
+    np.savez(archive, x=np.zeros((4, 8, 3), np.float32))
+    server = serve(frontends=1, shipped=False)
+    with Client(server.target) as client:
+        client.session("tiny").step(INPUTS[0])
+        # An archive is read by a process of its own.
+        client.datasets.upload(archive.getvalue(), id="archive", format="npz")
 
 
 @pytest.mark.parametrize("front_ends", [0, 1])

@@ -127,15 +127,13 @@ class FrontEnd:
         self._link.send(bytes((records.READY,)))
 
     async def _count(self) -> None:
-        """Now and then, tell what was counted."""
+        """Now and then, tell what was counted, if only that this process does not hang."""
         while True:
             self._tell_counts()
             await asyncio.sleep(COUNT_SECONDS)
 
     def _tell_counts(self) -> None:
-        news = self._news.take()
-        if news:
-            self._link.send(records.plain(records.COUNTS, news))
+        self._link.send(records.plain(records.COUNTS, self._news.take()))
 
     def _drain(self, record: bytes) -> None:
         if self._steps is not None:

@@ -74,6 +74,11 @@ class Link:
         near.setblocking(False)
         self._loop.add_reader(near, self._readable)
 
+    @property
+    def received(self) -> int:
+        """Bytes, ever."""
+        return self._into.consumed
+
     def send(self, record: bytes) -> None:
         """What is sent in one moment goes together."""
         if self._closed:

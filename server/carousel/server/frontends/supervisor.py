@@ -17,6 +17,7 @@ from typing import Any
 
 from carousel.errors import CarouselError, to_status
 from carousel.server.access_log import Recorder
+from carousel.server.address import address
 from carousel.server.frontends import counts, port, records
 from carousel.server.frontends.engine_end import EngineEnd
 from carousel.server.frontends.link import Link, make_memory
@@ -29,6 +30,8 @@ from carousel.server.tracing.trace import NO_TRACER
 log = logging.getLogger("carousel.frontends")
 
 START_SECONDS = 60.0
+LOOK_SECONDS = 1.0
+SILENT_LOOKS = 10  # in a row, until a front end that says nothing is taken for hanging
 STOP_SECONDS = 5.0  # for its end, beyond what calls that run are given
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 STABLE_SECONDS = 10.0  # after which an end is not taken for a failed start
@@ -136,8 +139,9 @@ class FrontEnds:
         pause = FIRST_PAUSE
         while True:
             begin, one = time.monotonic(), self._live[number]
-            await one.lost.wait()
-            one.process.kill()  # it may have closed the link without having ended
+            await _gone(one)
+            one.ready.clear()
+            one.process.kill()  # it may hang, or have closed the link without having ended
             status = await asyncio.to_thread(one.process.wait)
             log.error("front end %d has ended with status %d and is started again", number, status)
             self._metrics.frontend_restarts.inc()
@@ -163,7 +167,7 @@ class FrontEnds:
                 pass_fds=(memory, theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env={k: v for k, v in os.environ.items() if not k.startswith(PREFIX)},
+                env=_environment(),
                 start_new_session=True,  # Ctrl-C is for the server alone
             )
             one = self._connect(process, memory, ours)
@@ -195,15 +199,37 @@ class FrontEnds:
         """What a front end needs to know."""
         assert self._port is not None
         settings = self._settings
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
         given = settings.model_dump(mode="json", exclude=set(_KEPT_BACK))
         return {
             "settings": given,
-            "address": f"{host}:{self._port.number}",
+            "address": address(settings.host, self._port.number),
             "socket": self.socket,
             "recorded": self._recorder is not None,
             "traced": self._hall.tracer is not NO_TRACER,
         }
+
+
+def _environment() -> dict[str, str]:
+    """The server's own without its settings; nor are there modules in the folder of its start."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+    return inherited | {"PYTHONSAFEPATH": "1"}
+
+
+async def _gone(one: _One) -> None:
+    """Wait for its end, or until it hangs: its port would take connections that nobody answers.
+
+    Silence is counted in looks, so that it is not for a pause of the engine's own process, or of
+    the machine, that all of them are ended.
+    """
+    silent, heard = 0, -1
+    while silent < (SILENT_LOOKS if one.ready.is_set() else START_SECONDS / LOOK_SECONDS):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                await one.lost.wait()
+                return
+        silent = silent + 1 if one.link.received == heard else 0
+        heard = one.link.received
+    log.error("a front end has said nothing for %g s", silent * LOOK_SECONDS)
 
 
 async def _either(*events: asyncio.Event) -> None:

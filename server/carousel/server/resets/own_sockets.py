@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from carousel.server.resets.networks import Network, network_of
 
+_DESCRIPTORS = "/proc/self/fd"
 _DISCARDED = 1 << 20  # bytes at a time
 
 
@@ -31,7 +32,7 @@ def cut(port: int, is_out: Callable[[Network], bool]) -> int:
 
 
 def _at(port: int, wanted: Callable[[socket.socket], bool]) -> Iterator[socket.socket]:
-    for name in os.listdir("/proc/self/fd"):
+    for name in os.listdir(_DESCRIPTORS):
         one = _duplicate(int(name))
         if one is None:
             continue
@@ -45,14 +46,20 @@ def _at(port: int, wanted: Callable[[socket.socket], bool]) -> Iterator[socket.s
 
 
 def _duplicate(descriptor: int) -> socket.socket | None:
+    """Of a socket; None: it is none, or is closed meanwhile.
+
+    No duplicate of a file may be closed: that takes the locks (fcntl) that this process has on the
+    file, as SQLite does.
+    """
     try:
-        descriptor = os.dup(descriptor)
-    except OSError:  # closed meanwhile
+        if not os.readlink(f"{_DESCRIPTORS}/{descriptor}").startswith("socket:"):
+            return None
+        duplicate = os.dup(descriptor)
+    except OSError:
         return None
     try:
-        return socket.socket(fileno=descriptor)
-    except OSError:  # no socket
-        os.close(descriptor)
+        return socket.socket(fileno=duplicate)
+    except OSError:  # a file took the number in between: its duplicate stays open
         return None
 
 

@@ -113,7 +113,8 @@ def environment(share: Share) -> dict[str, str]:
     """The server's own without its settings, among which there may be a password."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(SETTINGS)}
     limits = dict.fromkeys(THREAD_LIMITS, str(share.threads))
-    return inherited | limits | {"OMP_WAIT_POLICY": "passive"}
+    # The folder that the server was started in is nobody's place for modules.
+    return inherited | limits | {"OMP_WAIT_POLICY": "passive", "PYTHONSAFEPATH": "1"}
 
 
 def bound_memory(pid: int) -> None:
