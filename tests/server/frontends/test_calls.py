@@ -122,7 +122,7 @@ def test_every_front_end_tells_of_health_and_of_all_services(
 
 
 def settle(server: RunningServer, channels: list[grpc.Channel]) -> None:
-    """Until all that front ends counted before has been added: a call that nobody else makes was."""
+    """Until what front ends counted before has been added: a call that nobody else makes was."""
     listed = {"grpc_service": "carousel.v1.SessionService", "grpc_method": "ListSessions"}
     before = count(server, "handled", grpc_code="OK", **listed)
     for wire in map(Wire, channels):
