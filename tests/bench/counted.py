@@ -87,7 +87,7 @@ class Turns:
         self._messages = np.array_split(np.array([s.handle for s in made], np.uint64), messages)
         self._inputs = inputs(batch)
         self._index = 0
-        counted = self._engine._measure
+        counted = self._engine.turns._measure
         self._measures: Sequence[Callable[..., None]] = (self._uncounted, counted)
 
     def pair(self, count: int, *, backwards: bool) -> tuple[float, float]:
@@ -99,15 +99,15 @@ class Turns:
 
     def block(self, arm: int, count: int) -> float:
         engine, version, seconds = self._engine, self._version, 0.0
-        engine._measure = self._measures[arm]
+        engine.turns._measure = self._measures[arm]
         for _ in range(count):
             self._queue()
             plan = version.scheduler.next(engine.table.serving)
             begin = time.thread_time()
-            engine.turn(version, plan)
+            engine.turns.turn(version, plan)
             seconds += time.thread_time() - begin
             engine._outbox.answers.clear()
-        engine._measure = self._measures[WITH]
+        engine.turns._measure = self._measures[WITH]
         return seconds / count
 
     def _queue(self) -> None:

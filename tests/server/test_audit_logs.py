@@ -198,7 +198,7 @@ def test_who_asks_for_a_log_and_goes_ends_nobody_s(own: RunningServer, wire: Wir
     writer = own.server.hall.engine.recorder.writer
     go_on = threading.Event()
     busy = writer.ask(lambda: go_on.wait(30))
-    creating = wire.sessions.CreateSession.future(  # type: ignore[attr-defined]
+    creating = wire.sessions.CreateSession.future(
         pb.CreateSessionRequest(model="models/tiny", audit=True)
     )
     until(lambda: len(writer._items) == 2)  # the log of the new session, and its caller who waits

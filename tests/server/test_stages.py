@@ -11,9 +11,9 @@ import pytest
 
 from carousel import tensors
 from carousel.server import gatekeeper, outbox, rpc, steps
-from carousel.server.engine import Engine
 from carousel.server.services.inference_service import InferenceService
 from carousel.server.stages import STAGES, StageClock, Stages
+from carousel.server.turns import Turns
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import inference_service_pb2_grpc, session_service_pb2, session_service_pb2_grpc
 from tests.conftest import running
@@ -91,7 +91,7 @@ def test_refused_messages_are_not_told_of(clocked: tuple[StageClock, grpc.Channe
 def test_the_clock_leaves_nothing_behind() -> None:
     def functions() -> list[object]:
         named = (rpc.parser, rpc.serializer, gatekeeper.admit_together, outbox.hand_out)
-        return [*named, steps.encode, Engine.turn, Engine._compute, InferenceService._decode]
+        return [*named, steps.encode, Turns.turn, Turns._compute, InferenceService._decode]
 
     before = functions()
     with StageClock().running():

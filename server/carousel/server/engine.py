@@ -7,11 +7,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-import numpy as np
 import torch
 
 from carousel.errors import InternalError
@@ -23,19 +22,17 @@ from carousel.server.away import Away
 from carousel.server.batch_audit import BatchAudit
 from carousel.server.committer import Committer
 from carousel.server.company import Company
-from carousel.server.flight import Flight
 from carousel.server.gates.sampler import GateSampler
 from carousel.server.gates.watch import Watches
 from carousel.server.held import turn as held
 from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import Metrics
 from carousel.server.outbox import Outbox
-from carousel.server.ride import Ride, finite_rows
 from carousel.server.scheduler import Plan
-from carousel.server.state_health import Touch
 from carousel.server.stores import StateStore
-from carousel.server.table import QUARANTINED, SessionTable
+from carousel.server.table import SessionTable
 from carousel.server.tracing.trace import NO_TRACER, Tracer
+from carousel.server.turns import Turns
 from carousel.server.work import Ints, Work
 from carousel.server.write_behind import WriteBehind
 
@@ -87,7 +84,6 @@ class Engine:
         self._calls: deque[Callable[[], None]] = deque()
         self.away = Away(self.table, self._inbox.extendleft)
         self._fences = 0  # of the table, when the queues were last looked through
-        self._flight: Flight | None = None  # the last turn, while an accelerator computes it
         self._wake = threading.Event()
         self._reins = threading.Lock()
         self._rests_until = 0.0  # on the clock of time.monotonic, if nobody wakes it
@@ -108,8 +104,18 @@ class Engine:
         self.recorder = Recorder(
             self.table, audit, every=audit_state_every, post=self.post, clock=clock, metrics=metrics
         )
-        self._committer = Committer(
+        committer = Committer(
             self.table, self._outbox, clock=clock, behind=self.behind, recorder=self.recorder
+        )
+        self.turns = Turns(
+            self.table,
+            self._outbox,
+            committer,
+            behind=self.behind,
+            watches=self.watches,
+            batch_audit=batch_audit,
+            gates=gates,
+            tracer=tracer,
         )
 
     def start(self) -> None:
@@ -228,27 +234,28 @@ class Engine:
                 self._outbox.deliver()  # who was refused at the door must not wait for anything
                 turned = [self._safe_turn(version) for version in tuple(self.versions)]
                 turned += [held.turn(version, self._tracer) for version in tuple(self.versions)]
-                if self._flight and not (any(turned) and self.waiting):  # nothing will follow it
-                    turned.append(self._land())
+                followed = any(turned) and self.waiting
+                if self.turns.under_way and not followed:
+                    turned.append(self.turns.land())
                 turned.append(self.away.make_room())
                 self.behind.flush()
                 waiting = self.waiting
                 if waiting == len(self._inbox) and self._company.is_expected(waiting):
                     self._wake.clear()
-                    if not self._land() and not self._calls:
+                    if not self.turns.land() and not self._calls:
                         self._rest(self._company.gather)
                 elif not (any(turned) and waiting):
                     self._sleep()
                 full = self.table.chunk_replies.full
                 if (now := time.monotonic()) - swept >= SWEEP_SECONDS or full:
                     swept = now
-                    self._land()
+                    self.turns.land()
                     self._sweep(self.clock())
                     self.watches.sweep()
             except Exception:  # without this thread nobody would ever get an answer again
                 log.exception("the engine stumbled")
             self._outbox.deliver()
-        self._land()
+        self.turns.land()
         self._outbox.deliver()
 
     def _rest(self, wait: Callable[[], object]) -> None:
@@ -273,7 +280,7 @@ class Engine:
     def _take_in(self) -> None:
         """Run the calls and queue the works that came since the last turn."""
         if self._calls or self.table.parked or self.away:
-            self._land()  # whatever else changes sessions finds none in the middle of a step
+            self.turns.land()  # whatever else changes sessions finds none in the middle of a step
         while self._calls:
             self._calls.popleft()()
         while self._inbox:
@@ -319,133 +326,6 @@ class Engine:
         return True
 
     def _ride(self, version: LoadedVersion, plan: Plan, *, checked: bool = False) -> None:
-        version.riding = len(plan)
-        try:
-            self.turn(version, plan, checked=checked)
-        except Exception:  # a bug must not take the other sessions down
-            self._fail(version, plan)
-        if self._flight is None or self._flight.plan is not plan:
-            version.riding = 0
+        self.turns.ride(version, plan, checked=checked)
         if plan.lengths is None:
             self._company.ride(len(plan.works), len(self._inbox))
-
-    def _fail(self, version: LoadedVersion, plan: Plan) -> None:
-        """Answer the riders of a plan whose turn raised an exception."""
-        log.exception("a turn of %s failed", version.name)
-        version.scheduler.drop(plan.chunks)
-        error = InternalError("the turn failed; what it had not committed is as it was")
-        self._outbox.add(gatekeeper.refuse_all(self.table, version, plan, error))
-
-    def turn(self, version: LoadedVersion, plan: Plan, *, checked: bool = False) -> None:
-        """One turn for the riders of a plan: gather, compute, check, commit, answer.
-
-        `checked`: all of them may ride. On an accelerator single steps are gathered and computed
-        while the turn before is committed and answered.
-        """
-        begin = time.monotonic()
-        if checked:
-            places = np.arange(len(plan))
-        else:
-            places, refused = gatekeeper.check_riders(self.table, version, plan, begin)
-            for answer in refused:
-                self._outbox.give(answer)
-            if not len(places):
-                return
-        slots = plan.slots if len(places) == len(plan) else plan.slots[places]
-        rows = self.table.row[slots]
-        if version.accelerator is not None and plan.lengths is None and version.health is None:
-            inputs = plan.inputs if len(places) == len(plan) else plan.inputs[places]
-            launched = version.accelerator.launch(inputs, rows)
-            self._land(then=Flight(version, plan, places, slots, rows, begin, launched))
-            return
-        state = version.arena.read(rows)  # [B, width]
-        computing = time.monotonic()
-        outputs, new, touches = self._compute(version, plan, places, state)
-        seconds = time.monotonic() - computing
-        ride = Ride(places, slots, rows, state, outputs, new, touches)
-        self._finish(version, plan, ride, finite_rows(outputs, new), begin, seconds)
-
-    def _land(self, then: Flight | None = None) -> bool:
-        """Commit and answer the turn that is under way, if there is one; another may follow it."""
-        flight, self._flight = self._flight, then
-        if flight is None:
-            return False
-        try:
-            ride, good = flight.land()
-            seconds = time.monotonic() - flight.launch
-            self._finish(flight.version, flight.plan, ride, good, flight.begin, seconds)
-        except Exception:
-            self._fail(flight.version, flight.plan)
-        finally:
-            flight.launched.release()
-            if then is None or then.version is not flight.version:
-                flight.version.riding = 0
-        self._outbox.deliver()
-        return True
-
-    def _finish(
-        self,
-        version: LoadedVersion,
-        plan: Plan,
-        ride: Ride,
-        good: torch.Tensor | None,
-        begin: float,
-        seconds: float,
-    ) -> None:
-        """The second half of a turn, for those whose rows are finite (`good` None: all)."""
-        computed = time.monotonic()
-        if good is not None:
-            self._quarantine(version, plan, ride.places[~good.numpy()])
-            ride = ride.only(good)
-        if self._batch_audit is not None:
-            self._batch_audit.look(version, plan, ride)
-        if self._gates is not None:
-            self._gates.look(self.table, version, plan, ride)
-        self.watches.keep(version, plan, ride)
-        self._committer.commit(version, plan, ride)
-        self._measure(version, plan, ride, begin, seconds)
-        self._tracer.turn(
-            version.name,
-            plan.works,
-            ride.bounds(plan),
-            begin=begin,
-            computed=computed,
-            end=time.monotonic(),
-        )
-
-    def _compute(
-        self, version: LoadedVersion, plan: Plan, places: Ints, state: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, Sequence[Touch]]:
-        """One call of the network for everybody, as `LoadedVersion.run` gives it."""
-        inputs, indexes, slots, lengths = plan.inputs, plan.indexes, plan.slots, plan.lengths
-        if len(places) < len(plan):
-            inputs, indexes, slots = inputs[places], indexes[places], slots[places]
-            lengths = None if lengths is None else lengths[places]
-        return version.run(torch.from_numpy(inputs), lengths, state, indexes, slots)
-
-    def _quarantine(self, version: LoadedVersion, plan: Plan, places: Ints) -> None:
-        """Take riders whose rows became NaN or infinite out of service, with their last state."""
-        self.table.state[plan.slots[places]] = QUARANTINED
-        version.metrics.nonfinite.inc(len(places))
-        version.metrics.quarantined.inc(len(places))
-        self.behind.touched(plan.slots[places])
-        log.warning("%d sessions of %s were quarantined", len(places), version.name)
-        self._outbox.add(gatekeeper.refuse_quarantined(self.table, version, plan, places))
-
-    def _measure(
-        self, version: LoadedVersion, plan: Plan, ride: Ride, begin: float, seconds: float
-    ) -> None:
-        """Tell of the turn; whoever looks at the metrics counts it."""
-        now, count = time.monotonic(), len(ride.places)
-        works, items, steps = plan.works, None, count
-        if plan.lengths is not None:
-            works, steps = [], int(plan.lengths[ride.places].sum())
-        elif len(works) > 1 and not count == len(plan) == len(works):
-            bounds = ride.bounds(plan)
-            items = (bounds[1:] - bounds[:-1]).tolist()
-        version.scheduler.took(steps, now - begin)
-        if count == 1 and plan.lengths is None and version.on_cpu:
-            version.lone_seconds = now - begin
-        version.metrics.turns.tell(
-            works, items, count, steps, begin=begin, computing=seconds, end=now
-        )

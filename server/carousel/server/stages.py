@@ -15,8 +15,8 @@ from itertools import pairwise
 from typing import Any, cast
 
 from carousel.server import gatekeeper, lone, outbox, rpc, steps
-from carousel.server.engine import Engine
 from carousel.server.services.inference_service import InferenceService
+from carousel.server.turns import Turns
 from carousel.server.work import Answer, Work
 from carousel.v1 import inference_service_pb2 as pb
 
@@ -79,8 +79,8 @@ class StageClock:
             (InferenceService, "_decode", self._decode),
             (gatekeeper, "admit_together", self._admit),
             (lone, "plan_of", self._plan_alone),
-            (Engine, "turn", self._ride),
-            (Engine, "_compute", self._compute),
+            (Turns, "turn", self._ride),
+            (Turns, "_compute", self._compute),
             (outbox, "hand_out", self._hand_out),
             (steps, "encode", self._encode),
             (rpc, "serializer", self._serializer),
