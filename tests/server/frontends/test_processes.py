@@ -90,6 +90,19 @@ def waiting_for_ever(handle: int) -> Iterator[pb.StreamStepsRequest]:
     threading.Event().wait()
 
 
+def test_a_front_end_that_hangs_does_not_hold_up_a_drain(
+    serve: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SILENT_LOOKS", 2)
+    server = serve(frontends=1, shipped=False, drain_timeout=600)
+    with Doors(server) as doors:
+        [hanging] = doors.pids
+        os.kill(hanging, signal.SIGSTOP)
+        server.loop.call_soon_threadsafe(server.server.drain)
+        server.join()
+        assert not lives(hanging)
+
+
 def test_no_process_of_the_server_takes_modules_from_the_folder_of_its_start(
     serve: Callable[..., RunningServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

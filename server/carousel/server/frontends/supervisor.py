@@ -129,7 +129,7 @@ class FrontEnds:
         one.link.send(records.stop(grace))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace + STOP_SECONDS):
-                await one.lost.wait()
+                await _gone(one)
         if not one.lost.is_set():
             one.process.kill()
         await asyncio.to_thread(one.process.wait)
