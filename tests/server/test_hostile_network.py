@@ -93,7 +93,7 @@ def test_streams_that_are_reset_at_once_are_let_go_of(server: RunningServer) -> 
             begin = frame(1, 4, stream, HEADERS)
             if not send_all(connection, begin + frame(3, 0, stream, struct.pack(">I", 8))):
                 break
-    until(lambda: len(server.server.flows) == 0)
+    until(lambda: len(server.server.calls.flows) == 0)
 
 
 def test_hundreds_of_connections_that_say_nothing_are_in_nobody_s_way(
@@ -114,8 +114,8 @@ def test_half_a_request_is_no_call(server: RunningServer) -> None:
     with opened(server.server.port) as connection:
         half = b"\0" + struct.pack(">I", 2**31 - 1) + b"\n"
         connection.sendall(PREFACE + SETTINGS + frame(1, 4, 1, HEADERS) + frame(0, 0, 1, half))
-        until(lambda: len(server.server.flows) in (0, 1))
-    until(lambda: len(server.server.flows) == 0)
+        until(lambda: len(server.server.calls.flows) in (0, 1))
+    until(lambda: len(server.server.calls.flows) == 0)
 
 
 def test_random_handles_hit_nothing_and_cost_bounded_time(

@@ -42,13 +42,13 @@ def test_grpc_serves_steps_alone_where_it_lacks_a_part(
     with_parts = _first_outputs(serve(shipped=False))
     monkeypatch.setattr(hot_calls, "PARTS", (*hot_calls.PARTS, "_of_another_version"))
     server = serve(shipped=False)
-    assert not server.server._hot_calls.live
+    assert not server.server.calls.hot.live
     assert _first_outputs(server) == with_parts
 
 
 def test_a_server_that_has_stopped_takes_nothing_up(serve: Callable[..., RunningServer]) -> None:
     server = serve(shipped=False)
-    taking = set(server.server._hot_calls.live)
+    taking = set(server.server.calls.hot.live)
     assert len(taking) == 3 * hot_calls.WAITING
     server.stop()
     assert all(task.done() for task in taking)

@@ -56,7 +56,7 @@ async def to_the_end(call: Any) -> None:
 
 
 def live_streams(server: RunningServer) -> int:
-    return len(server.server.flows)
+    return len(server.server.calls.flows)
 
 
 def test_a_second_server_on_the_same_port_says_so_and_does_not_start(
@@ -119,7 +119,7 @@ def test_a_caller_that_goes_while_answers_wait_for_it_is_no_fault_of_the_server(
 
     def waits() -> bool:
         """For its caller, and not only for a moment."""
-        live = tuple(server.server.flows._live)
+        live = tuple(server.server.calls.flows._live)
         return any(flow.writing and time.monotonic() - flow.writing > 0.2 for flow in live)
 
     cancelled, internal = ended("CANCELLED"), ended("INTERNAL")

@@ -88,7 +88,7 @@ def test_the_offender_is_cut_and_shut_out_and_others_go_on(
             assert np.array_equal(first, outputs)
     assert number(watchful, "carousel_networks_shut_out_total") == 1
     assert number(watchful, "carousel_connections_cut_total") >= 1
-    until(lambda: len(watchful.server.flows) == 0)
+    until(lambda: len(watchful.server.calls.flows) == 0)
     lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
     (told,) = (line for line in lines if line["event"] == "shut_out")
     assert told["peer"] == "127.0.0.2/32"

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 
-import grpc
 import torch
 from prometheus_client import CollectorRegistry
 
@@ -21,7 +20,6 @@ from carousel.exposition import Certificate, CertificateError
 from carousel.model import KERNELS
 from carousel.model.zoo import shipped
 from carousel.server import http, logs, tls
-from carousel.server.access.gate import Gate
 from carousel.server.access.grant import AccessError
 from carousel.server.access.opening import open_gate
 from carousel.server.access.rules import NoRule
@@ -31,19 +29,17 @@ from carousel.server.at_rest import AtRest
 from carousel.server.audit.retention import Retention
 from carousel.server.audit.writer import Writer
 from carousel.server.batch_audit import BatchAudit
+from carousel.server.call_server import CallServer
 from carousel.server.device_gauges import DeviceGauges
 from carousel.server.engine import Engine
-from carousel.server.flow import Flows
 from carousel.server.follower import Follower
 from carousel.server.frontends import forwarded as inside
 from carousel.server.frontends.port import PortTaken
 from carousel.server.frontends.supervisor import FrontEndError, FrontEnds
 from carousel.server.gates.sampler import GateSampler
-from carousel.server.guests import add_guests
 from carousel.server.hall import Hall
 from carousel.server.health_reports import HealthReports
 from carousel.server.held.keys import Keyring, KeysError
-from carousel.server.hot_calls import Handlers, HotCalls
 from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
 from carousel.server.names import ModelRef
@@ -51,10 +47,7 @@ from carousel.server.page import Looks
 from carousel.server.quotas import LimitsError, Quotas
 from carousel.server.quotas.usage import Usage
 from carousel.server.registry import Registry
-from carousel.server.resets import Counted, Guard
-from carousel.server.rpc import add_service
 from carousel.server.rpc_metrics import RpcMetrics
-from carousel.server.services import SERVICES
 from carousel.server.services.admin_service import AdminService
 from carousel.server.services.inference_service import InferenceService
 from carousel.server.services.model_service import ModelService
@@ -106,7 +99,6 @@ class Server:
         self._draining: asyncio.Task[None] | None = None
         self._health = HealthReports()
         self.front_ends: FrontEnds | None = None
-        self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen, load and warm up the models, then report ready. Raises StartError."""
@@ -275,14 +267,11 @@ class Server:
             return
         self._ready = False
         self._sweeper.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
         if self._quota_watch is not None:
             self._quota_watch.cancel()
         if self._follower is not None:
             await self._follower.close()
-        if self._guard is not None:
-            await asyncio.to_thread(self._guard.stop)
+        await self.calls.unwatch()
         await asyncio.gather(self._end_calls(grace), self.office.close(grace))
         await self.gate.close()
         await self._store_all(min(max(grace, END_SECONDS), 60.0))
@@ -333,10 +322,6 @@ class Server:
     async def _listen(self) -> None:
         settings = self.settings
         self._http = None
-        self._guard: Guard | None = None
-        limits = settings.channel_options(settings.max_message_bytes)
-        self._grpc = grpc.aio.server(options=inside.OPTIONS if settings.frontends else limits)
-        self._counted = Counted(self._grpc)
         try:
             self._recorder = open_recorder(settings, self.metrics.access_log)
             self._add_services()
@@ -360,24 +345,12 @@ class Server:
         settings, front_ends = self.settings, self.front_ends
         wanted = address(settings.host, settings.port)
         if front_ends is None:
-            try:
-                self.port = tls.add_port(self._grpc, wanted, certificate)
-            except RuntimeError:
-                self.port = 0
+            self.port = await self.calls.start(wanted, certificate)
             if not self.port:
                 raise StartError(NO_PORT.format(wanted))
-            await self._start_calls()
-            self._guard = self._counted.guard(
-                settings,
-                self.metrics.resets,
-                self._recorder,
-                self.flows,
-                self._hot_calls,
-                port=self.port,
-            )
+            self.calls.watch(self.metrics.resets)
             return
-        self._grpc.add_insecure_port(f"unix:{front_ends.socket}")
-        await self._start_calls()
+        await self.calls.start(f"unix:{front_ends.socket}")
         try:
             self.port = await front_ends.start()
         except (PortTaken, FrontEndError, OSError) as error:
@@ -386,15 +359,11 @@ class Server:
                 raise StartError(NO_PORT.format(wanted)) from error
             raise StartError(f"the front ends can't be started: {error}") from error
 
-    async def _start_calls(self) -> None:
-        await self._grpc.start()
-        self._hot_calls = HotCalls(self._grpc, self._hot)
-
     async def _end_calls(self, grace: float) -> None:
         """Take no more; calls that run have `grace` seconds."""
         if self.front_ends is not None:
             await self.front_ends.stop(grace)
-        await self._grpc.stop(grace)
+        await self.calls.stop(grace)
 
     def _add_services(self) -> None:
         hall, settings = self.hall, self.settings
@@ -411,24 +380,17 @@ class Server:
             "session": sessions,
             "training": self.training_service,
         }
-        gate: Gate = self.gate
-        counted: RpcMetrics = self.metrics
-        recorder = self._recorder
         if settings.frontends:  # which let calls in, count, record and cut them
-            self.front_ends = FrontEnds(hall, self._inference, self.metrics, recorder)
-            gate, counted, recorder = inside.ForwardedGate(), RpcMetrics(CollectorRegistry()), None
-        self.flows = flows = Flows(settings, counted)
-        if self.front_ends is None:
-            self._watcher = asyncio.get_running_loop().create_task(flows.watch())
-        self._hot: Handlers = {}
+            self.front_ends = FrontEnds(hall, self._inference, self.metrics, self._recorder)
+            uncounted = RpcMetrics(CollectorRegistry())
+            self.calls = CallServer(inside.OPTIONS, settings, uncounted, inside.ForwardedGate())
+        else:
+            options = settings.channel_options(settings.max_message_bytes)
+            every = (settings, self.metrics, self.gate, self._recorder)
+            self.calls = CallServer(options, *every)
         # Front ends log calls too, but do not know their traces.
         logged = self.front_ends is None or self.tracer is not NO_TRACER
-        for name, servicer in servicers.items():
-            every = (SERVICES[name], servicer, counted, gate, self.tracer, recorder)
-            self._hot |= add_service(self._grpc, *every, flows=flows, logged=logged)
-        names = [service.full_name for service in SERVICES.values()]
-        shown = (self._grpc, gate, names, self._health.servicer, recorder)
-        add_guests(*shown, channelz=settings.channelz)
+        self.calls.add(servicers, self._health.servicer, tracer=self.tracer, logged=logged)
 
     async def _load_models(self) -> None:
         """Load what should serve; what can't be loaded is reported and does not stop the others."""

@@ -45,7 +45,7 @@ class TlsServer(Server):
             root_certificates=self.authority.pem,
             require_client_auth=True,
         )
-        self.tls_port = self._grpc.add_secure_port("localhost:0", credentials)
+        self.tls_port = self.calls.grpc.add_secure_port("localhost:0", credentials)
 
 
 class Fortress:

@@ -20,18 +20,14 @@ from carousel.server import logs, tls
 from carousel.server.access.metrics import AccessMetrics
 from carousel.server.access.opening import open_gate
 from carousel.server.access_log import Recorder
-from carousel.server.flow import Flows
+from carousel.server.call_server import CallServer
 from carousel.server.frontends import counts, records
 from carousel.server.frontends.asking import Asking
 from carousel.server.frontends.forwarded import OPTIONS
 from carousel.server.frontends.link import Link
 from carousel.server.frontends.relay import Relay
 from carousel.server.frontends.stepping import Stepping
-from carousel.server.guests import add_guests
-from carousel.server.hot_calls import Handlers, HotCalls
-from carousel.server.resets import Counted
 from carousel.server.resets.metrics import ResetMetrics
-from carousel.server.rpc import add_service
 from carousel.server.rpc_metrics import RpcMetrics
 from carousel.server.services import SERVICES
 from carousel.server.settings import Settings
@@ -53,7 +49,7 @@ class FrontEnd:
         )
         self._asking = Asking(self._link)
         self._steps: Stepping | None = None
-        self._server: grpc.aio.Server | None = None  # once it serves
+        self._server: CallServer | None = None  # once it serves
         self._does: dict[int, Callable[[bytes], None]] = {
             records.BEGIN: lambda record: self._run(self._begin(records.read_plain(record))),
             records.ANSWER: self._asking.answered,
@@ -97,32 +93,20 @@ class FrontEnd:
         self._channel = grpc.aio.insecure_channel(f"unix:{told['socket']}", options=OPTIONS)
         limits = dict(settings.channel_options(settings.max_message_bytes))
         limits["grpc.so_reuseport"] = 1
-        server = grpc.aio.server(options=tuple(limits.items()))
-        counted = Counted(server)
-        flows = Flows(settings, metrics)
         recorder = Recorder(_Lines(self._link)) if told["recorded"] else None
-        hot: Handlers = {}
-        for name, service in SERVICES.items():
-            servicer = Relay(self._channel, service)
-            if name == "inference" and not told["traced"]:
-                servicer = self._steps = Stepping(self._channel, self._asking)
-            every = (server, service, servicer, metrics, self._gate)
-            logged = not told["traced"]
-            hot |= add_service(*every, recorder=recorder, flows=flows, logged=logged)
-        names = [service.full_name for service in SERVICES.values()]
-        health = Relay(self._channel, HEALTH)
-        add_guests(server, self._gate, names, health, recorder, channelz=settings.channelz)
+        server = CallServer(tuple(limits.items()), settings, metrics, self._gate, recorder)
+        servicers: dict[str, object] = {
+            name: Relay(self._channel, service) for name, service in SERVICES.items()
+        }
+        if not told["traced"]:
+            servicers["inference"] = self._steps = Stepping(self._channel, self._asking)
+        server.add(servicers, Relay(self._channel, HEALTH), logged=not told["traced"])
         certificate = tls.open_certificate(settings.certificate_files, registry)
-        port = tls.add_port(server, told["address"], certificate)
-        if not port:
+        if not await server.start(told["address"], certificate):
             raise RuntimeError(f"can't listen on {told['address']}")
-        await server.start()
-        self._hot_calls = HotCalls(server, hot)
-        about = (settings, resets, recorder, flows, self._hot_calls)
-        self._guard = counted.guard(*about, port=port)
+        server.watch(resets)
         self._server = server
         self._gate.start()
-        self._run(flows.watch())
         self._run(self._count())
         self._link.send(bytes((records.READY,)))
 
