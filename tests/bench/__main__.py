@@ -41,7 +41,7 @@ def main() -> None:
             file = record.write(bench, about, time.monotonic() - begin)
         finally:
             bench.close()
-    console = Console(width=max(140, Console().width))
+    console = Console(width=max(180, Console().width))
     console.print(bars.table(bench.bars, bench.notes))
     console.print(f"{time.monotonic() - begin:.0f} s; raw figures in {file.name}")
     if failed:

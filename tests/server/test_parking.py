@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
 from carousel import tensors
+from carousel.server import engine, lone
 from carousel.v1 import inference_service_pb2 as steps
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
@@ -79,6 +82,31 @@ def test_callers_who_come_at_once_park_nobody_who_waits(
             assert not answer.errors, answer.errors
             outputs[number].append(tensors.decode(answer.outputs)[0])
     np.testing.assert_allclose(np.array(outputs), truth, rtol=1e-4, atol=1e-5)
+
+
+def test_who_is_alone_beside_parked_sessions_is_stepped_where_it_came(
+    crowded: tuple[Wire, RunningServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire, _ = crowded
+    monkeypatch.setattr(engine, "SHORT_SECONDS", math.inf)
+    planned, plan_of = list[Any](), lone.plan_of
+
+    def seen(*args: Any) -> Any:
+        planned.append(plan_of(*args))
+        return planned[-1]
+
+    monkeypatch.setattr(lone, "plan_of", seen)
+    inputs = sequences(2 * ROWS, 3)
+    truth = alone(wire, inputs)
+    handles = [wire.create().handle for _ in inputs]
+    planned.clear()
+    for number, handle in enumerate(handles):
+        for step in range(3):
+            got = wire.outputs([handle], [step], inputs[number, step : step + 1])
+            np.testing.assert_allclose(got[0], truth[number, step], rtol=1e-4, atol=1e-5)
+    assert len(set(tiers(wire))) > 1, "none is parked"
+    assert any(plan is not None for plan in planned), "it was never alone"
+    assert any(plan is None for plan in planned), "none was brought back"
 
 
 def test_whoever_comes_later_does_not_overtake_a_message_that_waits_for_room(

@@ -159,12 +159,14 @@ class Engine:
         if work.lengths is not None or self._arrivals or not self._reins.acquire(blocking=False):
             return False
         try:
-            busy = self._calls or self.table.parked or self.waiting
+            busy = self._calls or self.waiting
             if busy or self._stopping or version.accelerator is not None:
                 return False
             with torch.no_grad():
                 plan = lone.plan_of(self.table, version, work, time.monotonic())
                 if plan is None:
+                    if self.table.parked:
+                        return False  # its session may have to be brought back
                     self._admit(version, [work])
                     self._safe_turn(version)
                 else:

@@ -7,7 +7,7 @@ import numpy as np
 from carousel.server.inputs import are_good
 from carousel.server.loaded import LoadedVersion
 from carousel.server.plan import Plan
-from carousel.server.table import QUARANTINED, SessionTable
+from carousel.server.table import NO_ROW, QUARANTINED, SessionTable
 from carousel.server.work import Work
 
 BOUNDS, PLACES = np.array([0, 1]), np.zeros(1, np.int64)
@@ -28,6 +28,7 @@ def plan_of(table: SessionTable, version: LoadedVersion, work: Work, now: float)
     if (
         table.version[slot] != version.ordinal
         or table.state[slot] == QUARANTINED
+        or table.row[slot] == NO_ROW
         or table.next_index[slot] != index
         or table.tail[slot] != serving
         or (work.durables and work.durables[0] > index)
