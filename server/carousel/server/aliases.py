@@ -28,8 +28,13 @@ def read_aliases(folder: Path) -> dict[str, int]:
 
 def aliases_moment(folder: Path) -> int:
     """When they last changed, in nanoseconds since 1970; 0 where there are none."""
+    return changed_moment(folder / ALIASES)
+
+
+def changed_moment(path: Path) -> int:
+    """When a file, or what is in a folder, last changed; 0 where there is none."""
     try:
-        return os.lstat(folder / ALIASES).st_mtime_ns
+        return os.lstat(path).st_mtime_ns
     except OSError:
         return 0
 

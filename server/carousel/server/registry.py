@@ -34,6 +34,7 @@ from carousel.server.health_policy import HealthPolicy
 from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import Metrics
 from carousel.server.names import ModelRef, owner_of, version_name
+from carousel.server.resolved import Resolved
 from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
@@ -74,6 +75,7 @@ class Registry:
     ) -> None:
         self.device = pick_device(settings.device)
         self._store = store
+        self._resolved: Resolved[LoadedVersion] = Resolved(store)
         self._engine = engine
         self._sessions = sessions
         self._settings = settings
@@ -100,7 +102,10 @@ class Registry:
 
         Raises ModelNotFound, VersionNotFound, AliasNotFound, ModelLoading or ModelNotLoaded.
         """
-        return self.serving(self._store.seen(ModelRef.parse(name, field=field), tenant))
+        ref = ModelRef.parse(name, field=field)
+        return self._resolved.version(
+            ref, tenant, lambda: self.serving(self._store.seen(ref, tenant))
+        )
 
     def serving(self, ref: ModelRef) -> LoadedVersion:
         """The loaded version of what a key says. Raises what `resolve` does."""
@@ -123,6 +128,7 @@ class Registry:
     def settle(self, ref: ModelRef, number: int) -> None:
         """Let a name stand for this version until another one that it stands for is loaded."""
         self._settled[ref] = number
+        self._resolved.clear()
 
     def _newest(self, model: str) -> LoadedVersion | None:
         numbers = [number for name, number in self._loaded if name == model]
@@ -166,6 +172,7 @@ class Registry:
                 if version.stepwise:
                     await self._engine.call(self._engine.versions.append, version)
                 self._loaded[key] = self._by_ordinal[version.ordinal] = version
+                self._resolved.clear()
             self._count(version, time.monotonic() - begin)
             self._on_change()
 
@@ -268,6 +275,7 @@ class Registry:
             if version.stepwise:
                 await self._engine.call(self._retire, version, force)
             del self._loaded[key], self._by_ordinal[version.ordinal]
+            self._resolved.clear()
             version.metrics.remove()
             log.info("%s unloaded", version.name)
             self._on_change()
