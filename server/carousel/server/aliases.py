@@ -31,7 +31,7 @@ def aliases_moment(folder: Path) -> int:
     return changed_moment(folder / ALIASES)
 
 
-def changed_moment(path: Path) -> int:
+def changed_moment(path: str | Path) -> int:
     """When a file, or what is in a folder, last changed; 0 where there is none."""
     try:
         return os.lstat(path).st_mtime_ns

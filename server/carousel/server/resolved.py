@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
+from carousel.server.aliases import ALIASES, changed_moment
 from carousel.server.follower import FRESH_NS
-from carousel.server.names import ModelRef
+from carousel.server.names import ModelRef, path_of
 from carousel.server.store import ModelStore, Stamp
 
 Found = TypeVar("Found")
@@ -39,7 +42,7 @@ class Resolved(Generic[Found]):
     def version(self, ref: ModelRef, tenant: str, find: Callable[[], Found]) -> Found:
         """What a tenant means by a name; `find` looks it up. Raises what `find` does."""
         now, models = self._clock(), dict.fromkeys((ref.of(tenant).model, ref.model))
-        stamps = tuple(map(self._store.stamp, models))
+        stamps = tuple(_stamp(self._store.root, model) for model in models)
         known = self._known.get((ref, tenant))
         if known and known.stamps == stamps and 0 <= now - known.moment < KEPT_NS:
             return known.version
@@ -53,3 +56,16 @@ class Resolved(Generic[Found]):
     def clear(self) -> None:
         """Other versions are loaded now, or names were settled."""
         self._known.clear()
+
+
+def _stamp(root: Path, model: str) -> Stamp:
+    """As ModelStore.stamps says it; zeros for what there isn't."""
+    home, aliases = _watched(root, model)
+    return changed_moment(home), changed_moment(aliases)
+
+
+@functools.lru_cache(MOST)
+def _watched(root: Path, model: str) -> tuple[str, str]:
+    """To put paths together takes longer than to look at what is there."""
+    home = root / path_of(model)
+    return str(home), str(home / ALIASES)

@@ -30,7 +30,7 @@ from carousel.errors import (
     VersionExists,
     VersionNotFound,
 )
-from carousel.server.aliases import aliases_moment, changed_moment, read_aliases, write_aliases
+from carousel.server.aliases import aliases_moment, read_aliases, write_aliases
 from carousel.server.health_policy import (
     HealthPolicy,
     read_health_policy,
@@ -154,11 +154,6 @@ class ModelStore:
                 moment = entry.stat(follow_symlinks=False).st_mtime_ns
                 found[model] = (moment, aliases_moment(Path(entry.path)))
         return found
-
-    def stamp(self, model: str) -> Stamp:
-        """The same of one model; zeros for what there isn't."""
-        home = self._home(model)
-        return changed_moment(home), aliases_moment(home)
 
     def newest_promoted(self, model: str) -> int | None:
         """The highest version that training made; None when there is none."""

@@ -21,6 +21,7 @@ from carousel.server import forks, listing, names, snapshots
 from carousel.server.audit.replays import Replays
 from carousel.server.departed import Ended
 from carousel.server.gates.inspection import Inspections
+from carousel.server.groups import Done
 from carousel.server.hall import Hall
 from carousel.server.loaded import LoadedVersion
 from carousel.server.made import Made, made_one
@@ -54,19 +55,19 @@ class SessionService:
         version = self._hall.registry.resolve(request.model, tenant)
         terms = _terms(request, tenant)
         if request.WhichOneof("prefix"):
-            return await self._made(await self._begin_with_prefix(request, version, terms))
+            return await self._hall.made(await self._begin_with_prefix(request, version, terms))
         row = (
             snapshots.read_state(request.initial_state, version) if request.initial_state else None
         )
-        return await self._made(self._call(self._sessions.create, version, terms, row=row))
+        return await self._hall.made(self._call(self._create, version, terms, row=row))
 
     async def _begin_with_prefix(
         self, request: pb.CreateSessionRequest, version: LoadedVersion, terms: Terms
-    ) -> asyncio.Future[session_pb2.Session]:
+    ) -> asyncio.Future[Made[session_pb2.Session]]:
         version.check_stepwise()
         prefix = await self._prefixes.find(version, request, terms.tenant)
         return self._call(
-            self._sessions.create,
+            self._create,
             version,
             terms,
             row=prefix.row,
@@ -75,8 +76,10 @@ class SessionService:
             reply=prefix.output,
         )
 
-    async def _made(self, making: asyncio.Future[session_pb2.Session]) -> session_pb2.Session:
-        return await self._hall.made(asyncio.ensure_future(_as_made(making)))
+    def _create(
+        self, version: LoadedVersion, terms: Terms, **start: Any
+    ) -> Made[session_pb2.Session]:
+        return made_one(self._sessions.create(version, terms, **start))
 
     async def AttachSession(
         self, request: pb.AttachSessionRequest, context: Context
@@ -197,16 +200,23 @@ class SessionService:
         self, request: pb.DeleteSessionRequest, context: Context
     ) -> empty_pb2.Empty:
         session_id, handle = _key(request.name, context), _handle(request)
+        was_here = False
+
+        def end(done: Done) -> None:
+            nonlocal was_here
+            self._sessions.delete(session_id, handle)
+            was_here = True
+            self._hall.engine.behind.secure_end(session_id, done)
+
         try:
-            await self._call(self._sessions.delete, session_id, handle)
+            await self._hall.stored(end)
         except SessionNotFound:
             await self._hall.at_rest.end(session_id, handle)
-        else:
-            behind = self._hall.engine.behind
-            try:
-                await self._hall.stored(lambda done: behind.secure_end(session_id, done))
-            except SessionFenced:  # it had gone on elsewhere: there it ends
-                await self._hall.at_rest.end(session_id, handle)
+        except SessionFenced:
+            if not was_here:
+                raise
+            # It had gone on elsewhere: there it ends.
+            await self._hall.at_rest.end(session_id, handle)
         return empty_pb2.Empty()
 
     async def ForkSession(
@@ -304,9 +314,9 @@ class SessionService:
         model, tenant = request.model or snapshot.model_version, tenant_of(context)
         version = self._hall.registry.resolve(model, tenant)
         row, reply = snapshots.read(snapshot, version)
-        return await self._made(
+        return await self._hall.made(
             self._call(
-                self._sessions.create,
+                self._create,
                 version,
                 _terms(request, tenant),
                 row=row,
@@ -335,10 +345,6 @@ class SessionService:
         self, request: pb.InspectSessionRequest, context: Context
     ) -> pb.InspectSessionResponse:
         return await self._inspections.inspect(request, tenant_of(context))
-
-
-async def _as_made(making: asyncio.Future[session_pb2.Session]) -> Made[session_pb2.Session]:
-    return made_one(await making)
 
 
 def _key(name: str, context: Context) -> str:
