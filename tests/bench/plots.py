@@ -12,6 +12,11 @@ from matplotlib.figure import Figure
 
 Results = list[dict[str, Any]]
 
+PANELS = (
+    ("live", "sessions", "live sessions, 4,096 active"),
+    ("sizes", "hidden", "hidden size, 256 in a message"),
+    ("chunks", "length", "steps of a chunk, 64 in a message"),
+)
 BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d9730d", "#2a8a4a", "#888888"
 COLOURS = (BLUE, ORANGE, GREEN, "#8a3fa0", "#b03030", "#40a0b0", "#a08020", GREY)
 
@@ -50,13 +55,11 @@ def ladder(results: Results) -> Figure:
 
 def scaling(results: Results) -> Figure:
     """The cost of a step beside idle sessions, by model size and by length of chunk."""
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
-    panels = figure.subplots(1, 3)
-    for axes, suite, key, title in (
-        (panels[0], "live", "sessions", "live sessions, 4,096 active"),
-        (panels[1], "sizes", "hidden", "hidden size, 256 in a message"),
-        (panels[2], "chunks", "length", "steps of a chunk, 64 in a message"),
-    ):
+    measured = {one["suite"] for one in results}
+    shown = [panel for panel in PANELS if panel[0] in measured]
+    figure = Figure(figsize=(3.4 * len(shown), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, (suite, key, title) in zip(panels, shown, strict=True):
         lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for one in results:
             if one["suite"] == suite:
