@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from carousel.errors import CarouselError, flat_metadata
+from carousel.server.varint import varint
 from carousel.v1 import inference_service_pb2 as pb
 
 _ERRORS = pb.StepResponse.DESCRIPTOR.fields_by_name["errors"].number
@@ -55,7 +56,7 @@ def _same(error: CarouselError, count: int) -> bytes:
     while begin < count:
         size = len(fields[begin])
         end = 1 << 7 * (size - 1)  # from here on, the field takes a byte more
-        head = _varint(_ERRORS << 3 | BYTES) + _varint(len(same) + size) + same
+        head = varint(_ERRORS << 3 | BYTES) + varint(len(same) + size) + same
         written += head.join([b"", *fields[begin:end]])
         begin = end
     return written
@@ -67,17 +68,8 @@ _known_items: list[bytes] = []
 def _items(count: int) -> list[bytes]:
     """The field `item` of errors, as it is written, for the first so many."""
     for item in range(len(_known_items), count):
-        _known_items.append(_varint(_ITEM << 3 | VARINT) + _varint(item))
+        _known_items.append(varint(_ITEM << 3 | VARINT) + varint(item))
     return _known_items[:count]
-
-
-def _varint(number: int) -> bytes:
-    written = bytearray()
-    while number > 0x7F:
-        written.append(number & 0x7F | 0x80)
-        number >>= 7
-    written.append(number)
-    return bytes(written)
 
 
 def _without_outputs(request: pb.StepRequest) -> pb.StepResponse:

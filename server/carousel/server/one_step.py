@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from carousel.server.varint import varint
 from carousel.server.work import NEVER, Answer
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import tensor_pb2
@@ -94,9 +95,9 @@ def read_streamed(message: bytes) -> OneStep | None:
     return read(message, found.end())
 
 
-def _number(varint: bytes) -> int:
+def _number(written: bytes) -> int:
     number = 0
-    for byte in reversed(varint):
+    for byte in reversed(written):
         number = number << 7 | byte & 127
     return number
 
@@ -108,22 +109,13 @@ def tensor_head(data_type: int, shape: tuple[int, ...], size: int) -> bytes:
     return b"\x08%c\x12%c" % (data_type, len(dimensions)) + dimensions + b"\x1a" + _varint(size)
 
 
-def _written(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-_varint = lru_cache(64)(_written)  # of lengths and of seconds, which are mostly the same
+_varint = lru_cache(64)(varint)  # of lengths and of seconds, which are mostly the same
 
 
 def write(answer: Answer) -> bytes:
     """The StepResponse of an answer to one step that went well."""
     work, values, item = answer.work, answer.outputs.tobytes(), int(answer.items[0])
-    index = _written(work.step_indexes[item])
+    index = varint(work.step_indexes[item])
     head = tensor_head(tensor_pb2.DATA_TYPE_FLOAT32, answer.outputs.shape, len(values))
     parts = [
         b"\x0a\x08",
@@ -141,7 +133,7 @@ def write(answer: Answer) -> bytes:
 
 
 def _durable(index: int) -> bytes:
-    number = _written(index)
+    number = varint(index)
     return b"\x22%c%b" % (len(number), number) if index else b""
 
 
@@ -150,7 +142,7 @@ def _time(seconds: float) -> bytes:
     whole, nanos = int(seconds), int(seconds % 1 * 1e9)
     time = b"\x08" + _varint(whole) if whole else b""
     if nanos:
-        time += b"\x10" + _written(nanos)
+        time += b"\x10" + varint(nanos)
     return b"\x3a%c%b" % (len(time), time)
 
 

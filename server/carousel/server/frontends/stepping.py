@@ -81,7 +81,7 @@ class Stepping(Relay):
         stream = _Stream(self._asking, number, tenant)
         owing(lambda: stream.flying > 0)
         self._streams.add(stream)
-        reader = asyncio.create_task(self._read(line, stream))
+        reader = asyncio.create_task(stream.read(line, stream.start))
         broken: list[int] = []
         try:
             while (message := await stream.next()) is not None:
@@ -97,17 +97,6 @@ class Stepping(Relay):
             self._streams.discard(stream)
             reader.cancel()
             self._asking.close(number, broken)
-
-    async def _read(self, line: Line, stream: _Stream) -> None:
-        try:
-            while (message := await line.read()) is not None:
-                if not stream.calm.is_set():
-                    await stream.calm.wait()
-                if stream.drained:
-                    break
-                stream.start(message.step)
-        finally:
-            stream.half_close()
 
 
 class _Stream(Stream):

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import partial
 
 from carousel.errors import CarouselError, QueueFull
 from carousel.server import generation, item_errors, sequences, steps
@@ -66,7 +67,7 @@ class InferenceService:
             stream = Stream(tenant, origin_of(request_id.get()))
             owing(lambda: stream.flying > 0)
             self._streams.add(stream)
-            reader = asyncio.create_task(self._read(line, stream))
+            reader = asyncio.create_task(stream.read(line, partial(self._start, stream)))
             try:
                 while (message := await stream.next()) is not None:
                     await line.write(message)
@@ -82,18 +83,7 @@ class InferenceService:
                 reader.cancel()
                 stream.cancel()
 
-    async def _read(self, line: Line, stream: Stream) -> None:
-        try:
-            while (message := await line.read()) is not None:
-                if not stream.calm.is_set():
-                    await stream.calm.wait()
-                if stream.drained:
-                    break
-                self._start(message.step, stream)
-        finally:
-            stream.half_close()
-
-    def _start(self, request: Request, stream: Stream) -> None:
+    def _start(self, stream: Stream, request: Request) -> None:
         """Submit one message; whatever is wrong with it becomes an error of its items."""
         try:
             found = self._decode(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from carousel.server import one_step, steps
 from carousel.server.refused import Refused
-from carousel.server.rpc import Context
+from carousel.server.rpc import Context, Line
 from carousel.server.work import NEVER, Answer, Work
 
 STREAM_WINDOW = 65_536  # items of one stream on their way, above which it is not read further
@@ -114,6 +115,18 @@ class Stream:
     def _wake(self) -> None:
         if self._more is not None and not self._more.done():
             self._more.set_result(None)
+
+    async def read(self, line: Line, start: Callable[[Any], None]) -> None:
+        """Start every message that comes, while the caller takes the answers."""
+        try:
+            while (message := await line.read()) is not None:
+                if not self.calm.is_set():
+                    await self.calm.wait()
+                if self.drained:
+                    break
+                start(message.step)
+        finally:
+            self.half_close()
 
     def half_close(self) -> None:
         """No more requests: the stream ends after the last answer."""
