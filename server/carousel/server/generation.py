@@ -232,7 +232,7 @@ async def _take_up(hall: Hall, source: Source, wanted: Wanted) -> tuple[Transcri
             field="prompt",
         )
     if found.owed and fed:
-        await hall.stored(lambda done: _secure(hall, source.handle, done))
+        await hall.stored(lambda done: secure(hall, source.handle, done))
     return transcript, found.output
 
 
@@ -269,6 +269,8 @@ def _decided(found: _Found, source: Source, wanted: Wanted) -> Memo:
     )
 
 
-def _secure(hall: Hall, handle: int, done: Done) -> None:
+def secure(hall: Hall, handle: int, done: Done) -> None:
     slot = hall.engine.table.slot_of(handle)
-    hall.engine.behind.secure([] if slot is None else [slot], done)
+    if slot is None:  # it ended, or went on elsewhere, since it was found
+        raise hall.engine.table.why_not(handle)
+    hall.engine.behind.secure([slot], done)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -130,20 +131,41 @@ class Hall:
         if not making.cancelled() and making.exception() is None:
             self.engine.call(self.sessions.discard, making.result().handles)
 
-    async def secure(self, sessions: Sequence[session_pb2.Session]) -> None:
-        """Return when durable sessions, as they are now, are in the store.
+    async def kept(
+        self, change: Callable[..., session_pb2.Session], *args: Any, **kwargs: Any
+    ) -> session_pb2.Session:
+        """Change a session in the engine's thread; the answer leaves once a durable one is in the
+        store.
 
-        Raises StoreUnavailable, and SessionFenced when the store has another incarnation.
+        One visit does both: between two, the store may say that another server has the session.
+        Raises what `change` does, StoreUnavailable, and SessionFenced when the store has another
+        incarnation.
         """
-        ids = [
-            session_key(one) for one in sessions if one.durability != session_pb2.DURABILITY_MEMORY
-        ]
-        if ids:
-            await self.stored(lambda done: self._secure(ids, done))
+        changed: session_pb2.Session | None = None
 
-    def _secure(self, ids: Sequence[str], done: Done) -> None:
-        slots = self.engine.table.slots
-        self.engine.behind.secure([slots[i] for i in ids if i in slots], done)
+        def begin(done: Done) -> None:
+            nonlocal changed
+            changed = change(*args, **kwargs)
+            self._secure([session_key(changed)], done)
+
+        await self.stored(begin)
+        assert changed is not None
+        return changed
+
+    async def secure(self, session_id: str) -> None:
+        """Return when a session, as it is now, is in the store if it is durable.
+
+        Raises StoreUnavailable, SessionEnded, and SessionFenced when another server has it.
+        """
+        await self.stored(lambda done: self._secure([session_id], done))
+
+    def _secure(self, keys: Sequence[str], done: Done) -> None:
+        table = self.engine.table
+        for key in keys:
+            if key not in table.slots:
+                ended = table.departed.ended(key)
+                raise SessionFenced("another server has it") if ended is None else ended.error()
+        self.engine.behind.secure([table.slots[key] for key in keys], done)
 
     async def _recorded(self, ids: Sequence[str]) -> None:
         """Return when the audit logs of new sessions have begun. Raises StoreUnwritable."""

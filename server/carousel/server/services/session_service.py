@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal, Protocol
 
@@ -90,7 +91,7 @@ class SessionService:
         self._hall.engine.behind.refuse_when_troubled()
         await self._hall.resident(session_id)
         try:
-            session = await self._attached(session_id, handle, known)
+            return await self._attached(session_id, handle, known)
         except (SessionNotFound, SessionEnded, SessionFenced) as error:
             engine = self._hall.engine
             if session_id in engine.table.slots or engine.behind.is_ending(session_id):
@@ -99,20 +100,17 @@ class SessionService:
                 return await self._brought_back(session_id, handle, known)
             except SessionNotFound:
                 raise error from None
-        return session
 
     async def _attached(
         self, session_id: str, handle: int | None, known: int
     ) -> session_pb2.Session:
         """A session that is here; SessionFenced where it went on elsewhere meanwhile."""
         try:
-            session = await self._call(self._sessions.attach, session_id, handle, known)
+            return await self._hall.kept(self._sessions.attach, session_id, handle, known)
         except (StepsLost, SessionFenced):
             if await self._went_on_elsewhere(session_id):
                 raise SessionFenced("another server has the session") from None
             raise
-        await self._hall.secure([session])
-        return session
 
     async def _be_sure_of(self, session_id: str) -> None:
         """Let go of a session that another server took over, before its state is read."""
@@ -121,7 +119,8 @@ class SessionService:
             return
         entry = await self._hall.at_rest.entry(session_id)
         if entry is not None and entry.handle not in known:
-            await self._went_on_elsewhere(session_id)
+            with contextlib.suppress(SessionEnded):
+                await self._went_on_elsewhere(session_id)
 
     async def _went_on_elsewhere(self, session_id: str) -> bool:
         """Whether another server has a session that this one thinks it has; then it is let go of.
@@ -129,7 +128,7 @@ class SessionService:
         The store knows, and refuses the word of a server that was away.
         """
         try:
-            await self._hall.secure([await self._call(self._sessions.get, session_id)])
+            await self._hall.secure(session_id)
         except SessionFenced:
             return True
         return False
@@ -140,15 +139,12 @@ class SessionService:
         """A session out of the store, which knows of its new handle when this returns."""
         for attempt in range(TAKEOVERS):
             found = await self._hall.at_rest.to_restore(session_id, handle, known)
-            session = await self._call(self._sessions.restore, *found, handle)
             try:
-                await self._hall.secure([session])
+                return await self._hall.kept(self._sessions.restore, *found, handle)
             except SessionFenced:
                 # Its former server wrote once more between the look and the takeover: look again.
                 if attempt == TAKEOVERS - 1:
                     raise
-            else:
-                return session
         raise AssertionError("unreachable")
 
     async def GetSession(
@@ -181,15 +177,13 @@ class SessionService:
         self._hall.engine.behind.refuse_when_troubled()
         await self._hall.resident(session_id)
         try:
-            session = await self._call(function, session_id, *args, **kwargs)
+            return await self._hall.kept(function, session_id, *args, **kwargs)
         except SessionFenced as error:
             if not await self._went_on_elsewhere(session_id):
                 raise
             raise await self._hall.at_rest.refuse(session_id, error) from None
         except SessionNotFound as error:
             raise await self._hall.at_rest.refuse(session_id, error) from None
-        await self._hall.secure([session])
-        return session
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
