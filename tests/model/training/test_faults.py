@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.model.training.small import events_of, learn, quick, start, wait_for,
 from carousel.model import load
 from carousel.model.data import Corpus
 from carousel.model.training import DivergedError, Trainer
+from carousel.model.training.checkpoint import Checkpoints
 from carousel.model.training.job import run
 from carousel.model.training.workers import Workers
 
@@ -93,6 +95,26 @@ def test_retention_keeps_the_newest_and_the_best(text_corpus: Corpus, tmp_path: 
     assert trainer.checkpoints.steps == sorted({best, 16, 18, 20})
     assert [e["step"] for e in evaluations if e["best"]][-1] == best
     assert not [p for p in trainer.checkpoints.folder.iterdir() if p.name.startswith(".")]
+
+
+def test_a_kill_while_old_checkpoints_go_leaves_no_half_of_one(
+    text_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, **options: Any) -> None:
+        for file in path.glob("*"):
+            file.unlink()
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"max_steps": 3, "checkpoint_every": 1, "keep_checkpoints": 1}
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        learn(text_corpus, tmp_path, **options)
+    monkeypatch.undo()
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in checkpoints.steps:
+        checkpoints.check(step)
+    assert checkpoints.newest(pytest.fail) == checkpoints.steps[-1]
+    assert [path.name for path in checkpoints.folder.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_full_disk_fails_the_job_and_tears_nothing(text_corpus: Corpus, tmp_path: Path) -> None:

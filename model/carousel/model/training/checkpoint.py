@@ -18,9 +18,10 @@ Warn = Callable[[str], None]
 class Checkpoints:
     """The folder `checkpoints` of a job, and its file `best` beside it.
 
-    A checkpoint is made under a name with a dot, brought to the disk and renamed, so that neither a
-    kill nor a full disk leaves half of one; its manifest has the SHA-256 of every file, so that one
-    that was damaged later is found. The newest `keep` stay, and the best one.
+    A checkpoint is made under a name with a dot, brought to the disk and renamed, and goes under
+    such a name, so that neither a kill nor a full disk leaves half of one; its manifest has the
+    SHA-256 of every file, so that one that was damaged later is found. The newest `keep` stay, and
+    the best one.
     """
 
     def __init__(self, job: Path, keep: int) -> None:
@@ -73,12 +74,19 @@ class Checkpoints:
 
     def _prune(self) -> None:
         kept = {*self.steps[-self._keep :], self.best}
-        for path in self.folder.iterdir():
-            if not path.name.isdigit() or int(path.name) not in kept:
-                shutil.rmtree(path, ignore_errors=True)
+        for step in self.steps:
+            if step not in kept:
+                self.path(step).rename(self.folder / f".{step:08}.old")
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove what is not, or no longer, a checkpoint."""
+        for path in self.folder.glob(".*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def newest(self, warn: Warn) -> int | None:
         """The step of the newest one that is whole; those found damaged are put aside."""
+        self._clear()  # what a kill left behind
         for step in reversed(self.steps):
             try:
                 self.check(step)
