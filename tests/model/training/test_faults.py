@@ -20,6 +20,7 @@ from carousel.model import load
 from carousel.model.data import Corpus
 from carousel.model.training import DivergedError, Trainer
 from carousel.model.training.checkpoint import Checkpoints
+from carousel.model.training.events import Events
 from carousel.model.training.job import run
 from carousel.model.training.workers import Workers
 
@@ -115,6 +116,24 @@ def test_a_kill_while_old_checkpoints_go_leaves_no_half_of_one(
         checkpoints.check(step)
     assert checkpoints.newest(pytest.fail) == checkpoints.steps[-1]
     assert [path.name for path in checkpoints.folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_checkpoint_that_a_kill_left_untold_is_told_by_the_next_process(
+    text_corpus: Corpus, tmp_path: Path
+) -> None:
+    job = write_job(text_corpus, tmp_path / "job")
+    events = Events(job / "events.jsonl")
+
+    def emit(kind: str, step: int, **values: Any) -> None:
+        if (kind, step) == ("checkpoint", 8):
+            raise KeyboardInterrupt
+        events.emit(kind, step, **values)
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(quick(text_corpus), text_corpus, job, emit=emit).run()
+    events.close()
+    assert run(job, Workers()) == 0
+    assert [event["step"] for event in events_of(job).of("checkpoint")] == [0, 4, 8, 12]
 
 
 def test_a_full_disk_fails_the_job_and_tears_nothing(text_corpus: Corpus, tmp_path: Path) -> None:

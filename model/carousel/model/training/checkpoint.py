@@ -63,7 +63,11 @@ class Checkpoints:
         if best:
             self._mark(path.name)
         self._prune()
-        return sum(file.stat().st_size for file in path.iterdir())
+        return self.size(step)
+
+    def size(self, step: int) -> int:
+        """Bytes of the checkpoint of a step."""
+        return sum(file.stat().st_size for file in self.path(step).iterdir())
 
     def _mark(self, name: str) -> None:
         part = self._best.with_name(".best.part")

@@ -9,9 +9,12 @@ from typing import Any, Protocol
 
 
 class Emit(Protocol):
-    """Takes an event of a type at a step; docs/training.md lists what belongs to each."""
+    """Takes an event of a type at a step; docs/training.md lists what belongs to each.
 
-    def __call__(self, kind: str, step: int, **values: Any) -> None: ...
+    With `again`, it may be one that was told before the process was killed.
+    """
+
+    def __call__(self, kind: str, step: int, *, again: bool = False, **values: Any) -> None: ...
 
 
 class Events:
@@ -23,13 +26,17 @@ class Events:
     def __init__(self, path: Path) -> None:
         whole = path.read_bytes() if path.exists() else b""
         whole = whole[: whole.rfind(b"\n") + 1]
-        self.attempt = 1 + _kinds(whole).count("started")
+        told = _told(whole)
+        self.attempt = 1 + sum(kind == "started" for kind, _ in told)
+        self._told = set(told)
         self.step = 0  # of the last event written here
         self._file = path.open("ab")
         self._file.truncate(len(whole))
 
-    def emit(self, kind: str, step: int, **values: Any) -> None:
+    def emit(self, kind: str, step: int, *, again: bool = False, **values: Any) -> None:
         """Write one event; numbers must be finite, as JSON knows no others."""
+        if again and (kind, step) in self._told:
+            return
         self.step = step
         event = {"type": kind, "time": time.time(), "attempt": self.attempt, "step": step}
         self._file.write(json.dumps(event | values, allow_nan=False).encode() + b"\n")
@@ -45,14 +52,15 @@ class Events:
 
 def last_kind(path: Path) -> str | None:
     """The type of the last event in a file that may not be there."""
-    kinds = _kinds(path.read_bytes()) if path.exists() else []
-    return kinds[-1] if kinds else None
+    told = _told(path.read_bytes()) if path.exists() else []
+    return told[-1][0] if told else None
 
 
-def _kinds(content: bytes) -> list[str]:
+def _told(content: bytes) -> list[tuple[str, int]]:
+    """Types and steps of the events in whole lines."""
     whole = content[: content.rfind(b"\n") + 1]
-    return [json.loads(line)["type"] for line in whole.splitlines()]
+    return [(event["type"], event["step"]) for event in map(json.loads, whole.splitlines())]
 
 
-def silent(kind: str, step: int, **values: Any) -> None:
+def silent(kind: str, step: int, *, again: bool = False, **values: Any) -> None:
     """Tells nobody: for the workers beside the first, and for callers who want weights alone."""

@@ -1,6 +1,7 @@
 """How fast a job is and how far: what a progress event says."""
 
 import time
+from typing import Any
 
 from carousel.model.data import Batch
 from carousel.model.training.health import Sums
@@ -56,7 +57,7 @@ class Progress:
         """The time since the last report was not learning, and counts in no speed."""
         self._last = time.monotonic()
 
-    def take(self, step: int, seconds: float, world: int) -> dict[str, float]:
+    def take(self, step: int, seconds: float, world: int) -> dict[str, Any]:
         """The part of a progress event that is known here, and begin to gather anew."""
         now = time.monotonic()
         speed = self._read * world / max(1e-9, now - self._last)

@@ -243,6 +243,9 @@ class Trainer:
         self.progress.start(self.step)
         if resumed is None:
             self._save()  # so that there is something to roll back to, and a full disk is seen now
+        else:  # a kill may have come between its making and its telling
+            best = self.checkpoints.best == resumed
+            self._report_checkpoint(self.checkpoints.size(resumed), best=best, again=True)
 
     def warn(self, message: str) -> None:
         """Tell people something that they should know."""
@@ -265,9 +268,13 @@ class Trainer:
             return
         size = Snapshot(self).save(self.step, best=best)
         self._sealed, self.roll_backs = self.step, 0
+        self._report_checkpoint(size, best=best)
+
+    def _report_checkpoint(self, size: int, *, best: bool, again: bool = False) -> None:
         self.emit(
             "checkpoint",
             self.step,
+            again=again,
             validation_loss=self.validation_loss,
             best=best,
             size_bytes=size,
