@@ -122,7 +122,9 @@ class Histories(RuleBasedStateMachine):
             return multiple()
         if life.index < index:  # and its holder has not sent again what was not stored
             assert self._refused(life, "ForkSession", request) == "SESSION_EXISTS"
-            return multiple()
+            for copy in first:  # as many as without the loss: what is drawn must not depend on time
+                copy.crashed = True
+            return multiple(*first)
         again = self._copies(life, request)
         assert [copy.name for copy in again] == [copy.name for copy in first]
         for copy, former in zip(again, first, strict=True):
