@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.bench import counts
+from tests.bench import counts, instructions
 
 
 def test_no_count_has_grown() -> None:
@@ -27,3 +27,20 @@ def test_a_count_that_grows_is_told(name: str) -> None:
     found["unary"][name] = baseline["unary"][name] * (1 + share) + more + 0.1
     (told,) = counts.compare(found, baseline)
     assert told.startswith(f"unary: {name} ")
+
+
+@pytest.mark.skipif(instructions.missing() is not None, reason=str(instructions.missing()))
+def test_no_part_takes_more_instructions() -> None:
+    baseline = json.loads(instructions.BASELINE.read_text(encoding="utf-8"))
+    if baseline["versions"] != instructions.versions():
+        pytest.skip(f"the baseline is of other versions: {baseline['versions']}")
+    grown = instructions.compare(instructions.counted(), baseline["instructions"])
+    assert not grown, "if this is meant: python -m tests.bench.instructions --accept"
+
+
+def test_instructions_that_grow_are_told() -> None:
+    baseline = json.loads(instructions.BASELINE.read_text(encoding="utf-8"))["instructions"]
+    assert not instructions.compare(baseline, baseline)
+    found = baseline | {"read 1": baseline["read 1"] * (1 + instructions.GROWTH) + 1}
+    (told,) = instructions.compare(found, baseline)
+    assert told.startswith("read 1: ")
