@@ -92,9 +92,9 @@ def _plain(axes: Any) -> None:
 
 
 PLOTS = {
-    "latency": (latencies, "sweep"),
-    "ladder": (ladder, "ladder"),
-    "scaling": (scaling, "live"),
+    "latency": (latencies, {"sweep"}),
+    "ladder": (ladder, {"ladder"}),
+    "scaling": (scaling, {panel[0] for panel in PANELS}),
 }
 
 
@@ -103,8 +103,8 @@ def draw(record: dict[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     measured = {one["suite"] for one in record["results"]}
     files = []
-    for name, (plot, suite) in PLOTS.items():
-        if suite in measured:
+    for name, (plot, suites) in PLOTS.items():
+        if suites & measured:
             files.append(folder / f"{name}.png")
             plot(record["results"]).savefig(files[-1], dpi=110)
     return files

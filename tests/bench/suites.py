@@ -14,9 +14,9 @@ from tests.bench.durability import durability
 from tests.bench.gpu import gpu
 from tests.bench.models import HIDDEN, name_of
 from tests.bench.sample import Sample
+from tests.bench.sweep import TURN, sizes, sweep
 from tests.bench.whole_sequences import sequences
 
-TURN = 256  # the server's largest batch
 SEQUENCES = 64
 QUEUE = 65_536  # items of a tenant that may wait
 
@@ -278,43 +278,6 @@ def churn(bench: Bench) -> None:
     bench.bar("churn", Ratio.of([sample.rate / 1000 for sample in arm.samples]))
 
 
-def sweep(bench: Bench) -> None:
-    """W1: every arm over the number of sessions."""
-    counts = (1, 64, 1024) if bench.quick else (1, 8, 64, 256, 1024, 4096)
-    for sessions in counts:
-        facts = {"cell": "lstm", "hidden": 256, "sessions": sessions}
-        lines = -(-sessions // 2048)  # a connection may have 4,096 calls, those that end included
-        arms = [
-            bench.light("null", "lstm", 256, Shape(sessions, connections=lines), "null unary"),
-            bench.light("real", "lstm", 256, Shape(sessions, connections=lines), "unary"),
-            bench.light("real", "lstm", 256, Shape(sessions, 1, 1), "stream"),
-            bench.coalesced("lstm", 256, sessions),
-            bench.light("naive", "lstm", 256, Shape(sessions, connections=lines)),
-            bench.held(256, sessions),
-        ]
-        for size in (64, 256):
-            if sessions >= size:
-                shape = Shape(sessions, size, 1)
-                arms.append(bench.light("real", "lstm", 256, shape, f"batch {size}"))
-        seconds = 0.3 if bench.quick else 0.5
-        bench.compare("sweep", arms, facts, seconds=seconds, blocks=2 if bench.quick else 5)
-    bench.stop_servers()
-    if not bench.quick:
-        _sizes(bench)
-
-
-def _sizes(bench: Bench) -> None:
-    """The other models, 256 sessions in a message, beside their ceilings."""
-    for cell in ("lstm", "gru"):
-        for hidden in HIDDEN:
-            ceiling = bench.bare_arm("engine", cell, hidden, TURN, name="engine")
-            shape = Shape(1024, TURN, 1)
-            ours = bench.light("real", cell, hidden, shape, "batch 256")
-            facts = {"cell": cell, "hidden": hidden, "sessions": 1024}
-            bench.compare("sizes", [ceiling, ours], facts, seconds=0.5, blocks=5)
-            bench.stop_servers()
-
-
 def _milliseconds(sample: Sample, percentile: float) -> float:
     return float(np.percentile(sample.latencies, percentile)) * 1e3
 
@@ -406,5 +369,6 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "metrics": metrics,
     "durability": durability,
     "audit": audit,
+    "sizes": sizes,
     "sweep": sweep,
 }
