@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from carousel import tensors
 from carousel.errors import SessionNotFound
-from carousel.server import engine, gatekeeper, replies
+from carousel.server import app, engine, gatekeeper, replies
 from carousel.server.item_errors import refuse
 from carousel.server.loaded import LoadedVersion
 from carousel.server.outbox import hand_out
@@ -179,6 +180,30 @@ def test_sessions_made_for_a_caller_who_has_gone_do_not_stay(
         assert made._value.get() == before
     until(lambda: made._value.get() > before)
     until(lambda: len(own.server.hall.engine.table) == 1)
+
+
+def test_a_durable_session_is_made_and_stored_in_one_visit_to_the_engine(
+    own: RunningServer, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = own.server.hall.engine
+    post, visits = engine.post, list[Callable[[], None]]()
+    monkeypatch.setattr(engine, "post", lambda visit: (visits.append(visit), post(visit)))
+    session = wire.create(durability=session_pb2.DURABILITY_SYNC)
+    key = session.name.removeprefix("sessions/")
+    assert len(visits) == 1
+    assert engine.table.stored_as(key) == (session.handle, session.handle)
+
+
+def test_a_running_server_looks_for_garbage_when_much_is_young(
+    serve: Callable[..., RunningServer],
+) -> None:
+    before = gc.get_threshold()
+    gc.set_threshold(700)
+    try:
+        serve()
+        assert gc.get_threshold()[0] == app.YOUNG_OBJECTS
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_a_version_is_loaded_to_the_end_when_its_caller_has_gone(

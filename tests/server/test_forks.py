@@ -183,7 +183,7 @@ def calls_of(server: RunningServer, key: str) -> Counter[str]:
         sys.setprofile(count)
         try:
             keys = forks.keys_of(key, [], COPIES, "")
-            reply = await hall.made(hall.engine.call(hall.sessions.fork, key, keys, 0))
+            reply = await hall.made(lambda: hall.sessions.fork(key, keys, 0))
         finally:
             sys.setprofile(None)
             await hall.engine.call(sys.setprofile, None)

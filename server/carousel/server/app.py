@@ -67,6 +67,10 @@ log = logging.getLogger("carousel.server")
 # few milliseconds; with the default of 5 ms a busy event loop would stretch its turns.
 SWITCH_SECONDS = 0.0005
 
+# So many objects more than at the last look let Python look for cycles among the young. Of 700, its
+# default, nearly all are of calls under way, which it would look at again and again.
+YOUNG_OBJECTS = 20_000
+
 NO_PORT = (
     "can't listen on {}: the port is in use or the address is not ours; --port 0 takes a free one"
 )
@@ -193,6 +197,7 @@ class Server:
         registry.starting = False
         gc.collect()
         gc.freeze()  # torch's hundred thousands of objects stay: no collection looks at them again
+        gc.set_threshold(YOUNG_OBJECTS)
         self.office.start()
         if quotas.on:
             self._quota_watch = asyncio.get_running_loop().create_task(self._usage.follow())

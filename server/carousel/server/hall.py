@@ -101,35 +101,42 @@ class Hall:
         if self.engine.table.parked:
             await self.stored(lambda done: self.sessions.resident(ids, done))
 
-    async def made(self, making: asyncio.Future[Made[Reply]]) -> Reply:
-        """The answer about new sessions, once those that are durable are in the store, and their
-        audit logs have begun: all of them or none.
+    async def made(self, make: Callable[[], Made[Reply]]) -> Reply:
+        """Make sessions in the engine's thread; the answer leaves once durable ones are in the
+        store, and their audit logs have begun: all of them or none.
 
-        They end at once when their caller has gone, who will never know of them.
+        One visit makes them and has them stored, where no audit log comes before. They end at once
+        when their caller has gone, who will never know of them.
         """
+        made: Made[Reply] | None = None
+
+        def begin(done: Done) -> None:
+            nonlocal made
+            made = make()
+            if made.durable and not made.audited:
+                self._secure(made.keys, done)
+            else:
+                done(None)
+
+        def unmake() -> None:
+            if made is not None:
+                self.sessions.discard(made.handles)
+
         try:
-            made = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            making.add_done_callback(self._unmake)
-            raise
-        try:
+            await self.stored(begin)
+            assert made is not None
             if made.audited:
                 await self._recorded(made.keys)
-            if made.durable:
-                await self.stored(lambda done: self._secure(made.keys, done))
-        except SessionFenced:
-            self._unmake(making)
-            raise SessionExists(
-                "a session of this id is in the store", field="session_id"
-            ) from None
-        except BaseException:
-            self._unmake(making)
+                if made.durable:
+                    await self.stored(lambda done: self._secure(made.keys, done))
+        except BaseException as error:
+            self.engine.post(unmake)
+            if made is not None and isinstance(error, SessionFenced):
+                raise SessionExists(
+                    "a session of this id is in the store", field="session_id"
+                ) from None
             raise
         return made.reply
-
-    def _unmake(self, making: asyncio.Future[Made[Reply]]) -> None:
-        if not making.cancelled() and making.exception() is None:
-            self.engine.call(self.sessions.discard, making.result().handles)
 
     async def kept(
         self, change: Callable[..., session_pb2.Session], *args: Any, **kwargs: Any

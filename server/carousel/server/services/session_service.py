@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal, Protocol
@@ -25,7 +24,7 @@ from carousel.server.gates.inspection import Inspections
 from carousel.server.groups import Done
 from carousel.server.hall import Hall
 from carousel.server.loaded import LoadedVersion
-from carousel.server.made import Made, made_one
+from carousel.server.made import made_one
 from carousel.server.prefixes import Prefixes
 from carousel.server.rpc import Context
 from carousel.server.session_values import describe_ended, describe_record
@@ -56,19 +55,18 @@ class SessionService:
         version = self._hall.registry.resolve(request.model, tenant)
         terms = _terms(request, tenant)
         if request.WhichOneof("prefix"):
-            return await self._hall.made(await self._begin_with_prefix(request, version, terms))
+            return await self._made_with_prefix(request, version, terms)
         row = (
             snapshots.read_state(request.initial_state, version) if request.initial_state else None
         )
-        return await self._hall.made(self._call(self._create, version, terms, row=row))
+        return await self._made(version, terms, row=row)
 
-    async def _begin_with_prefix(
+    async def _made_with_prefix(
         self, request: pb.CreateSessionRequest, version: LoadedVersion, terms: Terms
-    ) -> asyncio.Future[Made[session_pb2.Session]]:
+    ) -> session_pb2.Session:
         version.check_stepwise()
         prefix = await self._prefixes.find(version, request, terms.tenant)
-        return self._call(
-            self._create,
+        return await self._made(
             version,
             terms,
             row=prefix.row,
@@ -77,10 +75,12 @@ class SessionService:
             reply=prefix.output,
         )
 
-    def _create(
+    async def _made(
         self, version: LoadedVersion, terms: Terms, **start: Any
-    ) -> Made[session_pb2.Session]:
-        return made_one(self._sessions.create(version, terms, **start))
+    ) -> session_pb2.Session:
+        return await self._hall.made(
+            lambda: made_one(self._sessions.create(version, terms, **start))
+        )
 
     async def AttachSession(
         self, request: pb.AttachSessionRequest, context: Context
@@ -235,7 +235,7 @@ class SessionService:
     async def _copied(
         self, session_id: str, keys: Sequence[str], claim: int
     ) -> pb.ForkSessionResponse:
-        return await self._hall.made(self._call(self._sessions.fork, session_id, keys, claim))
+        return await self._hall.made(lambda: self._sessions.fork(session_id, keys, claim))
 
     async def _bring_back_copies(self, keys: Sequence[str], claim: int) -> bool:
         """Copies that the same call made, on a server that was lost; whether there are any."""
@@ -308,17 +308,14 @@ class SessionService:
         model, tenant = request.model or snapshot.model_version, tenant_of(context)
         version = self._hall.registry.resolve(model, tenant)
         row, reply = snapshots.read(snapshot, version)
-        return await self._hall.made(
-            self._call(
-                self._create,
-                version,
-                _terms(request, tenant),
-                row=row,
-                step_index=snapshot.step_index,
-                reply_index=snapshot.reply_index,
-                reply=reply,
-                event=pb.AUDIT_EVENT_IMPORTED,
-            )
+        return await self._made(
+            version,
+            _terms(request, tenant),
+            row=row,
+            step_index=snapshot.step_index,
+            reply_index=snapshot.reply_index,
+            reply=reply,
+            event=pb.AUDIT_EVENT_IMPORTED,
         )
 
     async def TouchSession(
