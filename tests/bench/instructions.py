@@ -120,17 +120,17 @@ def _parts(graph: str) -> dict[str, Callable[[], object]]:
     threads.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(graph, threads, providers=["CPUExecutionProvider"])
 
-    def read_many() -> None:
+    def read_many() -> object:
         request = pb.StepRequest.FromString(messages)
         steps.check_columns(request)
-        list(request.handles), list(request.step_indexes), tensors.decode(request.inputs)
+        return list(request.handles), list(request.step_indexes), tensors.decode(request.inputs)
 
     rows = np.zeros((1, 4 * HIDDEN), np.float32)
     given = {"x": np.ones((1, INPUT), np.float32), "rows": rows}
     return {
         "read 1": lambda: one_step.read(message),
         f"read {MANY}": read_many,
-        "find 1": lambda: table.slot_of(int(handles[0]), 0),
+        "find 1": lambda: table.slot_of(int(handles[0])),
         f"find {MANY}": lambda: table.slots_of(handles),
         "compute 1": lambda: session.run(["y", "new_rows"], given),
         "write 1": lambda: steps.encode([answer]),
@@ -159,7 +159,8 @@ def _asker() -> Callable[..., None]:
     code, function = ctypes.c_char.from_buffer(page), ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
     def ask(what: int, text: bytes = b"") -> None:
-        numbers = (ctypes.c_uint64 * 6)(what, ctypes.cast(text, ctypes.c_void_p).value or 0)
+        place = ctypes.cast(ctypes.c_char_p(text), ctypes.c_void_p).value or 0
+        numbers = (ctypes.c_uint64 * 6)(what, place)
         function(ctypes.addressof(code))(ctypes.addressof(numbers))
 
     return ask

@@ -10,6 +10,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from tests.bench.models import HIDDEN
+
 Results = list[dict[str, Any]]
 
 PANELS = (
@@ -69,6 +71,9 @@ def scaling(results: Results) -> Figure:
             axes.plot(*zip(*sorted(points), strict=True), color=colour, marker="o", markersize=3,
                       linewidth=1, label=name or None)  # fmt: skip
         axes.set(xscale="log", xlabel=title, ylabel="us a step")
+        if suite == "sizes":
+            axes.set_xticks(HIDDEN, [str(hidden) for hidden in HIDDEN])
+            axes.minorticks_off()
         axes.set_ylim(bottom=0)
         if any(lines):
             axes.legend(frameon=False, fontsize=7)

@@ -187,7 +187,12 @@ def test_a_durable_session_is_made_and_stored_in_one_visit_to_the_engine(
 ) -> None:
     engine = own.server.hall.engine
     post, visits = engine.post, list[Callable[[], None]]()
-    monkeypatch.setattr(engine, "post", lambda visit: (visits.append(visit), post(visit)))
+
+    def counted(visit: Callable[[], None]) -> None:
+        visits.append(visit)
+        post(visit)
+
+    monkeypatch.setattr(engine, "post", counted)
     session = wire.create(durability=session_pb2.DURABILITY_SYNC)
     key = session.name.removeprefix("sessions/")
     assert len(visits) == 1

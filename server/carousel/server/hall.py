@@ -125,10 +125,11 @@ class Hall:
         try:
             await self.stored(begin)
             assert made is not None
+            keys = made.keys
             if made.audited:
-                await self._recorded(made.keys)
+                await self._recorded(keys)
                 if made.durable:
-                    await self.stored(lambda done: self._secure(made.keys, done))
+                    await self.stored(lambda done: self._secure(keys, done))
         except BaseException as error:
             self.engine.post(unmake)
             if made is not None and isinstance(error, SessionFenced):
