@@ -1,11 +1,19 @@
 """The arena: rows read, written, copied and zeroed."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from carousel.errors import SessionCapacity
 from carousel.server.arena import FIRST_CAPACITY, Arena
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_rows_keep_their_values_while_the_arena_grows() -> None:
@@ -17,6 +25,22 @@ def test_rows_keep_their_values_while_the_arena_grows() -> None:
     assert arena.capacity == 512
     assert torch.equal(arena.read(first), values)
     assert len({*first.tolist(), *more.tolist()}) == 510
+
+
+def test_rows_that_were_there_from_the_first_are_never_moved() -> None:
+    arena = Arena(3, limit=1000, first=600)
+    arena.allocate(600)
+    assert arena.capacity == 600
+    arena.allocate(1)
+    assert arena.capacity == 1000
+
+
+def test_rows_take_memory_only_once_they_are_given_out() -> None:
+    before = resident_bytes()
+    arena = Arena(1024, limit=2**16, first=2**16)  # 256 MiB
+    assert resident_bytes() - before < 2**26
+    arena.write(arena.allocate(2), torch.ones(2, 1024))
+    assert resident_bytes() - before < 2**26
 
 
 def test_a_row_is_zero_when_given_out_and_when_it_comes_back() -> None:

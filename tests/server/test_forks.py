@@ -203,3 +203,14 @@ def test_no_function_is_called_for_each_copy(
     calls = calls_of(twins[0], source.name.removeprefix("sessions/"))
     assert calls
     assert max(calls.values()) < COPIES / 10, calls.most_common(5)
+
+
+def test_nothing_is_moved_to_make_room_for_copies(
+    twins: list[RunningServer], wires: list[Wire]
+) -> None:
+    source, _ = source_of(wires[0])
+    [version] = [one for one in twins[0].server.hall.engine.versions if one.model == "tiny"]
+    before = version.arena.capacity, version.replies
+    fork(wires[0], source, count=1000)
+    assert version.arena.capacity == before[0]
+    assert version.replies is before[1]

@@ -12,20 +12,26 @@ FIRST_CAPACITY = 64
 
 
 class Arena:
-    """Rows of `width` float32 numbers, given out and taken back; grows by doubling up to `limit`.
+    """Rows of `width` float32 numbers, given out and taken back.
 
-    A row is zeroed when it is given out and when it comes back, so that no session ever sees
-    what another left.
+    It begins with `first` rows and grows by doubling up to `limit`; to grow is to copy them all
+    while everybody waits. On a CPU a row takes memory only once it has been given out.
+
+    A row is zero at first, and zeroed when it comes back and when it is given out again, so that
+    no session ever sees what another left.
     """
 
-    def __init__(self, width: int, *, limit: int, device: str = "cpu") -> None:
+    def __init__(
+        self, width: int, *, limit: int, first: int = FIRST_CAPACITY, device: str = "cpu"
+    ) -> None:
         self.width = width
         self.limit = limit
         self.device = torch.device(device)
-        self._rows = torch.zeros((min(FIRST_CAPACITY, limit), width), device=self.device)
+        self._rows = self._zeros(min(first, limit))
         self._host = self._view()
-        self._free = np.arange(len(self._rows) - 1, -1, -1, dtype=np.int64)
-        self._free_count = len(self._rows)
+        self._fresh = 0  # the first row that was never given out; none above it was
+        self._free = np.empty(len(self._rows), np.int64)  # rows that came back
+        self._free_count = 0
 
     @property
     def capacity(self) -> int:
@@ -35,7 +41,7 @@ class Arena:
     @property
     def used(self) -> int:
         """Rows that are given out."""
-        return self.capacity - self._free_count
+        return self._fresh - self._free_count
 
     @property
     def room(self) -> int:
@@ -49,11 +55,15 @@ class Arena:
     def allocate(self, count: int) -> Ints:
         """Give out `count` zeroed rows, or none: raises SessionCapacity."""
         self.check_room(count)
-        if self._free_count < count:
+        if self.used + count > self.capacity:
             self._grow(self.used + count)
-        self._free_count -= count
-        rows = self._free[self._free_count : self._free_count + count][::-1].copy()
-        self.zero(rows)
+        back = min(count, self._free_count)
+        fresh = self._fresh + count - back
+        self._free_count -= back
+        again = self._free[self._free_count : self._free_count + back][::-1]
+        rows = np.concatenate([again, np.arange(self._fresh, fresh)])
+        self._fresh = fresh
+        self.zero(rows[:back])  # the others were never anything else
         return rows
 
     def check_room(self, count: int) -> None:
@@ -120,13 +130,14 @@ class Arena:
         """Double as often as it takes, at once."""
         old = self.capacity
         new = min(old << ((wanted - 1) // old).bit_length(), self.limit)
-        rows = torch.zeros((new, self.width), device=self.device)
+        rows = self._zeros(new)
         rows[:old] = self._rows
         self._rows = rows
         self._host = self._view()
-        free = np.empty(new, np.int64)
-        fresh = new - old
-        free[:fresh] = np.arange(new - 1, old - 1, -1)  # the lowest comes out first ...
-        free[fresh : fresh + self._free_count] = self._free[: self._free_count]  # ... after these
-        self._free = free
-        self._free_count += fresh
+        self._free = np.concatenate([self._free, np.empty(new - old, np.int64)])
+
+    def _zeros(self, count: int) -> torch.Tensor:
+        """On a CPU the system gives zeroed memory when it is first touched: torch touches it."""
+        if self.device.type == "cpu":
+            return torch.from_numpy(np.zeros((count, self.width), np.float32))
+        return torch.zeros((count, self.width), device=self.device)

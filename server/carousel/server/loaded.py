@@ -23,7 +23,7 @@ from carousel.model import (
 )
 from carousel.model.kernels.device import device_of
 from carousel.server.accelerator import Accelerator
-from carousel.server.arena import Arena
+from carousel.server.arena import FIRST_CAPACITY, Arena
 from carousel.server.door import Door, Lane
 from carousel.server.health_log import HealthLog
 from carousel.server.health_policy import HealthPolicy
@@ -36,6 +36,10 @@ from carousel.server.settings import Settings
 from carousel.server.state_health import StateHealth, Touch
 from carousel.server.work import Floats, Ints
 from carousel.v1 import tensor_pb2
+
+# Of addresses, for rows and replies on a CPU, which take memory when they are used: what fits in
+# there is never copied to make room for more, while everybody waits.
+RESERVED_BYTES = 2**30
 
 
 class LoadedVersion:
@@ -92,7 +96,9 @@ class LoadedVersion:
         """What sessions need: rows, replies and queues."""
         self.schema = StateSchema.of(self.config)
         limit = settings.device_rows or settings.max_sessions
-        self.arena = Arena(self.schema.width, limit=limit, device=self.device)
+        each = 4 * (self.schema.width + self.config.output_size)
+        first = max(RESERVED_BYTES // each, FIRST_CAPACITY) if self.on_cpu else FIRST_CAPACITY
+        self.arena = Arena(self.schema.width, limit=limit, first=first, device=self.device)
         self.scheduler = Scheduler(
             self.input_shape,
             self.input_dtype,
