@@ -326,3 +326,14 @@ def test_turns_are_short_beside_a_tenant_with_little_and_full_between_those_with
         bakery.push([slot], "modest")
         assert slow_turns(bakery, 1) == BATCH  # the least, since a step costs more in a small turn
         assert bakery.serving[slot] == 1
+
+
+def test_a_step_now_and_then_does_not_wait_for_many_short_turns_of_bulk_slices() -> None:
+    bakery = Bakery(4 * BATCH, sessions=1001)
+    for slot in range(1000):
+        bakery.push_chunk(slot, 10_000, "greedy", bulk=True)
+    for _ in range(200):
+        slow_turns(bakery, 1)
+        bakery.push([1000], "modest")
+        assert bakery.turn() == [1000]
+        bakery.scheduler.took(1, 0.0002)

@@ -198,7 +198,8 @@ class Scheduler:
         rounds = self._shares.rounds(first.lanes)[first.group] + first.ranks
         chosen = self._by_priority(is_bulk(first.lanes)[first.group], rounds, limit)
         taken = np.bincount(first.group[chosen], minlength=len(first.lanes))
-        unused = limit - len(chosen)
+        # What stayed empty is owed, but not more than one turn of slices pays back.
+        unused = min(limit - len(chosen), self._limit(self.max_batch, slices=True))
         self._settle(first.lanes, taken, first.counts - taken, self.chunks.lanes, unused)
         return np.sort(ready[first.places[chosen]])
 
