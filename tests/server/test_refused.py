@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from carousel.errors import QueueFull, SessionNotFound
+from carousel.server import refused
 from carousel.server.item_errors import item_error, refuse
-from carousel.server.refused import TOGETHER, Refused
+from carousel.server.refused import ENOUGH, Refused
+from carousel.server.services.step_answers import Stream
 from carousel.v1 import inference_service_pb2 as pb
 
 FULL = QueueFull("8 items of one tenant may wait", field="handles", retry_after=2.0)
@@ -60,16 +62,47 @@ def test_what_is_refused_in_a_little_while_is_told_in_one_message() -> None:
     assert [error.message for error in alone.errors] == [OTHER.message]
 
 
-def test_what_is_refused_is_told_without_being_asked_and_at_once_when_it_is_much() -> None:
-    async def main() -> list[int]:
+def test_what_is_refused_is_told_without_being_asked() -> None:
+    async def main() -> int:
         told: asyncio.Queue[pb.StepResponse] = asyncio.Queue()
-        refused = Refused(told.put_nowait)
-        add(refused, request(1, 2), QueueFull("full", retry_after=0.01))
-        few = await told.get()
-        add(refused, request(1, TOGETHER), FULL)
-        return [len(few.handles), len(told.get_nowait().handles)]
+        add(Refused(told.put_nowait), request(1, 2), QueueFull("full", retry_after=0.01))
+        return len((await told.get()).handles)
 
-    assert asyncio.run(main()) == [2, TOGETHER]
+    assert asyncio.run(main()) == 2
+
+
+class Line:
+    """A stream whose caller sends messages of 64 items without end."""
+
+    async def read(self) -> pb.StreamStepsRequest:
+        await asyncio.sleep(0)
+        return pb.StreamStepsRequest(step=request(1, 64))
+
+
+def test_a_stream_of_which_enough_is_refused_is_read_no_further_until_it_was_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(refused, "LONGEST", 3600.0)
+
+    async def main() -> list[int]:
+        stream, full, items = Stream("", None), QueueFull("full", retry_after=1e6), 0
+
+        def refuse_one(message: pb.StepRequest) -> None:
+            nonlocal items
+            items += len(message.handles)
+            stream.refuse(message, full)
+
+        reader = asyncio.create_task(stream.read(Line(), refuse_one))
+        counts = []
+        for _ in range(3):
+            for _ in range(100):  # iterations of the event loop
+                await asyncio.sleep(0)
+            counts.append(items)
+            stream.refused.tell()
+        reader.cancel()
+        return counts
+
+    assert asyncio.run(main()) == [ENOUGH, 2 * ENOUGH, 3 * ENOUGH]
 
 
 def calls(function: Callable[[], Any]) -> int:

@@ -16,14 +16,12 @@ from carousel.server.logs import request_id
 from carousel.server.one_step import OneStep
 from carousel.server.rpc import Context, Line
 from carousel.server.services import SERVICES
-from carousel.server.services.step_answers import Reply, Stream, deadline_of
+from carousel.server.services.step_answers import Reply, Request, Stream, deadline_of
 from carousel.server.tenants import caller_of, tenant_of
 from carousel.server.work import NEVER, Answer, Inputs, Work
 from carousel.v1 import inference_service_pb2 as pb
 
 WIDEST = 65_536  # outputs of a step, assumed until a stream has seen some
-
-Request = pb.StepRequest | OneStep
 
 _NOTHING = np.empty(0, np.float32)
 
@@ -132,7 +130,7 @@ class _Stream(Stream):
 
     def _refuse(self, request: Request, error: CarouselError) -> None:
         if isinstance(error, QueueFull):
-            self.refused.add(request.handles, request.step_indexes, error)
+            self.refuse(request, error)
             return
         if isinstance(request, OneStep):
             request = request.parsed()

@@ -18,12 +18,10 @@ from carousel.server.loaded import LoadedVersion
 from carousel.server.logs import request_id
 from carousel.server.one_step import OneStep
 from carousel.server.rpc import Context, Line
-from carousel.server.services.step_answers import Reply, Stream, deadline_of
+from carousel.server.services.step_answers import Reply, Request, Stream, deadline_of
 from carousel.server.tenants import caller_of, origin_of, tenant_of
 from carousel.server.work import NEVER, Work
 from carousel.v1 import inference_service_pb2 as pb
-
-Request = pb.StepRequest | OneStep
 
 
 class InferenceService:
@@ -90,7 +88,7 @@ class InferenceService:
                 request, stream.deliver, tenant=stream.tenant, origin=stream.origin
             )
         except QueueFull as error:
-            stream.refused.add(request.handles, request.step_indexes, error)
+            stream.refuse(request, error)
             return
         except CarouselError as error:
             if isinstance(request, OneStep):

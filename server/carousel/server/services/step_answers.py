@@ -8,11 +8,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from carousel.errors import QueueFull
 from carousel.server import one_step, steps
+from carousel.server.one_step import OneStep
 from carousel.server.refused import Refused
 from carousel.server.rpc import Context, Line
 from carousel.server.work import NEVER, Answer, Work
+from carousel.v1 import inference_service_pb2 as pb
 
+Request = pb.StepRequest | OneStep
 STREAM_WINDOW = 65_536  # items of one stream on their way, above which it is not read further
 STREAM_ANSWERS = 64  # messages that wait for a slow reader, above which it is not read further
 STREAM_BYTES = 64 * 2**20  # of chunks and inputs on their way, or of answers that wait: the same
@@ -83,6 +87,11 @@ class Stream:
         if not self._left[answer.work]:
             del self._left[answer.work]
             self.flying_bytes -= self._bytes.pop(answer.work)
+
+    def refuse(self, request: Request, error: QueueFull) -> None:
+        """All items of a message, in a little while."""
+        self.refused.add(request.handles, request.step_indexes, error)
+        self._look()
 
     def settle(self, work: Work) -> None:
         """A work that was expected was answered as a whole, by what was put or refused."""
@@ -169,7 +178,8 @@ class Stream:
     def _look(self) -> None:
         heaviest = max(self.flying_bytes, self.waiting_bytes)
         waiting = len(self._messages)
-        if self.flying < STREAM_WINDOW and waiting < STREAM_ANSWERS and heaviest < STREAM_BYTES:
+        full = self.flying >= STREAM_WINDOW or waiting >= STREAM_ANSWERS or self.refused.enough
+        if not full and heaviest < STREAM_BYTES:
             self.calm.set()
         else:
             self.calm.clear()
