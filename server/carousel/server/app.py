@@ -7,7 +7,6 @@ import gc
 import logging
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from carousel.errors import CarouselError
 from carousel.exposition import Certificate, CertificateError
 from carousel.model import KERNELS
 from carousel.model.zoo import shipped
-from carousel.server import http, logs, tls
+from carousel.server import http, logs, slices, tls
 from carousel.server.access.grant import AccessError
 from carousel.server.access.opening import open_gate
 from carousel.server.access.rules import NoRule
@@ -62,10 +61,6 @@ from carousel.server.tracing.trace import NO_TRACER
 from carousel.server.training.office import Office
 
 log = logging.getLogger("carousel.server")
-
-# How long one thread of Python may make another wait. The engine needs a moment of Python every
-# few milliseconds; with the default of 5 ms a busy event loop would stretch its turns.
-SWITCH_SECONDS = 0.0005
 
 # So many objects more than at the last look let Python look for cycles among the young. Of 700, its
 # default, nearly all are of calls under way, which it would look at again and again.
@@ -111,7 +106,7 @@ class Server:
         if settings.kernel is not None and settings.kernel not in KERNELS:
             raise StartError(f"kernel must be one of {', '.join(KERNELS)}, got {settings.kernel!r}")
         torch.set_num_threads(settings.threads)
-        sys.setswitchinterval(SWITCH_SECONDS)
+        slices.take_turns_quickly()
         try:
             self.tracer = open_tracer(settings, instance_id=self.instance_id)
         except TracingError as error:

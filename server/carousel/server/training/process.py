@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from carousel.server import slices
+
 OOM_SCORE = 500  # where memory runs out, a job goes before the server does
 READER_BYTES = 8 * 2**30  # files of any size are read in pieces; 1 GiB has been enough
 MARK = "TRAINING_FOLDER"
@@ -128,6 +130,7 @@ def yield_to_server(pid: int, share: Share) -> None:
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE))
         os.setpriority(os.PRIO_PROCESS, pid, share.niceness)
+        slices.set_slice(slices.USUAL, thread=pid)
         # Linux may share between sessions first, and a job has one of its own.
         Path(f"/proc/{pid}/autogroup").write_text(str(share.niceness))
 
