@@ -92,7 +92,8 @@ def test_a_stream_of_which_enough_is_refused_is_read_no_further_until_it_was_tol
             items += len(message.handles)
             stream.refuse(message, full)
 
-        reader = asyncio.create_task(stream.read(Line(), refuse_one))
+        line: Any = Line()
+        reader = asyncio.create_task(stream.read(line, refuse_one))
         counts = []
         for _ in range(3):
             for _ in range(100):  # iterations of the event loop

@@ -16,8 +16,10 @@ SLICE_NANOSECONDS = 500_000
 USUAL = 0
 
 _LIBC = ctypes.CDLL(None)
-_CALLS = {"x86_64": (314, 315), "aarch64": (274, 275)}.get(platform.machine())
-_IS_LINUX = sys.platform == "linux"
+# The numbers of sched_setattr and sched_getattr; there is no system call -1.
+_SET, _GET = {"linux x86_64": (314, 315), "linux aarch64": (274, 275)}.get(
+    f"{sys.platform} {platform.machine()}", (-1, -1)
+)
 
 
 class _Attributes(ctypes.Structure):
@@ -46,7 +48,7 @@ def set_slice(nanoseconds: int, *, thread: int = 0) -> None:
     found = _attributes(thread)
     if found is not None and found.policy in (os.SCHED_OTHER, os.SCHED_BATCH):
         found.runtime = nanoseconds
-        _LIBC.syscall(_CALLS[0], thread, ctypes.byref(found), 0)
+        _LIBC.syscall(_SET, thread, ctypes.byref(found), 0)
 
 
 def slice_of(thread: int) -> int:
@@ -57,8 +59,5 @@ def slice_of(thread: int) -> int:
 
 def _attributes(thread: int) -> _Attributes | None:
     found = _Attributes()
-    if not _IS_LINUX or _CALLS is None:
-        return None
-    size = ctypes.sizeof(found)
-    failed = _LIBC.syscall(_CALLS[1], thread, ctypes.byref(found), size, 0)
+    failed = _LIBC.syscall(_GET, thread, ctypes.byref(found), ctypes.sizeof(found), 0)
     return None if failed else found
