@@ -68,6 +68,7 @@ class Flow:
             request = await anext(requests, grpc.aio.EOF)
             self.reading = 0.0
             if request is grpc.aio.EOF:
+                await ended(self.context)
                 return
             yield request
 
@@ -99,6 +100,16 @@ async def sent(sending: Awaitable[None]) -> None:
         await sending
     except grpc.aio.InternalError as error:
         raise asyncio.CancelledError from error
+
+
+async def ended(context: Context) -> None:
+    """The requests of a call have come to their end, and it was not that its caller has gone.
+
+    A call that is taken back has no more requests either, and gRPC tells of that first. What is
+    asked for after the end is answered behind what else there was to tell: a handler whose caller
+    has gone is cancelled before this returns.
+    """
+    await context.read()
 
 
 _now: ContextVar[Flow] = ContextVar("flow")

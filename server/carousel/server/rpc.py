@@ -30,7 +30,7 @@ from carousel.server.access.gate import Gate
 from carousel.server.access.grant import Grant
 from carousel.server.access_log import Recorder
 from carousel.server.ending import abort
-from carousel.server.flow import Flow, Flows, sent
+from carousel.server.flow import Flow, Flows, ended, sent
 from carousel.server.hot_calls import Handlers
 from carousel.server.limits import ConnectionLimits
 from carousel.server.logs import REQUEST_ID_KEY, request_id, take_request_id
@@ -251,6 +251,7 @@ class Line:
         data: Any = await self._context.read()
         flow.reading = 0.0
         if data is grpc.aio.EOF:
+            await ended(self._context)
             return None
         call = self._call
         if not self._grant.holds(time.time()):
