@@ -77,6 +77,8 @@ class AsyncTokenStream(TokenStreamView, AsyncIterator[Token]):
                 if response is None:
                     break
                 return generation.take(response, self._transport.link)
+        if generation.finish_reason is not None:
+            await self._call.code()  # left before its status, it would count as taken back
         raise StopAsyncIteration
 
     async def _mend(self, error: CarouselError) -> None:

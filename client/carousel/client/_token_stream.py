@@ -94,6 +94,8 @@ class TokenStream(TokenStreamView, Iterator[Token]):
                 if response is None:
                     break
                 return generation.take(response, self._transport.link)
+        if generation.finish_reason is not None:
+            self._call.code()  # left before its status, it would count as taken back
         raise StopIteration
 
     def _mend(self, error: CarouselError) -> None:
