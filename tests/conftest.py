@@ -27,6 +27,7 @@ from carousel.model import (
 )
 from carousel.server import Server, Settings
 from tests.papers import Papers
+from tests.processes import PATIENCE
 
 T = TypeVar("T")
 
@@ -84,16 +85,16 @@ class RunningServer:
         return f"localhost:{self.server.port}"
 
     def run(self, awaitable: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(30)
+        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(PATIENCE)
 
     def stop(self) -> None:
         if self._thread.is_alive():
             self.run(self.server.stop())
-            self._thread.join(30)
+            self._thread.join(PATIENCE)
 
     def join(self) -> None:
         """Wait until the server has stopped by itself."""
-        self._thread.join(30)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
 
 

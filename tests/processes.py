@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+PATIENCE = 120.0  # seconds: on a busy machine too, only what hangs takes so long
+
 
 class ServerProcess:
     """`carousel serve` on a free port, which it keeps over restarts; flags by their names.
@@ -74,7 +76,7 @@ class ServerProcess:
         """End it as a crash would."""
         if self.process is not None:
             self.process.kill()
-            self.process.wait(30)
+            self.process.wait(PATIENCE)
             if self.process.stdout is not None:
                 self.process.stdout.close()
             self.process = None
@@ -83,7 +85,7 @@ class ServerProcess:
         """Ask it to drain; its exit status."""
         assert self.process is not None
         self.process.terminate()
-        status = self.process.wait(60)
+        status = self.process.wait(PATIENCE)
         if self.process.stdout is not None:
             self.process.stdout.close()
         self.process = None
@@ -95,7 +97,7 @@ class ServerProcess:
         self.start()
 
 
-def until(condition: object, seconds: float = 20.0) -> None:
+def until(condition: object, seconds: float = PATIENCE) -> None:
     """Wait until something outside of this process has come true."""
     assert callable(condition)
     end = time.monotonic() + seconds

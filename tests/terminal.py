@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
+from tests.processes import PATIENCE
+
 
 class Terminal:
     """A command in a terminal of its own. It begins in a shell, which shows what it left behind."""
@@ -48,7 +50,7 @@ class Terminal:
             capture_output=True,
             text=True,
             check=True,
-            timeout=20,
+            timeout=PATIENCE,
             env=env,
         )
         return done.stdout

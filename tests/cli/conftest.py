@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from tests.conftest import RunningServer, running, tiny_models
+from tests.processes import PATIENCE
 from typer.testing import CliRunner
 
 from carousel.cli.app import app
@@ -53,7 +54,9 @@ class Command:
     def __init__(self, target: str) -> None:
         self.target = target
 
-    def __call__(self, *words: object, stdin: str = "", timeout: float = 30, **env: str) -> Done:
+    def __call__(
+        self, *words: object, stdin: str = "", timeout: float = PATIENCE, **env: str
+    ) -> Done:
         done = subprocess.run(
             [*COMMAND, *map(str, words)],
             input=stdin,
@@ -68,7 +71,9 @@ class Command:
 class InProcess(Command):
     """The same in this process, for what is about commands and not about processes."""
 
-    def __call__(self, *words: object, stdin: str = "", timeout: float = 30, **env: str) -> Done:
+    def __call__(
+        self, *words: object, stdin: str = "", timeout: float = PATIENCE, **env: str
+    ) -> Done:
         done = CliRunner(env={"CAROUSEL_TARGET": self.target, **env}).invoke(
             app, [*map(str, words)], input=stdin
         )

@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from tests.conftest import RunningServer, running
 from tests.papers import Papers
-from tests.processes import ServerProcess
+from tests.processes import PATIENCE, ServerProcess
 
 from carousel.client import TLS, Client
 
@@ -49,7 +49,7 @@ def test_the_two_commands_that_it_prints_work_together(
     with running(store=model_store, shipped=False, **flags) as server:
         ran = subprocess.run(
             [*COMMAND, *info[1:], "--target", server.target, "--json"],
-            capture_output=True, text=True, timeout=30, env=environment(),
+            capture_output=True, text=True, timeout=PATIENCE, env=environment(),
         )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["instance_id"] == server.server.instance_id
@@ -155,7 +155,7 @@ def test_the_exporter_asks_over_mutual_tls_and_answers_over_it(
     context.load_cert_chain(papers.cert("client"), papers.key("client"))
     with exporter("--target", mutual.target, *papers.flags("client"), *own) as url:
         assert url.startswith("https://localhost:")
-        with urlopen(f"{url}/metrics", timeout=10, context=context) as answer:
+        with urlopen(f"{url}/metrics", timeout=PATIENCE, context=context) as answer:
             text = answer.read().decode()
     assert f'carousel_exporter_up{{target="{mutual.target}"}} 1.0' in text
 
@@ -186,7 +186,7 @@ def test_without_cryptography_it_says_what_to_install() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        capture_output=True, text=True, timeout=30, env=environment(),
+        capture_output=True, text=True, timeout=PATIENCE, env=environment(),
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (4, "")
     assert "pip install 'carousel-rnn[server]'" in done.stderr

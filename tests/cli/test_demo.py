@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.processes import PATIENCE
+
 from .conftest import COMMAND, Command, environment
 
 
@@ -49,7 +51,7 @@ def test_a_demo_that_is_ended_while_it_trains_leaves_no_process_behind(tmp_path:
         assert any("step 5 of 1,500" in line for line in demo.stdout)
         assert len(list(_processes_on(tmp_path))) >= 2
         demo.send_signal(signal.SIGTERM)
-        assert demo.wait(30) == 128 + signal.SIGTERM
+        assert demo.wait(PATIENCE) == 128 + signal.SIGTERM
         assert list(_processes_on(tmp_path)) == []
         assert list(tmp_path.glob("carousel-demo-*")) == []
     finally:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from tests.conftest import RunningServer
 from tests.exporter.scrape import families, get, samples
+from tests.processes import PATIENCE
 
 from .conftest import COMMAND, Command, environment
 
@@ -30,7 +31,7 @@ def exporter(*words: str, **variables: str) -> Iterator[str]:
     try:
         yield json.loads(process.stdout.readline())["http"]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
         process.wait()
@@ -90,7 +91,11 @@ def test_without_its_package_it_says_what_to_install() -> None:
         "from carousel.cli import main; main()"
     )
     done = subprocess.run(
-        [COMMAND[0], "-c", program], capture_output=True, text=True, timeout=30, env=environment()
+        [COMMAND[0], "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(),
     )
     assert (done.returncode, done.stdout) == (4, "")
     assert "pip install 'carousel-rnn[exporter]'" in done.stderr

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.processes import PATIENCE
 
 from .conftest import COMMAND, Command, environment
 
@@ -70,7 +71,7 @@ def test_colours_on_a_terminal_unless_no_color(carousel: Command) -> None:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE,
             env=environment(**more),
         )
         assert "tiny" in done.stdout
@@ -105,6 +106,10 @@ def test_help_imports_nothing_heavy() -> None:
         "print([m for m in ('grpc', 'numpy', 'torch', 'pydantic') if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
     )
     assert done.stdout.splitlines()[-1] == "[]"

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.processes import PATIENCE
 
 from carousel.cli import serve_options
 from carousel.client import Client
@@ -133,7 +134,7 @@ def test_it_says_where_it_listens_and_drains_on_a_signal(
         with Client(ready["target"]) as client:
             assert client.server_info().max_batch == 17
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
         process.stdout.close()
     finally:
         process.kill()
@@ -148,7 +149,11 @@ def test_without_the_server_extra_it_says_what_to_install(carousel: Command) -> 
         "from carousel.cli import main; main()"
     )
     done = subprocess.run(
-        [COMMAND[0], "-c", program], capture_output=True, text=True, timeout=30, env=environment()
+        [COMMAND[0], "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(),
     )
     assert (done.returncode, done.stdout) == (4, "")
     assert "pip install 'carousel-rnn[server]'" in done.stderr

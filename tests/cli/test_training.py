@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import running
+from tests.processes import PATIENCE
 
 from .conftest import COMMAND, Command, InProcess, environment
 
@@ -203,7 +204,7 @@ def test_ctrl_c_leaves_the_job_running(inside: Command, table: Path) -> None:
             assert sign in seen, sign
         os.write(ours, b"\x03")
         assert "left goes on without this command" in _read_until(ours, "stops it")
-        assert command.wait(10) == 130
+        assert command.wait(PATIENCE) == 130
         assert inside("jobs", "show", "left", "--json").json["state"] == "running"
     finally:
         command.kill()

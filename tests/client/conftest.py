@@ -13,6 +13,7 @@ import pytest
 from carousel.client import Client, Dataset
 from tests.client.relay import Relay
 from tests.conftest import RunningServer, running
+from tests.processes import PATIENCE
 
 Floats = npt.NDArray[np.float32]
 
@@ -24,14 +25,14 @@ def assert_close(actual: npt.ArrayLike, expected: npt.ArrayLike) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop go on until something has happened in it."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - the client tells nobody
             await asyncio.sleep(0)
 
 
 @pytest.fixture
 def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.target, timeout=10) as client:
+    with Client(server.target, timeout=PATIENCE) as client:
         yield client
 
 
@@ -65,7 +66,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
 @pytest.fixture
 def teacher(trainer: RunningServer) -> Iterator[Client]:
     """A client of the server that trains."""
-    with Client(trainer.target, timeout=30) as client:
+    with Client(trainer.target, timeout=PATIENCE) as client:
         yield client
 
 
@@ -77,5 +78,5 @@ READINGS = "hour,load,note\n" + "".join(
 @pytest.fixture(scope="session")
 def readings(trainer: RunningServer) -> Dataset:
     """A table of 400 hours: `load` goes up and down, `note` is text."""
-    with Client(trainer.target, timeout=30) as client:
+    with Client(trainer.target, timeout=PATIENCE) as client:
         return client.datasets.upload(READINGS.encode(), id="readings", format="csv")

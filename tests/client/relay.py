@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from tests.processes import PATIENCE
+
 T = TypeVar("T")
 
 
@@ -71,11 +73,11 @@ class Relay:
     def close(self) -> None:
         self._run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         self._loop.close()
 
     def _run(self, awaitable: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(awaitable, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(awaitable, self._loop).result(PATIENCE)
 
     async def _listen(self) -> str:
         self._flowing = asyncio.Event()

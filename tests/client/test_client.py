@@ -16,6 +16,7 @@ from carousel.client import TLS, AsyncClient, Client, Event
 from carousel.client._names import model_name, session_name
 from tests.client.relay import Relay
 from tests.conftest import RunningServer
+from tests.processes import PATIENCE
 
 
 def test_names_are_accepted_as_people_write_them() -> None:
@@ -30,14 +31,14 @@ def test_names_are_accepted_as_people_write_them() -> None:
 
 
 def test_nobody_at_home_is_unreachable() -> None:
-    with Client("localhost:1", timeout=10) as client:
+    with Client("localhost:1", timeout=PATIENCE) as client:
         with pytest.raises(errors.ServerUnreachable):
             client.server_info()
         with pytest.raises(errors.ServerUnreachable):
             client.wait_ready(timeout=0.2)
 
     async def main() -> None:
-        async with AsyncClient("localhost:1", timeout=10) as client:
+        async with AsyncClient("localhost:1", timeout=PATIENCE) as client:
             with pytest.raises(errors.ServerUnreachable):
                 await client.session("tiny")
 
@@ -55,7 +56,7 @@ def test_every_call_has_a_deadline(relay: Relay) -> None:
 
 
 def test_a_lost_answer_to_create_leaves_one_session(relay: Relay, server: RunningServer) -> None:
-    with Client(relay.target, timeout=10) as client:
+    with Client(relay.target, timeout=PATIENCE) as client:
         client.wait_ready()
         before = {info.name for info in client.list_sessions()}
 
@@ -136,7 +137,7 @@ def test_a_token_never_shows_in_messages() -> None:
 
 
 def test_a_token_reaches_a_local_server(server: RunningServer) -> None:
-    with Client(server.target, token="secret", timeout=10) as client:
+    with Client(server.target, token="secret", timeout=PATIENCE) as client:
         assert client.server_info().version
 
 
@@ -172,7 +173,7 @@ def test_a_closed_client_says_so(server: RunningServer) -> None:
 def test_a_drained_server_takes_nothing_new(serve: Callable[..., RunningServer]) -> None:
     events: list[Event] = []
     server = serve()
-    with Client(server.target, timeout=10, on_event=events.append) as client:
+    with Client(server.target, timeout=PATIENCE, on_event=events.append) as client:
         client.session("tiny").step([1, 2, 3])
         client.drain(grace=5)
         with pytest.raises(errors.Unavailable):

@@ -19,6 +19,7 @@ from carousel.errors import DatasetNotFound, InvalidField
 from tests.client.conftest import READINGS
 from tests.client.relay import Relay
 from tests.conftest import RunningServer
+from tests.processes import PATIENCE
 
 DATA = READINGS.encode()
 
@@ -105,7 +106,7 @@ def test_a_broken_upload_goes_on_where_it_stood(trainer: RunningServer) -> None:
     relay = Relay(trainer.target)
     progress = Cutter(relay.cut)
     try:
-        with Client(relay.target, timeout=30) as client:
+        with Client(relay.target, timeout=PATIENCE) as client:
             made = client.datasets.upload(data, format="text", progress=progress)
             client.datasets.delete(made.id)
     finally:
@@ -122,7 +123,7 @@ def test_a_broken_upload_of_an_event_loop_goes_on_where_it_stood(trainer: Runnin
     progress = Cutter(relay.cut)
 
     async def main() -> None:
-        async with AsyncClient(relay.target, timeout=30) as client:
+        async with AsyncClient(relay.target, timeout=PATIENCE) as client:
             made = await client.datasets.upload(data, format="text", progress=progress)
             assert made.sha256 == hashlib.sha256(data).hexdigest()
             assert (await client.datasets.get(made.id)).rows == len(data)

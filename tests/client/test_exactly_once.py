@@ -12,6 +12,7 @@ from carousel.client import AsyncClient, AsyncSession, Client, Event
 from carousel.errors import DeadlineExceeded, ServerUnreachable
 from tests.client.conftest import Floats, assert_close, until
 from tests.client.relay import Relay
+from tests.processes import PATIENCE
 
 
 def cut_at_next_answer(relay: Relay) -> None:
@@ -46,7 +47,7 @@ def test_lost_answers_are_asked_for_again(
     before = steps_taken(client)
     outputs = []
     with (
-        Client(relay.target, timeout=10, on_event=events.append) as shaky,
+        Client(relay.target, timeout=PATIENCE, on_event=events.append) as shaky,
         shaky.session("tiny") as session,
     ):
         for place, x in enumerate(inputs):
@@ -65,7 +66,7 @@ def test_streams_go_on_where_they_broke(
     before = steps_taken(client)
 
     async def main() -> None:
-        async with AsyncClient(relay.target, timeout=10, on_event=events.append) as shaky:
+        async with AsyncClient(relay.target, timeout=PATIENCE, on_event=events.append) as shaky:
             sessions = [await shaky.session("tiny") for _ in range(32)]
 
             async def run(session: AsyncSession) -> list[Floats]:
@@ -84,7 +85,7 @@ def test_streams_go_on_where_they_broke(
 
 
 def test_chunks_and_many_survive_a_cut(relay: Relay, inputs: Floats, truth: Floats) -> None:
-    with Client(relay.target, timeout=10) as shaky:
+    with Client(relay.target, timeout=PATIENCE) as shaky:
         sessions = [shaky.session("tiny") for _ in range(3)]
         for session in sessions:
             cut_at_next_answer(relay)
@@ -97,7 +98,7 @@ def test_chunks_and_many_survive_a_cut(relay: Relay, inputs: Floats, truth: Floa
 def test_a_half_closed_connection_is_replaced(relay: Relay, inputs: Floats, truth: Floats) -> None:
     async def main() -> None:
         async with (
-            AsyncClient(relay.target, timeout=10) as shaky,
+            AsyncClient(relay.target, timeout=PATIENCE) as shaky,
             shaky.session("tiny") as session,
         ):
             for x, y in zip(inputs[:6], truth, strict=False):
@@ -114,7 +115,7 @@ def test_a_cancelled_step_is_settled(
 ) -> None:
     async def main() -> None:
         async with (
-            AsyncClient(relay.target, timeout=10) as shaky,
+            AsyncClient(relay.target, timeout=PATIENCE) as shaky,
             shaky.session("tiny") as session,
         ):
             await session.step(inputs[0])
@@ -143,7 +144,7 @@ def test_an_answer_that_came_after_the_cancel_is_kept(
 ) -> None:
     async def main() -> None:
         async with (
-            AsyncClient(relay.target, timeout=10) as shaky,
+            AsyncClient(relay.target, timeout=PATIENCE) as shaky,
             shaky.session("tiny") as session,
         ):
             await session.step(inputs[0])
@@ -166,7 +167,7 @@ def test_a_step_cancelled_before_it_was_sent_feeds_nothing(
 ) -> None:
     async def main() -> None:
         async with (
-            AsyncClient(relay.target, timeout=10) as shaky,
+            AsyncClient(relay.target, timeout=PATIENCE) as shaky,
             shaky.session("tiny") as session,
         ):
             first = asyncio.create_task(session.step(inputs[5]))
@@ -191,7 +192,7 @@ def test_a_step_cancelled_before_it_was_sent_feeds_nothing(
 def test_a_step_that_is_late_is_settled(relay: Relay, inputs: Floats, truth: Floats) -> None:
     async def main() -> None:
         async with (
-            AsyncClient(relay.target, timeout=10) as shaky,
+            AsyncClient(relay.target, timeout=PATIENCE) as shaky,
             shaky.session("tiny") as session,
         ):
             await session.step(inputs[0])
@@ -208,7 +209,7 @@ def test_a_step_that_is_late_is_settled(relay: Relay, inputs: Floats, truth: Flo
 
 
 def test_a_late_call_is_settled(relay: Relay, inputs: Floats, truth: Floats) -> None:
-    with Client(relay.target, timeout=10) as shaky, shaky.session("tiny") as session:
+    with Client(relay.target, timeout=PATIENCE) as shaky, shaky.session("tiny") as session:
         session.step(inputs[0])
         relay.stall()
         with pytest.raises(DeadlineExceeded):
@@ -226,7 +227,7 @@ def test_attempts_are_bounded_and_the_session_lives_on(
 ) -> None:
     events: list[Event] = []
     with (
-        Client(relay.target, timeout=10, on_event=events.append) as shaky,
+        Client(relay.target, timeout=PATIENCE, on_event=events.append) as shaky,
         shaky.session("tiny", durability="memory") as session,
     ):
         session.step(inputs[0])
@@ -236,7 +237,7 @@ def test_attempts_are_bounded_and_the_session_lives_on(
             session.step(inputs[1])
         assert session.unsettled
         relay.refuse(False)
-        shaky.wait_ready(timeout=10)
+        shaky.wait_ready(timeout=PATIENCE)
         assert_close(session.step(inputs[2]), truth[2])
     kinds = [event.kind for event in events]
     assert kinds.count("retry") == 3
@@ -248,7 +249,7 @@ def test_a_stream_gives_up_after_some_attempts_and_opens_again(
     relay: Relay, inputs: Floats, truth: Floats
 ) -> None:
     async def main() -> None:
-        async with AsyncClient(relay.target, timeout=10) as shaky:
+        async with AsyncClient(relay.target, timeout=PATIENCE) as shaky:
             sessions = [await shaky.session("tiny", durability="memory") for _ in range(4)]
             await asyncio.gather(*(session.step(inputs[0]) for session in sessions))
             relay.refuse()
@@ -259,7 +260,7 @@ def test_a_stream_gives_up_after_some_attempts_and_opens_again(
             assert all(isinstance(error, ServerUnreachable) for error in failed)
             assert all(session.unsettled for session in sessions)
             relay.refuse(False)
-            await shaky.wait_ready(timeout=10)
+            await shaky.wait_ready(timeout=PATIENCE)
             outputs = await asyncio.gather(*(session.step(inputs[2]) for session in sessions))
             assert_close(outputs, truth[[2, 2, 2, 2]])
 

@@ -18,7 +18,7 @@ from carousel.errors import Cancelled, ServerDraining, ServerUnreachable, Sessio
 from tests.client.conftest import assert_close
 from tests.client.relay import Relay
 from tests.conftest import RunningServer
-from tests.processes import until
+from tests.processes import PATIENCE, until
 
 TEXT = "In the beginning "
 MODEL = "king-james"
@@ -73,7 +73,7 @@ def test_a_broken_connection_costs_no_token(
         following = session.step(3)
     before = steps_taken(client)
     with (
-        Client(relay.target, timeout=10, on_event=events.append) as shaky,
+        Client(relay.target, timeout=PATIENCE, on_event=events.append) as shaky,
         shaky.session(MODEL, durability=durability) as session,
     ):
         cut_every(relay, 500)
@@ -96,7 +96,7 @@ def test_both_clients_go_on(client: Client, relay: Relay, kind: str) -> None:
 
     async def main() -> None:
         async with (
-            AsyncClient(relay.target, timeout=10, on_event=events.append) as shaky,
+            AsyncClient(relay.target, timeout=PATIENCE, on_event=events.append) as shaky,
             shaky.session(MODEL) as session,
         ):
             await session.refresh()
@@ -110,14 +110,14 @@ def test_both_clients_go_on(client: Client, relay: Relay, kind: str) -> None:
 
     asyncio.run(main())
     assert sum(event.kind == "retry" for event in events) >= 4
-    with Client(relay.target, timeout=10) as shaky:
+    with Client(relay.target, timeout=PATIENCE) as shaky:
         cut_every(relay, 500)
         assert_same(list(shaky.generate(MODEL, TEXT, max_tokens=MANY, **KINDS[kind])), whole)
 
 
 def test_a_cut_while_a_token_is_awaited(client: Client, relay: Relay) -> None:
     """Without a seed of the caller's: the client's own makes the rest come out the same."""
-    with Client(relay.target, timeout=10) as shaky, shaky.session(MODEL) as session:
+    with Client(relay.target, timeout=PATIENCE) as shaky, shaky.session(MODEL) as session:
         ids = []
         stream = session.generate(TEXT, max_tokens=300)
         for number, token in enumerate(stream):
@@ -133,7 +133,7 @@ def test_a_cancelled_task_loses_no_token(client: Client, relay: Relay) -> None:
 
     async def main() -> None:
         async with (
-            AsyncClient(relay.target, timeout=10) as shaky,
+            AsyncClient(relay.target, timeout=PATIENCE) as shaky,
             shaky.session(MODEL) as session,
         ):
             await session.refresh()
@@ -162,7 +162,7 @@ def test_a_cancelled_task_loses_no_token(client: Client, relay: Relay) -> None:
 def test_attempts_are_bounded_and_the_session_lives_on(relay: Relay) -> None:
     events: list[Event] = []
     with (
-        Client(relay.target, timeout=10, on_event=events.append) as shaky,
+        Client(relay.target, timeout=PATIENCE, on_event=events.append) as shaky,
         shaky.session(MODEL, durability="memory") as session,
     ):
         stream = session.generate(TEXT, max_tokens=4000)
@@ -172,14 +172,14 @@ def test_attempts_are_bounded_and_the_session_lives_on(relay: Relay) -> None:
         with pytest.raises(ServerUnreachable):
             list(stream)
         relay.refuse(False)
-        shaky.wait_ready(timeout=10)
+        shaky.wait_ready(timeout=PATIENCE)
         assert len(session.step(3)) > 0
         assert session.refresh().step_index == session.step_index
     assert [event.kind for event in events].count("retry") == 3
 
 
 def test_a_session_that_ended_meanwhile_ends_its_generation(client: Client, relay: Relay) -> None:
-    with Client(relay.target, timeout=10) as shaky, shaky.session(MODEL) as session:
+    with Client(relay.target, timeout=PATIENCE) as shaky, shaky.session(MODEL) as session:
         stream = session.generate(TEXT, max_tokens=4000)
         next(stream)
         client.delete_session(session.name)
@@ -190,7 +190,7 @@ def test_a_session_that_ended_meanwhile_ends_its_generation(client: Client, rela
 def test_a_broken_generation_can_be_cut_short(relay: Relay) -> None:
     async def main() -> None:
         async with (
-            AsyncClient(relay.target, timeout=10) as shaky,
+            AsyncClient(relay.target, timeout=PATIENCE) as shaky,
             shaky.session(MODEL) as session,
         ):
             stream = session.generate(TEXT, max_tokens=4000)
@@ -206,7 +206,7 @@ def test_a_broken_generation_can_be_cut_short(relay: Relay) -> None:
             for _ in range(20):
                 await asyncio.sleep(0)
             relay.refuse(False)
-            await shaky.wait_ready(timeout=10)
+            await shaky.wait_ready(timeout=PATIENCE)
             await session.step(3)
             with pytest.raises(Cancelled):
                 await reader
@@ -228,7 +228,7 @@ def test_what_the_store_missed_of_a_generation_is_fed_again(
         following = session.step(4)
     events: list[Event] = []
     first = serve()
-    with Client(first.target, timeout=30, on_event=events.append) as moving:
+    with Client(first.target, timeout=PATIENCE, on_event=events.append) as moving:
         session = moving.session(MODEL)
         session.step(3)
         until(lambda: session.refresh().durable_index == 1)

@@ -11,6 +11,7 @@ from carousel.client import AsyncClient, Client, Event, HealthRule, StateNotice
 from carousel.errors import InvalidField
 from tests.client.conftest import Floats
 from tests.conftest import RunningServer
+from tests.processes import PATIENCE
 
 EVERY_SECOND = HealthRule("age", 2, "alert")
 FADING = HealthRule("age", 3, "soft_reset")
@@ -19,7 +20,7 @@ FADING = HealthRule("age", 3, "soft_reset")
 @pytest.fixture
 def told(server: RunningServer) -> Iterator[list[Event]]:
     """Events of state health, where `tiny` and `letters` have a policy."""
-    with Client(server.target, timeout=10) as client:
+    with Client(server.target, timeout=PATIENCE) as client:
         for model in ("tiny", "letters"):
             client.set_health_policy(model, [EVERY_SECOND, FADING])
         yield []
@@ -29,7 +30,7 @@ def told(server: RunningServer) -> Iterator[list[Event]]:
 
 @pytest.fixture
 def client(server: RunningServer, told: list[Event]) -> Iterator[Client]:
-    with Client(server.target, timeout=10, on_event=keep(told)) as client:
+    with Client(server.target, timeout=PATIENCE, on_event=keep(told)) as client:
         yield client
 
 
@@ -110,7 +111,7 @@ def test_coalesced_steps_tell_of_each_session(
     server: RunningServer, told: list[Event], inputs: Floats
 ) -> None:
     async def main() -> None:
-        async with AsyncClient(server.target, timeout=10, on_event=keep(told)) as client:
+        async with AsyncClient(server.target, timeout=PATIENCE, on_event=keep(told)) as client:
             sessions = [await client.session("tiny") for _ in range(4)]
             await sessions[2].step(inputs[0])
             await asyncio.gather(*(session.step(inputs[1]) for session in sessions))

@@ -10,6 +10,7 @@ import numpy as np
 from carousel.client import AsyncClient, Client, Inspection
 from tests.client.conftest import Floats
 from tests.conftest import RunningServer
+from tests.processes import PATIENCE
 
 
 def plain(value: object) -> object:
@@ -36,7 +37,7 @@ def test_both_clients_see_the_same(server: RunningServer, client: Client, inputs
         seen = session.inspect(units=4)
 
         async def look() -> list[Inspection]:
-            async with AsyncClient(server.target, timeout=10) as other:
+            async with AsyncClient(server.target, timeout=PATIENCE) as other:
                 by_name = await other.inspect_session(session.name, units=4)
                 async with other.session("tiny") as own:
                     assert (await own.inspect(steps=0)).steps == 0

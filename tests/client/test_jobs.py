@@ -35,7 +35,7 @@ from carousel.errors import (
 )
 from tests.client.relay import Relay
 from tests.conftest import RunningServer
-from tests.processes import until
+from tests.processes import PATIENCE, until
 
 WINDOW, BATCH, STEPS = 12, 4, 30
 RECIPE = Recipe(
@@ -56,7 +56,7 @@ Done = tuple[Job, list[JobEvent]]
 def done(trainer: RunningServer, readings: Dataset) -> Done:
     """A job that has succeeded, and its events."""
     events: list[JobEvent] = []
-    with Client(trainer.target, timeout=30) as client:
+    with Client(trainer.target, timeout=PATIENCE) as client:
         job = client.jobs.create(
             recipe=RECIPE, dataset="readings", model="load", alias="stable", id="first"
         )
@@ -148,11 +148,11 @@ def test_a_broken_watch_tells_every_event_once(trainer: RunningServer, done: Don
 
     relay.on_answer = cut_twice
     try:
-        with Client(relay.target, timeout=30) as client:
+        with Client(relay.target, timeout=PATIENCE) as client:
             assert list(client.jobs.watch(job.name)) == events
 
         async def main() -> list[JobEvent]:
-            async with AsyncClient(relay.target, timeout=30) as client:
+            async with AsyncClient(relay.target, timeout=PATIENCE) as client:
                 return [event async for event in client.jobs.watch(job.name)]
 
         lost = 0
@@ -172,7 +172,7 @@ def test_data_that_cannot_be_learned_from_is_refused_by_both(
     wanted = Recipe(task=Tag(label_column="load"), max_steps=2)
 
     async def refused() -> DatasetInvalid:
-        async with AsyncClient(trainer.target, timeout=30) as client:
+        async with AsyncClient(trainer.target, timeout=PATIENCE) as client:
             with pytest.raises(DatasetInvalid) as failed:
                 await client.jobs.create(recipe=wanted, dataset="gap", validate_only=True)
         return failed.value
@@ -260,7 +260,7 @@ def test_a_cancelled_job_goes_on_from_its_checkpoint(
 
     async def go_on() -> tuple[Job, list[JobEvent]]:
         events: list[JobEvent] = []
-        async with AsyncClient(trainer.target, timeout=30) as client:
+        async with AsyncClient(trainer.target, timeout=PATIENCE) as client:
             await client.jobs.resume(job.name, max_steps=stopped + 5)
             ended = await client.jobs.wait(job.name, on_event=events.append, timeout=120)
             await client.jobs.delete(job.name)

@@ -19,7 +19,7 @@ from carousel.client import AsyncClient, AsyncSession, Client, Event, Session
 from carousel.errors import SessionFenced, SessionNotFound
 from tests.client.conftest import Floats, assert_close
 from tests.client.relay import Relay
-from tests.processes import ServerProcess
+from tests.processes import PATIENCE, ServerProcess
 
 STEPS = 60
 KILLED_BEFORE = (20, 41)
@@ -41,7 +41,7 @@ def xs() -> Floats:
 @pytest.fixture(scope="module")
 def undisturbed(mortal: ServerProcess, xs: Floats) -> Floats:
     """What a session answers that nothing ever happened to: [STEPS, 2]."""
-    with Client(mortal.target, timeout=60) as client, client.session("tiny") as session:
+    with Client(mortal.target, timeout=PATIENCE) as client, client.session("tiny") as session:
         return np.stack([session.step(x) for x in xs])
 
 
@@ -63,7 +63,7 @@ def test_kill_9_in_the_middle_of_streams_is_not_noticed(
         return np.concatenate(rows)
 
     async def main() -> None:
-        async with AsyncClient(mortal.target, timeout=60, on_event=events.append) as client:
+        async with AsyncClient(mortal.target, timeout=PATIENCE, on_event=events.append) as client:
             durabilities = ["async"] * 6 + ["sync"] * 2
             stepping = [await client.session("tiny", durability=d) for d in durabilities]
             chunking = [await client.session("tiny", durability=d) for d in ("async", "sync")]
@@ -114,9 +114,9 @@ def test_kill_9_in_the_middle_of_generations_is_not_noticed(mortal: ServerProces
         loop, meeting = asyncio.get_running_loop(), asyncio.Barrier(len(prompts) + 1)
 
         def meet() -> None:
-            asyncio.run_coroutine_threadsafe(meeting.wait(), loop).result(60)
+            asyncio.run_coroutine_threadsafe(meeting.wait(), loop).result(PATIENCE)
 
-        async with AsyncClient(mortal.target, timeout=60, on_event=events.append) as client:
+        async with AsyncClient(mortal.target, timeout=PATIENCE, on_event=events.append) as client:
             runs = {}
             for name in ("async", "sync"):
                 session = await client.session("letters", durability=name)
@@ -130,7 +130,7 @@ def test_kill_9_in_the_middle_of_generations_is_not_noticed(mortal: ServerProces
             mortal.launch()
             return {name: await task for name, task in runs.items()}
 
-    with Client(mortal.target, timeout=60, on_event=events.append) as client:
+    with Client(mortal.target, timeout=PATIENCE, on_event=events.append) as client:
         truth = {
             name: run_blocking(client.session("letters"), prompt, lambda: None)
             for name, prompt in prompts.items()
@@ -147,7 +147,7 @@ def test_kill_9_in_the_middle_of_generations_is_not_noticed(mortal: ServerProces
 def test_every_call_about_a_session_finds_it_after_a_kill(
     mortal: ServerProcess, xs: Floats, undisturbed: Floats
 ) -> None:
-    with Client(mortal.target, timeout=60) as client:
+    with Client(mortal.target, timeout=PATIENCE) as client:
         names = ("step", "fork", "rewind", "export", "touch", "reset", "mark", "one", "two")
         sessions = {name: client.session("tiny", rewind_depth=4) for name in names}
         volatile = client.session("tiny", durability="memory")
@@ -250,12 +250,15 @@ def test_calls_whose_answers_died_with_the_server_are_made_once(
         def die(total: int) -> None:
             relay.on_answer = lambda total: None
             relay.cut_here()
-            all_answered.wait(60)
+            all_answered.wait(PATIENCE)
 
         relay.on_answer = die
 
     def run(call: Callable[[Session], int | list[Session]]) -> set[str]:
-        with closing(Relay(mortal.target)) as relay, Client(relay.target, timeout=60) as client:
+        with (
+            closing(Relay(mortal.target)) as relay,
+            Client(relay.target, timeout=PATIENCE) as client,
+        ):
             session = client.session("tiny", rewind_depth=4)
             session.chunk(xs[:8])
             session.bookmark("eight")
@@ -271,7 +274,7 @@ def test_calls_whose_answers_died_with_the_server_are_made_once(
 
     async def fork_async() -> set[str]:
         with closing(Relay(mortal.target)) as relay:
-            async with AsyncClient(relay.target, timeout=60) as client:
+            async with AsyncClient(relay.target, timeout=PATIENCE) as client:
                 session = await client.session("tiny")
                 await session.chunk(xs[:8])
                 deaf(relay)
@@ -281,7 +284,7 @@ def test_calls_whose_answers_died_with_the_server_are_made_once(
                     np.testing.assert_array_equal(outputs, undisturbed[8:11])
                 return {one.name for one in (session, *copies)}
 
-    with Client(mortal.target, timeout=60) as client:
+    with Client(mortal.target, timeout=PATIENCE) as client:
         before = {one.name for one in client.list_sessions()}
         with ThreadPoolExecutor(len(CALLS) + 1) as pool:
             other = pool.submit(asyncio.run, fork_async())
@@ -304,7 +307,7 @@ def test_moves_wait_for_a_store_that_fails(
             if event.kind == "retry":
                 failed.set()
 
-        async with AsyncClient(mortal.target, timeout=60, on_event=notice) as client:
+        async with AsyncClient(mortal.target, timeout=PATIENCE, on_event=notice) as client:
             session = await client.session("tiny", rewind_depth=4)
             await session.chunk(xs[:8])
             with closing(sqlite3.connect(path, isolation_level=None)) as database:
@@ -330,15 +333,15 @@ def test_a_drained_server_is_succeeded_at_once_where_it_says(
     data = mortal.flags["data"]
     with (
         ServerProcess(tmp_path, store=model_store, data=data, bit_exact=True) as successor,
-        Client(mortal.target, timeout=60, on_event=events.append) as client,
-        Client(mortal.target, timeout=60) as admin,
+        Client(mortal.target, timeout=PATIENCE, on_event=events.append) as client,
+        Client(mortal.target, timeout=PATIENCE) as admin,
     ):
         session = client.session("tiny")
         outputs = [session.step(x) for x in xs[:20]]
         admin.drain(successor=successor.target)
         outputs += [session.step(x) for x in xs[20:40]]
         assert mortal.process is not None
-        assert mortal.process.wait(60) == 0
+        assert mortal.process.wait(PATIENCE) == 0
         outputs += [session.step(x) for x in xs[40:]]
         np.testing.assert_array_equal(np.stack(outputs), undisturbed)
         assert any(event.kind == "moved" for event in events)
@@ -348,7 +351,7 @@ def test_a_drained_server_is_succeeded_at_once_where_it_says(
 def test_a_new_process_at_the_same_address_takes_over_after_sigterm(
     mortal: ServerProcess, xs: Floats, undisturbed: Floats
 ) -> None:
-    with Client(mortal.target, timeout=60) as client:
+    with Client(mortal.target, timeout=PATIENCE) as client:
         session = client.session("tiny")
         outputs = [session.step(x) for x in xs[:30]]
         assert mortal.terminate() == 0
@@ -363,7 +366,7 @@ def test_a_new_process_at_the_same_address_takes_over_after_sigterm(
 def test_a_paused_server_is_waited_for(
     mortal: ServerProcess, xs: Floats, undisturbed: Floats
 ) -> None:
-    with Client(mortal.target, timeout=60) as client, client.session("tiny") as session:
+    with Client(mortal.target, timeout=PATIENCE) as client, client.session("tiny") as session:
         outputs = [session.step(x) for x in xs[:30]]
         mortal.signal(signal.SIGSTOP)
         timer = threading.Timer(0.5, mortal.signal, [signal.SIGCONT])

@@ -11,13 +11,14 @@ from carousel.client import AsyncClient
 from carousel.errors import DeadlineExceeded
 from tests.client.conftest import Floats, assert_close, until
 from tests.client.relay import Relay
+from tests.processes import PATIENCE
 
 
 def test_what_waits_behind_a_silent_server_feeds_nothing(
     relay: Relay, inputs: Floats, truth: Floats
 ) -> None:
     async def main() -> None:
-        async with AsyncClient(relay.target, timeout=10) as shaky:
+        async with AsyncClient(relay.target, timeout=PATIENCE) as shaky:
             sessions = [await shaky.session("tiny") for _ in range(5)]
             await asyncio.gather(*(session.step(inputs[0]) for session in sessions))
             relay.stall()
@@ -42,7 +43,7 @@ def test_what_waits_behind_a_silent_server_feeds_nothing(
 
 def test_steps_do_not_wait_for_chunks(relay: Relay, inputs: Floats, truth: Floats) -> None:
     async def main() -> None:
-        async with AsyncClient(relay.target, timeout=10) as shaky:
+        async with AsyncClient(relay.target, timeout=PATIENCE) as shaky:
             sessions = [await shaky.session("tiny") for _ in range(9)]
             chunks = [asyncio.create_task(one.chunk(inputs)) for one in sessions[:8]]
             await until(lambda: all(one.unsettled for one in sessions[:8]))
@@ -60,7 +61,7 @@ def test_a_session_may_be_reset_while_its_step_is_on_its_way(
 ) -> None:
     async def main() -> None:
         async with (
-            AsyncClient(relay.target, timeout=10) as shaky,
+            AsyncClient(relay.target, timeout=PATIENCE) as shaky,
             shaky.session("tiny") as session,
         ):
             await session.step(inputs[0])
@@ -84,7 +85,7 @@ def test_an_answer_that_comes_in_the_tick_of_the_cancel_is_kept(
 ) -> None:
     async def main() -> None:
         async with (
-            AsyncClient(relay.target, timeout=10) as client,
+            AsyncClient(relay.target, timeout=PATIENCE) as client,
             client.session("tiny") as session,
         ):
             for x, y in zip(inputs[:10], truth, strict=False):

@@ -10,6 +10,7 @@ import numpy as np
 
 from carousel.client import Client, LanguageModel, NetworkShape, Recipe
 from tests.deploy.models import FEATURES
+from tests.processes import PATIENCE
 
 PAUSE_SECONDS = 0.02  # so that most of the machine is left to others
 CROWD = 12
@@ -35,13 +36,13 @@ class Load:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._stop.set()
-        self._thread.join(60)
+        self._thread.join(PATIENCE)
         if self._failure is not None and error is None:
             raise self._failure
 
     def _run(self) -> None:
         try:
-            with Client(self._target, timeout=30) as client:
+            with Client(self._target, timeout=PATIENCE) as client:
                 self._train(client)
                 crowd = [client.session("steady", session_id=f"crowd-{n}") for n in range(CROWD)]
                 random = np.random.default_rng(0)

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import yaml
 
-from tests.processes import until
+from tests.processes import PATIENCE, until
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy/prometheus/prometheus.yml"
 SCRAPE_SECONDS = 1
@@ -60,7 +60,7 @@ class Prometheus:
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(PATIENCE)
 
     def _address(self) -> str | None:
         """Where it listens, as its log says."""
@@ -78,7 +78,7 @@ class Prometheus:
     def _get(self, path: str, **query: object) -> Any:
         url = f"http://{self._address()}/api/v1/{path}?{urllib.parse.urlencode(query)}"
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{query}: {error.read().decode()}") from None

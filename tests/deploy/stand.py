@@ -16,7 +16,7 @@ from carousel.server.training.process import signal_all
 from tests.deploy.load import Load
 from tests.deploy.models import make_models
 from tests.deploy.prometheus import Prometheus
-from tests.processes import ServerProcess, until
+from tests.processes import PATIENCE, ServerProcess, until
 
 CAPACITY = 200
 
@@ -35,7 +35,7 @@ class Stand:
         """The folders of training jobs."""
         return jobs(self.folder)
 
-    def wait(self, expr: str, seconds: float = 60) -> None:
+    def wait(self, expr: str, seconds: float = PATIENCE) -> None:
         """Until Prometheus has a number for it."""
         until(lambda: bool(self.prometheus.now(expr)), seconds)
 
@@ -78,6 +78,6 @@ def _exporter(target: str) -> Iterator[str]:
         yield urlsplit(json.loads(process.stdout.readline())["http"]).netloc
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
         if process.stdout is not None:
             process.stdout.close()

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.processes import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())[
@@ -41,7 +43,7 @@ def test_the_stack_is_valid_in_each_profile(profile: str) -> None:
         env={**os.environ, "COMPOSE_PROFILES": profile},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert ran.returncode == 0, ran.stderr
     assert {SERVER_OF[profile], "exporter", "prometheus", "grafana"} <= set(

@@ -16,7 +16,7 @@ from tools.dashboards.promql import share
 from tests.deploy import dashboards
 from tests.deploy.metric_names import unknown
 from tests.deploy.stand import Stand
-from tests.processes import until
+from tests.processes import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
 PROVISIONING = ROOT / "deploy/grafana/provisioning"
@@ -89,7 +89,7 @@ def test_the_share_that_fails_is_of_all_items(
     file = tmp_path / "share.yml"
     file.write_text(yaml.safe_dump({"tests": [test]}))
     ran = subprocess.run(
-        ["promtool", "test", "rules", str(file)], capture_output=True, text=True, timeout=60
+        ["promtool", "test", "rules", str(file)], capture_output=True, text=True, timeout=PATIENCE
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
 

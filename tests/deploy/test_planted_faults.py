@@ -22,7 +22,7 @@ from tests.deploy.models import FEATURES
 from tests.deploy.prometheus import SCRAPE_SECONDS
 from tests.deploy.stand import CAPACITY, Stand
 from tests.page.browser import Browser, missing
-from tests.processes import until
+from tests.processes import PATIENCE, until
 
 SECONDS = 120.0
 
@@ -153,7 +153,7 @@ def names(alerts: list[dict[str, str]]) -> set[str]:
 @pytest.fixture
 def ground(running_stand: Stand) -> Iterator[Ground]:
     target = running_stand.server.target
-    with Client(target, timeout=30) as client, ExitStack() as held:
+    with Client(target, timeout=PATIENCE) as client, ExitStack() as held:
         yield Ground(running_stand, client, held)
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.deploy.metric_names import unknown
+from tests.processes import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/prometheus"
@@ -46,7 +47,7 @@ def test_promtool_finds_nothing_wrong(words: str) -> None:
     command = ["promtool", *words.split()]
     if "test" in command:
         command += sorted(map(str, (FOLDER / "tests").glob("*.yml")))
-    ran = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=PATIENCE)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

@@ -9,6 +9,8 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as text
 
+from tests.processes import PATIENCE
+
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -19,7 +21,7 @@ def get(url: str, **headers: str) -> tuple[str, str]:
     request = urllib.request.Request(
         url, headers={name.replace("_", "-"): value for name, value in headers.items()}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         return answer.read().decode(), answer.headers["Content-Type"]
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from carousel.exposition import Answer, HttpServer, Request
-from tests.processes import until
+from tests.processes import PATIENCE, until
 
 ASKED = b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n"
 
@@ -25,7 +25,7 @@ def listening(*, host: str = "127.0.0.1", **given: Any) -> Iterator[HttpServer]:
 
 
 def connect(server: HttpServer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
 
 
 def rest(connection: socket.socket) -> bytes:
@@ -61,7 +61,7 @@ def test_who_comes_when_all_are_being_answered_is_told_at_once_and_nobody_waits(
 
     def slow(request: Request) -> Answer:
         asked.release()
-        ready.wait(20)
+        ready.wait(PATIENCE)
         return Answer(b"at last\n")
 
     server = HttpServer("127.0.0.1", 0, {"/": slow}, connections=3)
@@ -73,7 +73,7 @@ def test_who_comes_when_all_are_being_answered_is_told_at_once_and_nobody_waits(
         held = [stack.enter_context(connect(server)) for _ in range(3)]
         for one in held:
             one.sendall(ASKED)
-        assert all(asked.acquire(timeout=20) for _ in held)
+        assert all(asked.acquire(timeout=PATIENCE) for _ in held)
         for _ in range(20):
             with connect(server) as refused:
                 assert rest(refused).startswith(b"HTTP/1.0 503 ")

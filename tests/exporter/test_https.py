@@ -13,6 +13,7 @@ import pytest
 
 from carousel.exposition import Answer, Certificate, Files, HttpServer
 from tests.papers import Papers
+from tests.processes import PATIENCE
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def listening(papers: Papers, *, mutual: bool = False, **given: Any) -> Iterator
 
 
 def connect(server: HttpServer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
 
 
 def ask(server: HttpServer, papers: Papers, path: str, client: str | None = None) -> bytes:

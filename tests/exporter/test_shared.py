@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from carousel.exposition import Request, Route, routes
 from carousel.exposition._shared import Shared
 from tests.exporter.scrape import OPENMETRICS
-from tests.processes import until
+from tests.processes import PATIENCE, until
 
 
 class Key(str):
@@ -33,17 +33,17 @@ def test_all_who_ask_while_one_is_made_share_the_next() -> None:
 
     def make() -> int:
         begun.set()
-        assert leave.wait(20)
+        assert leave.wait(PATIENCE)
         return next(numbers)
 
     with ThreadPoolExecutor(21) as pool:
         first = pool.submit(shared.value, "metrics", make)
-        assert begun.wait(20)
+        assert begun.wait(PATIENCE)
         later = [pool.submit(shared.value, Key("metrics"), make) for _ in range(20)]
         until(lambda: Key.asked >= 2 * len(later))  # each looks, and takes its place
         leave.set()
-        assert first.result(20) == 1
-        assert [one.result(20) for one in later] == [2] * 20
+        assert first.result(PATIENCE) == 1
+        assert [one.result(PATIENCE) for one in later] == [2] * 20
     assert shared.value("metrics", make) == 3  # nothing that was made before is told again
 
 

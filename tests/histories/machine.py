@@ -22,6 +22,7 @@ from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 from tests.histories.world import World
 from tests.oracle import Array, Oracle, State
+from tests.processes import PATIENCE
 from tests.server.contract import Floats, error_of
 
 MEMORY, ASYNC, SYNC = 1, 2, 3
@@ -189,7 +190,7 @@ class Histories(RuleBasedStateMachine):
             lengths=[count] * len(riders),
             inputs=tensors.encode(np.concatenate(inputs)),
         )
-        response = self.world.wires[server].inference.Step(request, timeout=30)
+        response = self.world.wires[server].inference.Step(request, timeout=PATIENCE)
         assert not response.errors, response.errors
         self._same(response, np.concatenate([outputs for outputs, _ in expected]))
         for life, xs, (outputs, states) in zip(riders, inputs, expected, strict=True):
@@ -433,7 +434,7 @@ class Histories(RuleBasedStateMachine):
 
     def _send(self, life: Life, index: int, xs: Floats) -> steps.StepResponse:
         wire = self.world.wires[life.server]
-        return wire.inference.Step(self._request(life, index, xs), timeout=30)
+        return wire.inference.Step(self._request(life, index, xs), timeout=PATIENCE)
 
     def _refused(self, life: Life, method: str, request: object) -> str:
         call: Callable[[object], object] = getattr(self.world.wires[life.server].sessions, method)

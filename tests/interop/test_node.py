@@ -14,6 +14,7 @@ import torch
 
 from carousel.model import load
 from tests.conftest import RunningServer
+from tests.processes import PATIENCE
 
 NODE = Path(__file__).parent / "node"
 
@@ -37,7 +38,7 @@ def test_a_node_client_opens_a_session_and_steps_it(server: RunningServer, node:
         input=json.dumps(inputs.tolist()),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

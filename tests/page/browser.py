@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any, Self
 
+from tests.processes import PATIENCE
+
 FOLDER = Path(__file__).parent / "browser"
 SECONDS = 20.0
 
@@ -96,7 +98,7 @@ class Browser:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.wait(PATIENCE)
         self._process.stdout.close()
 
     def __enter__(self) -> Self:

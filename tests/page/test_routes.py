@@ -15,14 +15,16 @@ from carousel.client import Client
 from carousel.server.page.numbers import NEWS_SECONDS, SAMPLE_SECONDS, Past, numbers, read
 from carousel.server.settings import Settings
 from tests.conftest import RunningServer
-from tests.processes import until
+from tests.processes import PATIENCE, until
 
 
 def get(
     site: RunningServer, path: str, method: str = "GET", **headers: str
 ) -> tuple[int, Any, str]:
     """Status, headers and body."""
-    connection = http.client.HTTPConnection("localhost", site.server.http_port or 0, timeout=20)
+    connection = http.client.HTTPConnection(
+        "localhost", site.server.http_port or 0, timeout=PATIENCE
+    )
     connection.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
     answer = connection.getresponse()
     body = answer.read().decode()

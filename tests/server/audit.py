@@ -17,6 +17,7 @@ from carousel.server.audit.reader import Scan, scan
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 from tests.conftest import RunningServer
+from tests.processes import PATIENCE
 from tests.server.contract import Floats, Wire, error_of
 
 
@@ -26,7 +27,7 @@ def inputs(count: int) -> Floats:
 
 def replay(wire: Wire, name: str, **fields: object) -> list[pb.ReplaySessionResponse]:
     request = pb.ReplaySessionRequest(name=name, **fields)  # type: ignore[arg-type]
-    return list(wire.sessions.ReplaySession(request, timeout=30))
+    return list(wire.sessions.ReplaySession(request, timeout=PATIENCE))
 
 
 def info(wire: Wire, session: session_pb2.Session) -> session_pb2.Session:

@@ -23,6 +23,8 @@ from opentelemetry.trace import (
     use_span,
 )
 
+from tests.processes import PATIENCE
+
 _numbers = itertools.count(0xCA205E1)
 FLAGS = {True: TraceFlags(TraceFlags.SAMPLED), False: TraceFlags(TraceFlags.DEFAULT)}
 
@@ -45,7 +47,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
     def Export(self, request: pb.ExportTraceServiceRequest, context: Any) -> Any:
         self.asked.set()
-        self.answers.wait(60)
+        self.answers.wait(PATIENCE)
         with self._news:
             for part in request.resource_spans:
                 self.resources.append(part.resource)
@@ -57,7 +59,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     def trace(self, trace_id: int, *, spans: int) -> list[Span]:
         """A trace, once it has so many spans."""
         with self._news:
-            assert self._news.wait_for(lambda: len(self.of(trace_id)) >= spans, timeout=30), (
+            assert self._news.wait_for(lambda: len(self.of(trace_id)) >= spans, timeout=PATIENCE), (
                 self.of(trace_id)
             )
             return self.of(trace_id)

@@ -19,6 +19,7 @@ from carousel.v1 import (
     session_service_pb2,
     session_service_pb2_grpc,
 )
+from tests.processes import PATIENCE
 
 Floats = npt.NDArray[np.float32]
 
@@ -55,7 +56,7 @@ class Wire:
                 inputs=tensors.encode(inputs),
                 output_mode=mode,  # type: ignore[arg-type]
             ),
-            timeout=30,
+            timeout=PATIENCE,
         )
 
     def outputs(self, *args: object, **fields: object) -> Floats:

@@ -148,6 +148,6 @@ def ledger(server: RunningServer, *, model: str = "tiny") -> Iterator[Ledger]:
 
         # What a call that broke off leaves behind is counted after its caller has gone.
         with suppress(AssertionError):
-            until(lambda: not wrong(), seconds=5)
+            until(lambda: not wrong())
         if amiss := wrong():
             raise AssertionError(f"(moved, should have moved): {amiss}")

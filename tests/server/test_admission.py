@@ -25,6 +25,7 @@ from carousel.v1 import inference_service_pb2 as pb
 from tests.client.conftest import assert_close
 from tests.client.conftest import until as eventually
 from tests.conftest import RunningServer, running
+from tests.processes import PATIENCE
 from tests.server.contract import Wire, error_of
 from tests.server.test_departures import held_up, until, version_of
 
@@ -77,7 +78,7 @@ def test_a_full_queue_refuses_a_call_at_once_with_a_time_to_come_back(
         waiting = wire.inference.Step.future(request(first), metadata=of("a"))
         until(lambda: door(narrow).inside == 8)
         with pytest.raises(grpc.RpcError) as failure:
-            wire.inference.Step(request(late), metadata=of("a"), timeout=30)
+            wire.inference.Step(request(late), metadata=of("a"), timeout=PATIENCE)
         assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         [info] = details(failure.value, error_details_pb2.ErrorInfo)
         [retry] = details(failure.value, error_details_pb2.RetryInfo)
@@ -86,10 +87,10 @@ def test_a_full_queue_refuses_a_call_at_once_with_a_time_to_come_back(
         assert len(details(failure.value, error_details_pb2.QuotaFailure)) == 1
         others = wire.inference.Step.future(request(other), metadata=of("b"))
         until(lambda: door(narrow).inside == 9)
-    assert not waiting.result(30).errors
-    assert not others.result(30).errors
+    assert not waiting.result(PATIENCE).errors
+    assert not others.result(PATIENCE).errors
     assert rejected(narrow, "tenant_full") == before + 1
-    assert not wire.inference.Step(request(late), metadata=of("a"), timeout=30).errors
+    assert not wire.inference.Step(request(late), metadata=of("a"), timeout=PATIENCE).errors
     assert door(narrow).inside == 0
 
 
@@ -109,7 +110,7 @@ def test_of_a_message_that_fits_in_part_the_first_items_run(
     narrow: RunningServer, wire: Wire
 ) -> None:
     many = handles(wire, 11, "a")
-    response = wire.inference.Step(request(many), metadata=of("a"), timeout=30)
+    response = wire.inference.Step(request(many), metadata=of("a"), timeout=PATIENCE)
     assert [error.item for error in response.errors] == [8, 9, 10]
     assert {error.reason for error in response.errors} == {"QUEUE_FULL"}
     assert all(float(error.metadata["retry_after_seconds"]) > 0 for error in response.errors)
@@ -123,11 +124,11 @@ def test_a_stream_lives_on_when_items_of_it_are_refused(narrow: RunningServer, w
     def messages() -> Iterator[pb.StreamStepsRequest]:
         yield pb.StreamStepsRequest(step=request(first))
         yield pb.StreamStepsRequest(step=request(late))
-        refused.wait(30)
+        refused.wait(PATIENCE)
         yield pb.StreamStepsRequest(step=request(late))
 
     with held_up(narrow):
-        stream = wire.inference.StreamSteps(messages(), metadata=of("a"), timeout=30)
+        stream = wire.inference.StreamSteps(messages(), metadata=of("a"), timeout=PATIENCE)
         answer = next(stream).step
         assert list(answer.handles) == late
         assert [error.reason for error in answer.errors] == ["QUEUE_FULL"] * 3
@@ -153,14 +154,14 @@ def test_bulk_makes_room_for_interactive_work_newest_first(
             until(lambda number=number: door(narrow).inside == 4 * number + 4)  # type: ignore[misc]
         late = request(more, pb.PRIORITY_BULK)
         with pytest.raises(grpc.RpcError) as failure:
-            wire.inference.Step(late, metadata=of("bulk-9"), timeout=30)
+            wire.inference.Step(late, metadata=of("bulk-9"), timeout=PATIENCE)
         assert error_of(failure.value).reason == "QUEUE_FULL"
         first = wire.inference.Step.future(request(urgent), metadata=of("urgent"))
         until(lambda: door(narrow).inside == 22)
-    assert not first.result(30).errors
-    shed = [[error.item for error in call.result(30).errors] for call in calls]
+    assert not first.result(PATIENCE).errors
+    shed = [[error.item for error in call.result(PATIENCE).errors] for call in calls]
     assert shed == [[], [], [2, 3], [0, 1, 2, 3]]
-    errors = [error for call in calls for error in call.result(30).errors]
+    errors = [error for call in calls for error in call.result(PATIENCE).errors]
     assert {error.reason for error in errors} == {"QUEUE_FULL"}
     assert all(float(error.metadata["retry_after_seconds"]) > 0 for error in errors)
     assert rejected(narrow, "shed") == before + 6
@@ -210,7 +211,7 @@ def test_a_tenant_is_at_most_63_letters_digits_and_hyphens(kind: type, tenant: s
 def test_a_server_refuses_what_is_no_tenant_s_name(wire: Wire) -> None:
     [handle] = handles(wire, 1)
     with pytest.raises(grpc.RpcError) as failure:
-        wire.inference.Step(request([handle]), metadata=of("Not_One"), timeout=30)
+        wire.inference.Step(request([handle]), metadata=of("Not_One"), timeout=PATIENCE)
     error = error_of(failure.value)
     assert (error.reason, error.field) == ("INVALID_FIELD", "x-carousel-tenant")
 
@@ -283,10 +284,10 @@ def sequences_held_up(server: RunningServer) -> Iterator[CallQueue]:
 
     def wait() -> None:
         reached.set()
-        go_on.wait(30)
+        go_on.wait(PATIENCE)
 
     sequences._thread.submit(wait)
-    assert reached.wait(30)
+    assert reached.wait(PATIENCE)
     try:
         yield sequences._queue
     finally:

@@ -8,7 +8,7 @@ import numpy as np
 
 from carousel.client import AuditEvent, Client
 from carousel.server.audit.folder import parts_in
-from tests.processes import ServerProcess
+from tests.processes import PATIENCE, ServerProcess
 
 
 def test_a_log_goes_on_after_a_kill_and_a_torn_tail(model_store: Path, tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ def test_a_log_goes_on_after_a_kill_and_a_torn_tail(model_store: Path, tmp_path:
     terms = {"store": model_store, "load": "tiny", "audit_state_every": 8}
     with (
         ServerProcess(tmp_path, **terms) as server,  # type: ignore[arg-type]
-        Client(server.target, timeout=60) as client,
+        Client(server.target, timeout=PATIENCE) as client,
     ):
         sessions = [client.session("tiny", audit=True, durability=one) for one in ("async", "sync")]
         told = [[session.step(one) for one in x[:20]] for session in sessions]

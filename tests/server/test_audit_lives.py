@@ -17,7 +17,7 @@ from carousel.server.audit.retention import Retention
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 from tests.conftest import RunningServer, settings_of
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.server.audit import file_of, info, inputs, outputs, refusal, replay
 from tests.server.contract import Wire
 
@@ -141,7 +141,7 @@ def test_a_session_that_nobody_got_leaves_no_log(
         Wire(first).outputs([held.handle], [0], inputs(1))
         error = refusal(lambda: Wire(second).create(session_id="taken", audit=True))
         assert error.reason == "SESSION_EXISTS"
-        two.server.hall.engine.recorder.writer.ask(lambda: None).result(30)
+        two.server.hall.engine.recorder.writer.ask(lambda: None).result(PATIENCE)
         assert len(replay(Wire(first), held.name)) == 2
         assert [part.life for part in parts_in(one.settings.audit_folder / "taken")] == [1]
 

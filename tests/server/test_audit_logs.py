@@ -21,7 +21,7 @@ from carousel.server.audit.replay import Replay
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 from tests.conftest import RunningServer, running
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.server.audit import entries_of, file_of, info, inputs, look, outputs, refusal, replay
 from tests.server.contract import Wire
 
@@ -197,7 +197,7 @@ def test_who_asks_for_a_log_and_goes_ends_nobody_s(own: RunningServer, wire: Wir
     session = wire.create(audit=True)
     writer = own.server.hall.engine.recorder.writer
     go_on = threading.Event()
-    busy = writer.ask(lambda: go_on.wait(30))
+    busy = writer.ask(lambda: go_on.wait(PATIENCE))
     creating = wire.sessions.CreateSession.future(
         pb.CreateSessionRequest(model="models/tiny", audit=True)
     )

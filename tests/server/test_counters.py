@@ -22,7 +22,7 @@ from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import model_service_pb2, session_pb2
 from carousel.v1 import session_service_pb2 as make
 from tests.conftest import RunningServer, settings_of
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.server.contract import Floats, Wire
 from tests.server.ledger import Ledger, counts, key, ledger
 from tests.server.test_departures import held_up, version_of
@@ -192,7 +192,7 @@ def test_who_is_refused_because_too_much_waits(own: RunningServer) -> None:
             book.model("admission_rejected_total", 2, reason="tenant_full")
             refuse(c, "c")
             book.model("admission_rejected_total", 1, reason="queue_full")
-        assert [len(call.result(30).errors) for call in calls] == [0, 2]
+        assert [len(call.result(PATIENCE).errors) for call in calls] == [0, 2]
         book.failed("queue_full", 6)
         book.steps(16)
         with held_up(own):
@@ -201,7 +201,7 @@ def test_who_is_refused_because_too_much_waits(own: RunningServer) -> None:
                 for n, some in enumerate(bulk)
             ]
             calls.append(send(urgent, "urgent", 20))
-        reasons = [error.reason for call in calls for error in call.result(30).errors]
+        reasons = [error.reason for call in calls for error in call.result(PATIENCE).errors]
         assert reasons.count("QUEUE_FULL") == 4
         book.model("admission_rejected_total", 4, reason="shed")
         book.failed("queue_full", 4)
@@ -313,7 +313,7 @@ def test_streams_and_those_that_break_off(own: RunningServer) -> None:
 
         def stays_open() -> Iterator[pb.StreamStepsRequest]:
             yield message([one, two], 1)
-            enough.wait(30)
+            enough.wait(PATIENCE)
 
         call = stub.StreamSteps(stays_open())
         next(call)
@@ -360,7 +360,7 @@ def test_nothing_is_lost_or_counted_twice_with_several_clients_at_once(own: Runn
 
         with ThreadPoolExecutor(4) as pool:
             for done in [pool.submit(client, seed) for seed in range(4)]:
-                done.result(60)
+                done.result(PATIENCE)
 
 
 def test_whatever_has_fixed_labels_is_there_from_the_start(

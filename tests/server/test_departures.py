@@ -31,6 +31,7 @@ from carousel.v1 import (
 )
 from carousel.v1 import session_service_pb2 as make
 from tests.conftest import RunningServer
+from tests.processes import PATIENCE
 from tests.server.contract import Wire, error_of
 
 
@@ -59,10 +60,10 @@ def held_up(server: RunningServer) -> Iterator[None]:
 
     def wait() -> None:
         reached.set()
-        go_on.wait(30)
+        go_on.wait(PATIENCE)
 
     server.loop.call_soon_threadsafe(server.server.hall.engine.call, wait)
-    assert reached.wait(30)
+    assert reached.wait(PATIENCE)
     try:
         yield
     finally:
@@ -70,7 +71,7 @@ def held_up(server: RunningServer) -> Iterator[None]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, "it did not come true"
         time.sleep(0.01)
@@ -296,7 +297,7 @@ def test_a_request_that_can_not_be_parsed_is_a_bad_argument(own: RunningServer) 
             rpc: Any = call(f"/carousel.v1.{method}")
             streams = call in (channel.stream_stream, channel.stream_unary)
             with pytest.raises(grpc.RpcError) as raised:
-                list(rpc(iter([b"\xff\xff"]) if streams else b"\xff\xff", timeout=10))
+                list(rpc(iter([b"\xff\xff"]) if streams else b"\xff\xff", timeout=PATIENCE))
             assert error_of(raised.value).reason == "INVALID_FIELD", method
 
 
@@ -306,7 +307,7 @@ def test_a_stream_s_message_of_no_or_too_many_items_ends_the_stream_and_says_why
 ) -> None:
     request = pb.StreamStepsRequest(step=pb.StepRequest(handles=[1] * count))
     with pytest.raises(grpc.RpcError) as raised:
-        list(wire.inference.StreamSteps(iter([request]), timeout=10))
+        list(wire.inference.StreamSteps(iter([request]), timeout=PATIENCE))
     assert error_of(raised.value).field == "handles"
 
 
@@ -369,5 +370,5 @@ def test_being_asked_twice_to_stop_cuts_off_what_still_runs(own: RunningServer, 
         until(lambda: own.server.hall.draining)
         own.loop.call_soon_threadsafe(own.server.interrupt)
         with pytest.raises(grpc.RpcError):
-            flying.result(timeout=10)
+            flying.result(PATIENCE)
     own.join()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from carousel.server.fair_turn import FairTurn
+from tests.processes import PATIENCE
 
 Scene = Callable[[FairTurn, list[str]], Awaitable[None]]
 
@@ -25,7 +26,7 @@ def played(scene: Scene) -> list[str]:
         await scene(turn, seen)
         await settle()
         assert not turn.busy
-        async with asyncio.timeout(5), turn.of("late"):
+        async with asyncio.timeout(PATIENCE), turn.of("late"):
             assert turn.busy
 
     asyncio.run(play())

@@ -21,6 +21,7 @@ from carousel.server.store import ModelStore
 from carousel.v1 import model_pb2
 from carousel.v1 import model_service_pb2 as pb
 from tests.conftest import RunningServer, running
+from tests.processes import PATIENCE
 from tests.server.contract import Wire
 
 SETTINGS = {"shipped": False, "store_refresh": 0.05}
@@ -47,7 +48,7 @@ class Member:
 
 
 def soon(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)

@@ -19,7 +19,7 @@ from carousel.server import forks
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 from tests.conftest import RunningServer, running
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.server.contract import Floats, Wire, error_of
 from tests.server.test_departures import held_up
 
@@ -162,7 +162,7 @@ def test_copies_for_a_caller_who_has_gone_do_not_end_those_of_the_next_call(
         flying[0].cancel()
     with pytest.raises(grpc.FutureCancelledError):
         flying[0].result()
-    copies = list(flying[1].result(30).sessions)
+    copies = list(flying[1].result(PATIENCE).sessions)
     goes_on(wire, copies, truth)
 
 

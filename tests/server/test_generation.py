@@ -12,6 +12,7 @@ from carousel.model import load
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_service_pb2
 from tests.conftest import RunningServer
+from tests.processes import PATIENCE
 from tests.server.contract import Wire, error_of
 
 TEXT = "In the beginning "
@@ -23,7 +24,7 @@ def wire(channel: grpc.Channel) -> Wire:
 
 
 def generate(wire: Wire, **fields: object) -> list[pb.GenerateResponse]:
-    return list(wire.inference.Generate(pb.GenerateRequest(**fields), timeout=60))  # type: ignore[arg-type]
+    return list(wire.inference.Generate(pb.GenerateRequest(**fields), timeout=PATIENCE))  # type: ignore[arg-type]
 
 
 def text_of(responses: list[pb.GenerateResponse]) -> str:

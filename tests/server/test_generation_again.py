@@ -19,7 +19,7 @@ from carousel.server.memo import Memo
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_pb2, session_service_pb2
 from tests.conftest import RunningServer
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.server.contract import Floats, Wire, error_of
 
 TEXT = "In the beginning "
@@ -43,7 +43,7 @@ def wanted(kind: str, session: session_pb2.Session, **changes: Any) -> dict[str,
 
 
 def generate(wire: Wire, fields: dict[str, Any]) -> list[pb.GenerateResponse]:
-    return list(wire.inference.Generate(pb.GenerateRequest(**fields), timeout=30))
+    return list(wire.inference.Generate(pb.GenerateRequest(**fields), timeout=PATIENCE))
 
 
 def refused(wire: Wire, fields: dict[str, Any]) -> tuple[str, dict[str, str]]:
@@ -111,7 +111,7 @@ def test_a_generation_that_was_cut_goes_on_behind_what_was_received(
     got: list[pb.GenerateResponse] = []
     for more in (3, 1, 4):
         call = wire.inference.Generate(
-            pb.GenerateRequest(**wanted(kind, session, received=ids(got))), timeout=30
+            pb.GenerateRequest(**wanted(kind, session, received=ids(got))), timeout=PATIENCE
         )
         got += [next(call) for _ in range(more)]
         call.cancel()
@@ -228,7 +228,7 @@ def test_whoever_comes_last_has_the_generation(server: RunningServer, wire: Wire
     whole = generate(wire, wanted("sampled", other, max_tokens=many))
     before = steps_taken(server)
     first = wire.inference.Generate(
-        pb.GenerateRequest(**wanted("sampled", session, max_tokens=many)), timeout=30
+        pb.GenerateRequest(**wanted("sampled", session, max_tokens=many)), timeout=PATIENCE
     )
     got = [next(first) for _ in range(5)]
     failures: list[str] = []
@@ -243,7 +243,7 @@ def test_whoever_comes_last_has_the_generation(server: RunningServer, wire: Wire
     reader = threading.Thread(target=read_on)
     reader.start()
     again = generate(wire, wanted("sampled", session, max_tokens=many))
-    reader.join(30)
+    reader.join(PATIENCE)
     assert_same(again, whole)
     assert len(got) == many or failures == ["CANCELLED"]
     assert ids(got) == ids(whole)[: len(got)]
@@ -290,7 +290,7 @@ def test_what_a_sync_session_made_leaves_when_it_is_stored(
                 # by this one or, from memory, by the next.
                 for _ in range(2):
                     fields = wanted("sampled", session, received=ids(got))
-                    call = wire.inference.Generate(pb.GenerateRequest(**fields), timeout=30)
+                    call = wire.inference.Generate(pb.GenerateRequest(**fields), timeout=PATIENCE)
                     with pytest.raises(grpc.RpcError) as failure:
                         next(call)
                     assert error_of(failure.value).reason == "STORE_UNAVAILABLE"

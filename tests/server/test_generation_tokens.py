@@ -14,6 +14,7 @@ from carousel.model import Bytes, ModelConfig, Network, Softmax, Subwords, Token
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import model_service_pb2
 from tests.conftest import running
+from tests.processes import PATIENCE
 from tests.server.contract import Wire, error_of
 
 # No byte of it comes twice.
@@ -91,7 +92,7 @@ def test_characters_are_whole_and_the_text_is_all_of_them(wire: Wire, name: str)
     request = pb.GenerateRequest(
         model=f"models/{name}", text=TEXT, max_tokens=2 * count, temperature=0.0
     )
-    texts = [response.text for response in wire.inference.Generate(request, timeout=60)]
+    texts = [response.text for response in wire.inference.Generate(request, timeout=PATIENCE)]
     assert "".join(texts) == 2 * TEXT
     assert len(texts) == 2 * count
     assert "" in texts
@@ -99,7 +100,7 @@ def test_characters_are_whole_and_the_text_is_all_of_them(wire: Wire, name: str)
 
 def test_a_character_that_stays_half_done_is_shown_as_such(wire: Wire) -> None:
     request = pb.GenerateRequest(model="models/bytes", text=TEXT, max_tokens=2, temperature=0.0)
-    texts = [response.text for response in wire.inference.Generate(request, timeout=60)]
+    texts = [response.text for response in wire.inference.Generate(request, timeout=PATIENCE)]
     assert texts == ["a", "\ufffd"]
 
 
@@ -107,6 +108,6 @@ def test_a_stop_text_is_found_across_the_tokens_of_a_character(wire: Wire) -> No
     request = pb.GenerateRequest(
         model="models/bytes", text=TEXT, max_tokens=50, temperature=0.0, stop=["東"]
     )
-    responses = list(wire.inference.Generate(request, timeout=60))
+    responses = list(wire.inference.Generate(request, timeout=PATIENCE))
     assert "".join(response.text for response in responses) == "aé"
     assert responses[-1].finish_reason == pb.FINISH_REASON_STOP

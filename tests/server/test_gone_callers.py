@@ -17,7 +17,7 @@ from carousel.server.rpc import Context, Line, add_service
 from carousel.server.services import SERVICES
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import inference_service_pb2_grpc, model_pb2, model_service_pb2_grpc
-from tests.processes import until
+from tests.processes import PATIENCE, until
 
 
 class _Late:
@@ -115,7 +115,7 @@ async def _taken_back(
     await server.start()
     if is_hot:
         HotCalls(server, hot)
-    async with grpc.aio.insecure_channel(f"localhost:{port}") as channel, asyncio.timeout(30):
+    async with grpc.aio.insecure_channel(f"localhost:{port}") as channel, asyncio.timeout(PATIENCE):
         call = begin(channel)
         await service.entered.wait()
         call.cancel()

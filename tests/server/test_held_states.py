@@ -17,6 +17,7 @@ from carousel.server.loaded import LoadedVersion
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import model_service_pb2, model_service_pb2_grpc
 from tests.conftest import RunningServer, running
+from tests.processes import PATIENCE
 from tests.server.contract import error_of
 from tests.server.holder import Holder, features, outputs
 from tests.server.test_departures import held_up, until, version_of
@@ -139,7 +140,7 @@ def test_states_of_many_callers_share_a_turn(
             hold.wire.inference.StepStates.future(hold.request([b""] * 2, one)) for one in inputs
         ]
         until(lambda: len(own.server.hall.engine._calls) == 10)
-    got = np.concatenate([outputs(call.result(10)) for call in calls])
+    got = np.concatenate([outputs(call.result(PATIENCE)) for call in calls])
     assert counted("carousel_turn_batch_size_count", labels) == before + 1
     assert np.array_equal(got, want)
 
@@ -187,7 +188,7 @@ def test_what_nobody_waits_for_any_more_is_not_computed(
         until(lambda: len(own.server.hall.engine._calls) == 2)
         gone.cancel()
         with pytest.raises(grpc.RpcError) as failure:
-            late.result(10)
+            late.result(PATIENCE)
         assert isinstance(failure.value, grpc.Call)
         assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     hold.wire.outputs([hold.wire.create().handle], [0], features(1, 3))  # a turn later
@@ -210,8 +211,8 @@ def test_a_version_that_goes_answers_those_who_wait(
             model_service_pb2.UnloadModelVersionRequest(name=name)
         )
         until(lambda: len(own.server.hall.engine._calls) == 2)
-    going.result(10)
-    errors = waiting.result(10).errors
+    going.result(PATIENCE)
+    errors = waiting.result(PATIENCE).errors
     assert [(error.item, error.reason) for error in errors] == [
         (0, "MODEL_NOT_LOADED"),
         (1, "MODEL_NOT_LOADED"),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import RunningServer
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.server.contract import Wire
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -50,7 +50,7 @@ def wire(channel: object) -> Wire:
 def opened(port: int | None) -> socket.socket:
     assert port
     connection = socket.create_connection(("localhost", port))
-    connection.settimeout(20)
+    connection.settimeout(PATIENCE)
     return connection
 
 

@@ -12,6 +12,7 @@ from carousel import tensors
 from carousel.server import hot_calls
 from carousel.v1 import inference_service_pb2 as pb
 from tests.conftest import RunningServer
+from tests.processes import PATIENCE
 from tests.server.contract import Wire
 
 CALLERS = 200  # more than are taken up in an iteration
@@ -24,7 +25,7 @@ def _first_outputs(server: RunningServer) -> set[bytes]:
         wire = Wire(channel)
         handles = [wire.create().handle for _ in range(CALLERS)]
         requests = [pb.StepRequest(handles=[h], step_indexes=[0], inputs=inputs) for h in handles]
-        calls = [wire.inference.Step.future(request, timeout=30) for request in requests]
+        calls = [wire.inference.Step.future(request, timeout=PATIENCE) for request in requests]
         answers = [call.result() for call in calls]
     assert [list(answer.handles) for answer in answers] == [[handle] for handle in handles]
     rows = np.stack([tensors.decode(answer.outputs)[0] for answer in answers])

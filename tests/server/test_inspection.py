@@ -13,7 +13,7 @@ import pytest
 from carousel.client import Client, HealthRule, Inspection, Session, SessionTier
 from carousel.errors import InvalidField, SessionEnded, SessionNotFound, WatchCapacity
 from tests.conftest import RunningServer, running, tiny_models
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.server.contract import Floats
 
 TOKENS = np.random.default_rng(1).integers(0, 11, 400)
@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 @pytest.fixture
 def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.target, timeout=10) as client:
+    with Client(server.target, timeout=PATIENCE) as client:
         yield client
 
 
@@ -239,7 +239,7 @@ def test_sixteen_sessions_are_watched_each_for_a_minute(
 ) -> None:
     clock = Clock()
     server = serve(shipped=False, clock=clock)
-    with Client(server.target, timeout=10) as client:
+    with Client(server.target, timeout=PATIENCE) as client:
         sessions = [client.session("tiny") for _ in range(17)]
         until = [session.inspect().watched_until for session in sessions[:16]]
         for one in until:
@@ -276,7 +276,7 @@ def test_a_parked_session_stays_parked(
     serve: Callable[..., RunningServer], host_sessions: int | None
 ) -> None:
     server = serve(shipped=False, device_rows=4, host_sessions=host_sessions)
-    with Client(server.target, timeout=10) as client:
+    with Client(server.target, timeout=PATIENCE) as client:
         parked = client.session("tiny")
         parked.inspect()
         parked.chunk(features(6))
@@ -299,12 +299,12 @@ def test_a_parked_session_stays_parked(
 
 def test_a_session_at_rest_is_seen_and_stays_there(serve: Callable[..., RunningServer]) -> None:
     first = serve(shipped=False)
-    with Client(first.target, timeout=10) as client:
+    with Client(first.target, timeout=PATIENCE) as client:
         session = client.session("tiny", session_id="resting", durability="sync")
         session.chunk(features(6))
         state = session.export().tensors
     first.stop()
-    with Client(serve(shipped=False).target, timeout=10) as client:
+    with Client(serve(shipped=False).target, timeout=PATIENCE) as client:
         seen = client.inspect_session("resting")
         assert seen.session.tier is SessionTier.STORE
         assert (seen.session.step_index, seen.steps, seen.watched_until) == (6, 0, None)
@@ -329,7 +329,7 @@ def test_models_of_every_kind_of_gate_can_be_inspected(
     for name, config in configs.items():
         save(tmp_path / "models" / name / "1", Network(config))
     server = serve(store=tmp_path / "models", shipped=False)
-    with Client(server.target, timeout=10) as client:
+    with Client(server.target, timeout=PATIENCE) as client:
         for name in configs:
             session = client.session(name)
             session.inspect()

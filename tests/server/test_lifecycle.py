@@ -25,7 +25,7 @@ from carousel.server.app import StartError
 from carousel.v1 import admin_service_pb2, admin_service_pb2_grpc
 from carousel.v1 import inference_service_pb2 as pb
 from tests.conftest import RunningServer
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.server.contract import Wire, error_of
 
 
@@ -58,7 +58,7 @@ def test_reflection_knows_every_service(channel: grpc.Channel) -> None:
 
 def scrape(server: RunningServer, path: str = "metrics") -> str:
     url = f"http://localhost:{server.server.http_port}/{path}"
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
         text: str = answer.read().decode()
         return text
 
@@ -108,7 +108,7 @@ def test_an_engine_that_hangs_is_seen_and_takes_no_work(
 
     def hang(*args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         hangs.set()
-        assert may_go_on.wait(20)
+        assert may_go_on.wait(PATIENCE)
         return step(*args)
 
     def age() -> float:
@@ -124,12 +124,12 @@ def test_an_engine_that_hangs_is_seen_and_takes_no_work(
             handles=[handle], step_indexes=[0], inputs=tensors.encode(np.zeros((1, 3), np.float32))
         )
         flying = wire.inference.Step.future(request)
-        assert hangs.wait(20)
+        assert hangs.wait(PATIENCE)
         until(lambda: age() > 0.05)
         with pytest.raises(urllib.error.HTTPError, match="503"):
             scrape(server, "readyz")
         may_go_on.set()
-        assert not flying.result(20).errors
+        assert not flying.result(PATIENCE).errors
     until(lambda: scrape(server, "readyz") == "ready\n")
     until(lambda: age() == 0)
 
@@ -165,7 +165,7 @@ def test_a_drain_finishes_what_was_sent_and_takes_nothing_new(
             pass
         admin = admin_service_pb2_grpc.AdminServiceStub(channel)
         admin.DrainServer(admin_service_pb2.DrainServerRequest())
-        caller.join(60)
+        caller.join(PATIENCE)
         assert result == [steps]
     server.join()
 
@@ -181,9 +181,9 @@ def test_a_drain_ends_open_streams_and_says_why(serve: Callable[..., RunningServ
             inputs = tensors.encode(np.zeros((1, 3), np.float32))
             step = pb.StepRequest(handles=[handle], step_indexes=[0], inputs=inputs)
             yield pb.StreamStepsRequest(step=step)
-            told.wait(30)  # the stream stays open
+            told.wait(PATIENCE)  # the stream stays open
 
-        stream = wire.inference.StreamSteps(messages(), timeout=30)
+        stream = wire.inference.StreamSteps(messages(), timeout=PATIENCE)
         assert list(next(stream).step.handles) == [handle]
         server.loop.call_soon_threadsafe(server.server.drain)
         with pytest.raises(grpc.RpcError) as failure:

@@ -27,7 +27,7 @@ from carousel.v1 import (
     training_service_pb2_grpc,
 )
 from tests.conftest import RunningServer, running
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.server.contract import Wire
 
 Serve = Callable[..., RunningServer]
@@ -216,7 +216,7 @@ def test_connections_beyond_the_limit_are_closed_and_there_is_room_again_afterwa
         one.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
         assert one.recv(1)
     third = socket.create_connection(address)
-    third.settimeout(20)
+    third.settimeout(PATIENCE)
     assert closed(third)
     for one in (first, second, third):
         one.close()
@@ -239,7 +239,7 @@ def closed(connection: socket.socket) -> bool:
 def test_an_idle_connection_is_closed(serve: Serve) -> None:
     server = serve(connection_idle=0.1)
     with socket.create_connection(("localhost", server.server.port)) as connection:
-        connection.settimeout(20)
+        connection.settimeout(PATIENCE)
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
         while connection.recv(4096):
             pass  # the end comes

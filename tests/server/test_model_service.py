@@ -25,6 +25,7 @@ from carousel.v1 import model_pb2, session_pb2, session_service_pb2, session_ser
 from carousel.v1 import model_service_pb2 as pb
 from carousel.v1 import model_service_pb2_grpc as rpc
 from tests.conftest import RunningServer, running
+from tests.processes import PATIENCE
 from tests.server.contract import error_of
 
 CONFIG = ModelConfig(
@@ -105,7 +106,7 @@ def leftovers(home: Path) -> list[str]:
 
 def soon(condition: Callable[[], bool]) -> None:
     """Wait for what the server does after it has answered."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)

@@ -19,7 +19,7 @@ from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 from tests.conftest import RunningServer
 from tests.oracle import Oracle
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.server.contract import Floats, Wire, error_of
 from tests.server.test_departures import held_up
 
@@ -78,7 +78,7 @@ def test_callers_who_come_at_once_park_nobody_who_waits(
             for handle, sequence in zip(handles, inputs, strict=True)
         ]
         for number, call in enumerate(flying):
-            answer = call.result(30)
+            answer = call.result(PATIENCE)
             assert not answer.errors, answer.errors
             outputs[number].append(tensors.decode(answer.outputs)[0])
     np.testing.assert_allclose(np.array(outputs), truth, rtol=1e-4, atol=1e-5)
@@ -132,7 +132,7 @@ def test_whoever_comes_later_does_not_overtake_a_message_that_waits_for_room(
             message([parked], 1, inputs[:1, 1]),
         )
         with held_up(server):
-            answers = wire.inference.StreamSteps(iter(messages), timeout=30)
+            answers = wire.inference.StreamSteps(iter(messages), timeout=PATIENCE)
             until(lambda: len(server.server.hall.engine._inbox) == len(messages))
         said: dict[int, list[Floats]] = {}
         for answer in answers:
@@ -291,7 +291,7 @@ def test_messages_that_want_the_same_sessions_in_other_orders_wait_for_each_othe
         )
 
     said: dict[int, list[Floats]] = {}
-    for answer in wire.inference.StreamSteps(iter([message(0), message(1)]), timeout=30):
+    for answer in wire.inference.StreamSteps(iter([message(0), message(1)]), timeout=PATIENCE):
         assert not answer.step.errors, answer.step.errors
         rows = tensors.decode(answer.step.outputs)
         for handle, row in zip(answer.step.handles, rows, strict=True):
@@ -317,7 +317,7 @@ def test_nothing_is_moved_for_a_message_whose_caller_is_gone(
 
     before = moved()
     with held_up(server):
-        call = wire.inference.Step.future(request, timeout=30)
+        call = wire.inference.Step.future(request, timeout=PATIENCE)
         until(lambda: engine._inbox)
         assert call.cancel()
         [(_, work)] = engine._inbox

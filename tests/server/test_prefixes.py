@@ -18,6 +18,7 @@ from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as make
 from tests.conftest import RunningServer, running
+from tests.processes import PATIENCE
 from tests.server.contract import Wire, error_of
 from tests.server.holder import Holder, features
 from tests.server.test_departures import count, held_up, until, version_of
@@ -129,7 +130,7 @@ def test_generation_without_a_prompt_goes_on_from_the_prefix(
 
     def generate(**source: object) -> str:
         request = pb.GenerateRequest(max_tokens=20, temperature=0.0, **source)  # type: ignore[arg-type]
-        return "".join(part.text for part in wire.inference.Generate(request, timeout=60))
+        return "".join(part.text for part in wire.inference.Generate(request, timeout=PATIENCE))
 
     want = generate(model=model, text=text)
     begin = Prefixed(server, wire)
@@ -274,7 +275,7 @@ def test_sessions_that_want_the_same_at_once_compute_it_once(begin: Prefixed) ->
     with held_up(begin.server):
         calls = [begin.wire.sessions.CreateSession.future(request) for _ in range(8)]
         begin.until_called("started", 8)
-    sessions = [call.result(10) for call in calls]
+    sessions = [call.result(PATIENCE) for call in calls]
     assert begin.counts == (7, 1, 40)
     assert len({tuple(begin.step(session, x)) for session in sessions}) == 1
 
@@ -290,7 +291,7 @@ def test_who_leaves_takes_nothing_from_those_who_wait_for_the_same(begin: Prefix
         for call in calls[:2]:
             call.cancel()
         begin.until_called("cancelled", 2)
-    assert calls[2].result(10).step_index == 40
+    assert calls[2].result(PATIENCE).step_index == 40
     assert begin.counts == (2, 1, 40)
     until(lambda: len(table) == live + 1)
 

@@ -23,7 +23,7 @@ from carousel.server.resets.networks import network_of
 from carousel.server.resets.tally import Streams
 from tests.conftest import RunningServer, running
 from tests.papers import Papers
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.server.contract import Wire
 from tests.soak.hostile_callers import CANCEL, PREFACE, SETTINGS, STREAM, frame
 
@@ -75,7 +75,7 @@ def test_the_offender_is_cut_and_shut_out_and_others_go_on(
         quiet = connect(watchful, ELSEWHERE)  # has done nothing, and is of the same network
         attack(watchful)
         with closing(quiet):
-            quiet.settimeout(20)
+            quiet.settimeout(PATIENCE)
             with suppress(ConnectionError):
                 while quiet.recv(4096):
                     pass

@@ -15,7 +15,7 @@ import pytest
 from carousel.server.training.process import members
 from carousel.v1 import admin_service_pb2, admin_service_pb2_grpc, session_service_pb2
 from tests.conftest import tiny_models
-from tests.processes import ServerProcess
+from tests.processes import PATIENCE, ServerProcess
 from tests.server.contract import Wire
 from tests.server.training.wire import FOX, Training, recipe
 
@@ -84,7 +84,7 @@ def test_a_database_that_can_t_be_reached_is_told_of_without_its_password(tmp_pa
         "CAROUSEL_DATABASE_URL": f"postgresql://user:{PASSWORD}@localhost:1/db?connect_timeout=1",
     }
     command = [sys.executable, "-m", "carousel.cli", "serve", "--show-settings", "--json"]
-    shown = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    shown = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE)
     assert shown.returncode == 0, shown.stderr
     assert PASSWORD.encode() not in shown.stdout + shown.stderr
 

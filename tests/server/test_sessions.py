@@ -16,6 +16,7 @@ from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 from carousel.v1.tensor_pb2 import NamedTensor
 from tests.conftest import RunningServer
+from tests.processes import PATIENCE
 from tests.server.contract import Floats, Wire, error_of
 
 RNG = np.random.default_rng(0)
@@ -248,7 +249,7 @@ def test_sessions_end_when_idle_or_too_old_and_say_so(wire: Wire) -> None:
         idle.name: session_pb2.END_REASON_IDLE,
         old.name: session_pb2.END_REASON_LIFETIME,
     }
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     reasons: dict[str, int] = {}
     while reasons != wanted and time.monotonic() < end:
         reasons = {

@@ -33,6 +33,7 @@ from carousel.server.state_health import StateHealth
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_pb2
 from tests.conftest import RunningServer, running
+from tests.processes import PATIENCE
 from tests.server.contract import Floats, Wire
 from tests.server.holder import Holder, outputs
 
@@ -76,7 +77,7 @@ def server(store: Path) -> Iterator[RunningServer]:
 @pytest.fixture
 def client(server: RunningServer) -> Iterator[Client]:
     """Of models without a policy, which they lose again after the test."""
-    with Client(server.target, timeout=10) as client:
+    with Client(server.target, timeout=PATIENCE) as client:
         yield client
         for model in MODELS:
             client.set_health_policy(model, [])

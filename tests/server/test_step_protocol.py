@@ -18,6 +18,7 @@ from carousel.server.engine import SWEEP_SECONDS
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_pb2, session_service_pb2
 from tests.conftest import RunningServer
+from tests.processes import PATIENCE
 from tests.server.contract import Floats, Wire, error_of
 
 RNG = np.random.default_rng(0)
@@ -282,7 +283,7 @@ def test_one_stream_carries_sessions_of_models_with_other_outputs(wire: Wire) ->
                 yield pb.StreamStepsRequest(step=step)
 
     rows = {tiny: 0, letters: 0}
-    for message in wire.inference.StreamSteps(messages(), timeout=30):
+    for message in wire.inference.StreamSteps(messages(), timeout=PATIENCE):
         assert not message.step.errors
         [handle] = set(message.step.handles)
         got = tensors.decode(message.step.outputs)
@@ -309,7 +310,7 @@ def test_one_stream_carries_many_sessions_and_outlives_bad_messages(wire: Wire) 
 
     outputs: dict[tuple[int, int], Floats] = {}
     failed = []
-    for message in wire.inference.StreamSteps(messages(), timeout=30):
+    for message in wire.inference.StreamSteps(messages(), timeout=PATIENCE):
         failed += [error.reason for error in message.step.errors]
         if not message.step.outputs.data:
             continue

@@ -29,7 +29,7 @@ from carousel.server.tracing.trace import NO_TRACER, exported_id
 from carousel.v1 import admin_service_pb2, admin_service_pb2_grpc, session_pb2
 from carousel.v1 import inference_service_pb2 as pb
 from tests.conftest import RunningServer, running, settings_of
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.server.collector import Caller, Collector
 from tests.server.contract import Wire
 
@@ -271,7 +271,7 @@ def test_a_turn_links_to_the_other_requests_that_rode_it(
         ids = {exported_id(work.trace) for _, work in engine._inbox}
         assert ids == {format_trace_id(caller.trace_id) for caller in callers}
         go.set()
-        assert not any(answer.result(30).errors for answer in answers)
+        assert not any(answer.result(PATIENCE).errors for answer in answers)
     one, other = (collector.trace(caller.trace_id, spans=4) for caller in callers)
     for mine, theirs in ((one, other), (other, one)):
         [turn] = named(mine, "turn")
@@ -282,7 +282,7 @@ def test_a_turn_links_to_the_other_requests_that_rode_it(
 
 
 def assert_set(event: threading.Event) -> None:
-    assert event.wait(30)
+    assert event.wait(PATIENCE)
 
 
 def test_an_exemplar_of_the_step_duration_names_the_trace(traced: RunningServer) -> None:
@@ -292,7 +292,7 @@ def test_an_exemplar_of_the_step_duration_names_the_trace(traced: RunningServer)
         f"http://localhost:{traced.server.http_port}/metrics",
         headers={"Accept": "application/openmetrics-text"},
     )
-    with urllib.request.urlopen(page, timeout=10) as answer:
+    with urllib.request.urlopen(page, timeout=PATIENCE) as answer:
         text = answer.read().decode()
     buckets = [line for line in text.splitlines() if f"{caller.trace_id:032x}" in line]
     assert [line.partition("{")[0] for line in buckets] == ["carousel_step_duration_seconds_bucket"]
@@ -354,7 +354,7 @@ def test_a_collector_that_hangs_holds_nobody_up(
     collector.answers.clear()
     with Client(server.target) as client, client.session("tiny") as session:
         session.step(X)
-        assert collector.asked.wait(30)
+        assert collector.asked.wait(PATIENCE)
         for index in range(1, 300):
             assert session.step_index == index
             session.step(X)

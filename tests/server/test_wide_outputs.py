@@ -22,6 +22,7 @@ from carousel.server.work import Answer, Work
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_service_pb2 as make
 from tests.conftest import RunningServer, running
+from tests.processes import PATIENCE
 from tests.server.contract import Floats, Wire, error_of
 
 WIDTH = 4096
@@ -85,12 +86,12 @@ def step_message(handles: list[int], mode: pb.OutputMode.ValueType) -> pb.StepRe
 
 
 def by_step(wire: Wire, request: pb.StepRequest) -> list[pb.StepResponse]:
-    return [wire.inference.Step(request, timeout=60)]
+    return [wire.inference.Step(request, timeout=PATIENCE)]
 
 
 def by_stream(wire: Wire, request: pb.StepRequest) -> list[pb.StepResponse]:
     messages = iter([pb.StreamStepsRequest(step=request)])
-    return [answer.step for answer in wire.inference.StreamSteps(messages, timeout=60)]
+    return [answer.step for answer in wire.inference.StreamSteps(messages, timeout=PATIENCE)]
 
 
 @pytest.mark.parametrize("ask", [by_step, by_stream])
@@ -182,7 +183,7 @@ def predict(
     request = pb.PredictRequest(
         model=f"models/{model}", lengths=lengths, inputs=tensors.encode(inputs), output_mode=mode
     )
-    return tensors.decode(wire.inference.Predict(request, timeout=60).outputs)
+    return tensors.decode(wire.inference.Predict(request, timeout=PATIENCE).outputs)
 
 
 @pytest.mark.parametrize("mode", [ALL, LAST])

@@ -16,6 +16,7 @@ from carousel.server.stores import Batch
 from carousel.server.stores.sqlite import SqliteStore
 from carousel.server.table import ASYNC, NO_ROW, SessionTable
 from carousel.server.write_behind import WriteBehind
+from tests.processes import PATIENCE
 
 
 def test_an_end_is_waited_for_while_it_is_on_its_way(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_an_end_is_waited_for_while_it_is_on_its_way(tmp_path: Path) -> None:
 
     def before() -> None:
         on_its_way.set()
-        assert may_write.wait(20)
+        assert may_write.wait(PATIENCE)
 
     behind = WriteBehind(
         table,
@@ -47,12 +48,12 @@ def test_an_end_is_waited_for_while_it_is_on_its_way(tmp_path: Path) -> None:
     told: list[CarouselError | None] = []
     behind.ended(slot, Ended("one", "models/m/versions/1", 1, "CLOSED", 0, 0.0, 1.0, ASYNC))
     behind.flush()
-    assert on_its_way.wait(20)
+    assert on_its_way.wait(PATIENCE)
     behind.secure_end("one", told.append)
     assert told == []
     assert behind.is_ending("one")
     may_write.set()
-    posted.get(timeout=20)()
+    posted.get(timeout=PATIENCE)()
     assert told == [None]
     behind.stop()
     with_it = SqliteStore(tmp_path / "sessions.db")

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.processes import PATIENCE
 from torch import Tensor
 
 from carousel.model.data import Corpus, task_to_dict
@@ -74,7 +75,7 @@ def events_of(folder: Path) -> Journal:
     return Journal(json.loads(line) for line in lines if line.endswith(b"\n"))
 
 
-def wait_for(folder: Path, seen: Any, seconds: float = 60) -> None:
+def wait_for(folder: Path, seen: Any, seconds: float = PATIENCE) -> None:
     """Come back when the events show something."""
     end = time.monotonic() + seconds
     while not seen(events_of(folder)):

@@ -18,6 +18,7 @@ from tests.model.training.small import (
     weights_of,
     write_job,
 )
+from tests.processes import PATIENCE
 
 from carousel.model import weights
 from carousel.model.data import ClassifyTask, Corpus
@@ -99,9 +100,9 @@ def test_a_killed_job_ends_with_the_weights_of_one_that_lived(
     process = start(killed)
     wait_for(killed, lambda events: any(e["step"] >= 20 for e in events.of("checkpoint")))
     process.send_signal(signal.SIGKILL)
-    assert process.wait(30) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     assert not (killed / "result").exists()
-    assert start(killed, "-X", "importtime").wait(60) == 0
+    assert start(killed, "-X", "importtime").wait(PATIENCE) == 0
     # It takes as long to import as all else that a job needs.
     assert "torch._dynamo" not in (killed / "log.txt").read_text()
 

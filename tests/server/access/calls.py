@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from carousel import tensors
 from carousel.server.services import SERVICES
+from tests.processes import PATIENCE
 
 GUESTS: tuple[Any, ...] = (
     health_pb2.DESCRIPTOR.services_by_name["Health"],
@@ -68,7 +69,7 @@ def call(channel: grpc.Channel, rpc: Rpc, request: bytes, metadata: Metadata = (
     function = make(f"/{rpc.name}", request_serializer=None, response_deserializer=None)
     given = iter([request]) if rpc.method.client_streaming else request
     try:
-        answer = function(given, metadata=tuple(metadata), timeout=20)
+        answer = function(given, metadata=tuple(metadata), timeout=PATIENCE)
         if rpc.method.server_streaming:
             next(answer, None)
             answer.cancel()

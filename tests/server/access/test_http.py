@@ -13,13 +13,14 @@ import pytest
 
 from carousel.server.access.caller import SCOPES
 from tests.conftest import RunningServer, running
+from tests.processes import PATIENCE
 from tests.server.access.authority import Authority
 from tests.server.access.conftest import TRUST_DOMAIN, Fortress
 
 
 def get(fortress: Fortress, path: str, *authorization: str) -> tuple[int, Any, bytes]:
     connection = http.client.HTTPConnection(
-        "localhost", fortress.server.server.http_port or 0, timeout=20
+        "localhost", fortress.server.server.http_port or 0, timeout=PATIENCE
     )
     connection.putrequest("GET", path)
     for value in authorization:
@@ -110,7 +111,7 @@ class Certified:
             file.write_bytes(b"".join(self._authority.client(*uris)))
             context.load_cert_chain(file)
         connection = http.client.HTTPSConnection(
-            "localhost", self._server.server.http_port or 0, timeout=20, context=context
+            "localhost", self._server.server.http_port or 0, timeout=PATIENCE, context=context
         )
         headers = {"Authorization": authorization} if authorization else {}
         connection.request("GET", path, headers=headers)

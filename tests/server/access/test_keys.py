@@ -30,7 +30,7 @@ from carousel.v1.inference_service_pb2_grpc import InferenceServiceStub
 from carousel.v1.session_service_pb2 import CreateSessionRequest, GetSessionRequest
 from carousel.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.conftest import RunningServer
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.server.access.conftest import NOW, Fortress, bearer
 from tests.server.contract import error_of
 
@@ -49,7 +49,7 @@ class Guarded:
             verifier.refresh()
 
     def works(self, credential: str) -> bool:
-        with Client(self.server.target, token=credential, timeout=10) as client:
+        with Client(self.server.target, token=credential, timeout=PATIENCE) as client:
             try:
                 client.server_info()
             except Unauthenticated:
@@ -102,7 +102,7 @@ def test_a_stream_ends_when_its_key_is_revoked(guarded: Guarded) -> None:
         _, key = key_file.create(guarded.keys, now=NOW, scopes=["infer"])
         guarded.look_again()
         stub: Any = InferenceServiceStub(channel)
-        answers = stub.StreamSteps(iter(sender), metadata=bearer(key), timeout=30)
+        answers = stub.StreamSteps(iter(sender), metadata=bearer(key), timeout=PATIENCE)
         sender.send(_step(session.handle, 0))
         assert next(answers).step.step_indexes == [0]
         key_file.revoke(guarded.keys, id_of(key))
@@ -217,7 +217,10 @@ def test_a_key_is_verified_once_and_remembered(fortress: Fortress) -> None:
 
     row.key = Counted(**{name: getattr(row.key, name) for name in api_key.ApiKey.__slots__})
     target = fortress.server.target
-    with Client(target, token=credential, timeout=20) as client, ThreadPoolExecutor(8) as pool:
+    with (
+        Client(target, token=credential, timeout=PATIENCE) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
         list(pool.map(lambda _: client.server_info(), range(100)))
     assert 1 <= len(asked) <= 2  # two threads may have begun at once
     assert all(thread.name.startswith("key") for thread in asked)  # and not the event loop's
@@ -281,9 +284,9 @@ def test_the_operator_may_act_for_any_tenant_and_others_for_none(fortress: Fortr
     fortress.look_again()
     target = fortress.server.target
     for credential, tenant in ((fortress.operator, "bank"), (shop, "shop"), (shop, "")):
-        with Client(target, token=credential, tenant=tenant, timeout=10) as client:
+        with Client(target, token=credential, tenant=tenant, timeout=PATIENCE) as client:
             assert client.server_info().version
-    bank = Client(target, token=shop, tenant="bank", timeout=10)
+    bank = Client(target, token=shop, tenant="bank", timeout=PATIENCE)
     with bank, pytest.raises(PermissionDenied, match="not of the tenant"):
         bank.server_info()
 
@@ -293,7 +296,7 @@ def test_no_tenant_sees_or_stops_the_server_of_all(fortress: Fortress, scope: st
     with pytest.raises(ValueError, match=f"the scope {scope} .* operator, .* got tenant 'shop'"):
         fortress.key({scope}, tenant="shop")
     token = fortress.issuer.token(scope=f"infer {scope}", tenant="shop")
-    with Client(fortress.server.target, token=token, timeout=10) as client:
+    with Client(fortress.server.target, token=token, timeout=PATIENCE) as client:
         call = client.statistics if scope == "metrics" else client.drain
         with pytest.raises(PermissionDenied, match=f"has not the scope {scope}"):
             call()
@@ -306,7 +309,9 @@ def test_clients_whose_key_is_revoked_are_told_and_do_not_try_again(guarded: Gua
     events: list[Event] = []
 
     async def step() -> None:
-        client = AsyncClient(guarded.server.target, token=key, timeout=20, on_event=events.append)
+        client = AsyncClient(
+            guarded.server.target, token=key, timeout=PATIENCE, on_event=events.append
+        )
         async with client, client.session("tiny") as session:
             await session.step(inputs)
             key_file.revoke(guarded.keys, id_of(key))

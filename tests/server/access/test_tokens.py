@@ -19,6 +19,7 @@ from carousel.server.access.grant import AccessError
 from carousel.server.access.signing_keys import UNKNOWN_SECONDS, SigningKeys
 from carousel.server.access.token_verifier import TokenVerifier, Trust
 from carousel.server.settings import Settings, SettingsError
+from tests.processes import PATIENCE
 from tests.server.access.conftest import Fortress
 from tests.server.access.issuer import AUDIENCE, ISSUER, Issuer, publish
 
@@ -154,7 +155,7 @@ def test_no_redirect_is_followed(site: Site) -> None:
 def test_a_file_of_signing_keys_is_read_again(fortress: Fortress) -> None:
     new = Issuer("new")
     token = new.token(tenant="shop")
-    with Client(fortress.server.target, token=token, timeout=10) as client:
+    with Client(fortress.server.target, token=token, timeout=PATIENCE) as client:
         with pytest.raises(Unauthenticated):
             client.server_info()
         publish(fortress.jwks, fortress.issuer, new)
@@ -199,7 +200,7 @@ def test_an_issuer_without_audience_or_keys_is_refused() -> None:
 
 def test_a_token_s_scopes_are_all_it_may(fortress: Fortress) -> None:
     token = fortress.issuer.token(scope="sessions")
-    with Client(fortress.server.target, token=token, timeout=10) as client:
+    with Client(fortress.server.target, token=token, timeout=PATIENCE) as client:
         list(client.list_sessions())
         with pytest.raises(PermissionDenied, match="has not the scope models"):
             list(client.list_models())

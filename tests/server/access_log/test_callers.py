@@ -17,6 +17,7 @@ from carousel.client import Client
 from carousel.errors import PermissionDenied, Unauthenticated
 from carousel.server.access import key_file
 from tests.conftest import RunningServer
+from tests.processes import PATIENCE
 from tests.server.access_log.test_calls import Log
 
 
@@ -71,7 +72,7 @@ def test_refusals_of_health_and_on_the_http_port_have_lines_and_answers_have_non
         assert line["method"] == f"grpc.health.v1.Health/{method}"
         assert line["peer"].startswith(("ipv4:127.0.0.1:", "ipv6:"))
     url = f"http://localhost:{server.server.http_port}"
-    with urllib.request.urlopen(f"{url}/healthz", timeout=20):
+    with urllib.request.urlopen(f"{url}/healthz", timeout=PATIENCE):
         pass
     headers = {"Authorization": f"Bearer {secret}"}
     with pytest.raises(urllib.error.HTTPError, match="403"):

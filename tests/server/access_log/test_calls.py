@@ -21,7 +21,7 @@ from carousel.v1 import session_service_pb2 as pb
 from carousel.v1 import session_service_pb2_grpc
 from tests.conftest import RunningServer
 from tests.papers import Papers
-from tests.processes import until
+from tests.processes import PATIENCE, until
 
 Line = dict[str, Any]
 FIELDS = {
@@ -182,7 +182,7 @@ def test_what_never_parsed_and_what_broke_off_is_recorded_too(
 
 def nothing_until(ended: threading.Event) -> Iterator[bytes]:
     """A stream of requests that never come."""
-    ended.wait(30)
+    ended.wait(PATIENCE)
     yield from ()
 
 

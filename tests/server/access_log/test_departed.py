@@ -9,7 +9,7 @@ import numpy as np
 
 from carousel.client import Client
 from tests.client.relay import Relay
-from tests.processes import ServerProcess, until
+from tests.processes import PATIENCE, ServerProcess, until
 
 
 def test_a_connection_that_breaks_in_a_stream_is_a_line_of_the_log(
@@ -25,7 +25,7 @@ def test_a_connection_that_breaks_in_a_stream_is_a_line_of_the_log(
     with ServerProcess(tmp_path, store=model_store, access_log=log) as server:
         for broken in range(1, 5):
             relay = Relay(server.target)
-            client = Client(relay.target, timeout=60)
+            client = Client(relay.target, timeout=PATIENCE)
             tokens = iter(client.generate("letters", [1], max_tokens=4096))
             next(tokens)
             relay.close()

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from carousel.server.access_log import AccessLogMetrics, RotatingFile, Writer
+from tests.processes import PATIENCE
 
 
 def counts(registry: CollectorRegistry) -> dict[str, float]:
@@ -122,7 +123,7 @@ def test_what_a_full_disk_does_not_take_is_counted_and_told_and_then_it_goes_on(
     """The system refuses a file above a size as it does on a full disk; in a process of its own."""
     path = tmp_path / "access.log"
     ran = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, timeout=PATIENCE
     )
     assert ran.returncode == 0, ran.stderr
     during, after = json.loads(ran.stdout)
@@ -138,7 +139,7 @@ def test_more_than_may_wait_is_lost_and_counted_and_nobody_waits(tmp_path: Path)
 
     class Slow(RotatingFile):
         def write(self, lines: bytes) -> None:
-            release.wait(30)
+            release.wait(PATIENCE)
             super().write(lines)
 
     path = tmp_path / "access.log"

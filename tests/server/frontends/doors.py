@@ -10,7 +10,7 @@ from typing import Self
 import grpc
 
 from tests.conftest import RunningServer
-from tests.processes import until
+from tests.processes import PATIENCE, until
 
 TRIES = 64  # a front end that gets none of so many connections does not listen
 ESTABLISHED = "01"
@@ -47,7 +47,7 @@ class Doors:
             options = (("grpc.use_local_subchannel_pool", 1),)
             channel = grpc.insecure_channel(self._server.target, options=options)
             self._channels.append(channel)
-            grpc.channel_ready_future(channel).result(30)
+            grpc.channel_ready_future(channel).result(PATIENCE)
             if _connections(pid, self._server.server.port) - before:
                 return channel
         raise AssertionError(f"none of {TRIES} connections came to {pid}")

@@ -23,7 +23,7 @@ from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_service_pb2 as make
 from tests.conftest import RunningServer
 from tests.oracle import Oracle
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.server.contract import Wire, error_of
 from tests.server.test_departures import held_up
 
@@ -68,7 +68,7 @@ def test_a_session_steps_through_whichever_front_end_its_next_call_comes_to(
     ]
     for wire, begin in ((one, 4), (other, 8)):
         stream = wire.inference.StreamSteps(
-            iter(messages(handle, list(range(begin, begin + 4)))), timeout=30
+            iter(messages(handle, list(range(begin, begin + 4)))), timeout=PATIENCE
         )
         for response in stream:
             assert not response.step.errors

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Sequence
 
 from carousel.server.frontends.link import RING_BYTES, Link, make_memory
+from tests.processes import PATIENCE
 
 SIZES = (0, 1, 3, 100, 4096, RING_BYTES // 3, RING_BYTES - 4, RING_BYTES, 3 * RING_BYTES + 7)
 
@@ -46,7 +47,7 @@ class Ends:
         self.news.set()
 
     async def until(self, *counts: int) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while tuple(map(len, self.received)) != counts:
                 self.news.clear()
                 await self.news.wait()
@@ -97,7 +98,7 @@ def test_the_end_of_one_side_is_told_to_the_other_after_all_that_it_said() -> No
         ends.links[0].send(b"last words")
         await ends.links[0].sent()
         ends.links[0].close()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             await ends.lost.wait()
         assert ends.received[1] == [b"last words"]
         ends.close()

@@ -84,7 +84,7 @@ def test_a_batch_is_on_the_disk_before_it_is_called_accepted(path: Path, tmp_pat
     calls = tmp_path / "calls"
     trace = ["strace", "-f", "-y", "-e", "trace=pwrite64,fdatasync,fsync,write", "-o", str(calls)]
     writer = [sys.executable, "-m", "tests.server.stores.writer", str(path), str(GROUPS)]
-    subprocess.run([*trace, *writer], stdout=subprocess.DEVNULL, check=True, timeout=60)
+    subprocess.run([*trace, *writer], stdout=subprocess.DEVNULL, check=True, timeout=PATIENCE)
     dirty: set[str] = set()
     accepted = 0
     for call, number, file in re.findall(r"(\w+)\((\d+)<(.*?)>", calls.read_text()):

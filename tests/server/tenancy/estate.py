@@ -21,6 +21,7 @@ from carousel.v1 import model_service_pb2 as models
 from carousel.v1 import session_pb2, training_pb2
 from carousel.v1 import session_service_pb2 as sessions
 from carousel.v1 import training_service_pb2 as training
+from tests.processes import PATIENCE
 from tests.server.training.wire import FOX, pieces, recipe
 
 METHODS: dict[str, MethodDescriptor] = {
@@ -50,7 +51,7 @@ class Caller:
             response_deserializer=response.FromString,
         )
         sent: Any = iter(requests) if method.client_streaming else requests[0]
-        answer: Any = stub(sent, metadata=self._metadata, timeout=30)
+        answer: Any = stub(sent, metadata=self._metadata, timeout=PATIENCE)
         return list(answer) if method.server_streaming else [answer]
 
     def outcome(self, name: str, requests: Iterable[Message], *replaced: str) -> Outcome:

@@ -15,12 +15,13 @@ from carousel.cli.app import app
 from carousel.client import AsyncClient, Client
 from carousel.errors import ModelNotFound
 from tests.conftest import RunningServer
+from tests.processes import PATIENCE
 from tests.server.tenancy.estate import Estate
 
 
 def page(server: RunningServer, path: str) -> Any:
     url = f"http://localhost:{server.server.http_port}/page/{path}"
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
         return json.load(answer)
 
 

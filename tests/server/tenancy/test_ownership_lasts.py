@@ -17,6 +17,7 @@ from carousel.server.stores import open_store
 from carousel.v1 import inference_service_pb2 as inference
 from carousel.v1 import session_service_pb2 as sessions
 from tests.conftest import RunningServer, running, settings_of
+from tests.processes import PATIENCE
 from tests.server.contract import Floats
 from tests.server.stores.valkey_process import ValkeyProcess, valkey_binary
 from tests.server.tenancy.estate import Caller, job
@@ -216,7 +217,7 @@ def test_two_tenants_make_and_end_sessions_of_one_id_without_noticing(wire: grpc
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert not failures
 
 

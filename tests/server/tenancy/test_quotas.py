@@ -26,6 +26,7 @@ from carousel.v1 import model_service_pb2 as models
 from carousel.v1 import session_service_pb2 as sessions
 from carousel.v1 import training_service_pb2 as training
 from tests.conftest import RunningServer, running, tiny_models
+from tests.processes import PATIENCE
 from tests.server.tenancy.estate import Caller, X, job, step, upload
 from tests.server.test_departures import held_up, until, version_of
 from tests.server.training.wire import FOX, pieces
@@ -200,7 +201,7 @@ def test_streams_and_queued_steps_are_bounded(limited: RunningServer, wire: grpc
         until(lambda: door.inside_of("narrow") == 2)
         assert refused(narrow, "Step", step(handles[3]))["quota"] == "queued_steps"
     for call in waiting:
-        assert not call.result(30).errors
+        assert not call.result(PATIENCE).errors
     assert not narrow.call("Step", step(handles[3]))[0].errors
 
 

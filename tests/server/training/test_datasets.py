@@ -23,6 +23,7 @@ from carousel.server.training.recipes import decode_recipe
 from carousel.server.training.records import JobRecord
 from carousel.v1 import dataset_pb2, training_pb2
 from carousel.v1 import training_service_pb2 as pb
+from tests.processes import PATIENCE
 from tests.server.contract import error_of
 from tests.server.training.conftest import Start
 from tests.server.training.wire import FOX, PIECE, Training, pieces, recipe
@@ -97,9 +98,9 @@ def test_a_client_that_vanished_can_come_back(training: Training) -> None:
 
     def until_it_vanishes() -> Iterator[pb.UploadDatasetRequest]:
         yield from islice(pieces(FOX.encode(), name="a.txt", id="vanished"), 3)
-        vanish.wait(30)
+        vanish.wait(PATIENCE)
 
-    call = training.stub.UploadDataset.future(until_it_vanishes(), timeout=60)
+    call = training.stub.UploadDataset.future(until_it_vanishes(), timeout=PATIENCE)
     listed = pb.ListDatasetsRequest(page_size=1000)
     while "datasets/vanished" not in {d.name for d in training.stub.ListDatasets(listed).datasets}:
         pass
@@ -153,10 +154,10 @@ def test_an_upload_is_one_client_s_at_a_time(training: Training) -> None:
     def slowly() -> Iterator[pb.UploadDatasetRequest]:
         header, *rest = pieces(FOX.encode(), name="a.txt", id="shared")
         yield header
-        go_on.wait(30)
+        go_on.wait(PATIENCE)
         yield from rest
 
-    slow = training.stub.UploadDataset.future(slowly(), timeout=60)
+    slow = training.stub.UploadDataset.future(slowly(), timeout=PATIENCE)
     listed = pb.ListDatasetsRequest(page_size=1000)
     while "datasets/shared" not in {d.name for d in training.stub.ListDatasets(listed).datasets}:
         pass  # its header is on the way

@@ -17,6 +17,7 @@ from carousel.server.training.process import signal_all
 from carousel.v1 import model_service_pb2, training_pb2
 from carousel.v1 import training_service_pb2 as pb
 from tests.conftest import RunningServer
+from tests.processes import PATIENCE
 from tests.server.contract import Wire, error_of
 from tests.server.training.conftest import Start
 from tests.server.training.wire import FOX, Training, recipe, states
@@ -83,7 +84,7 @@ def test_checkpoints_can_be_promoted_and_looked_at(training: Training) -> None:
     )
     assert made.version == "models/kept/versions/1"
     flow = training.stub.DiagnoseGradients(
-        pb.DiagnoseGradientsRequest(name=best, window=16), timeout=60
+        pb.DiagnoseGradientsRequest(name=best, window=16), timeout=PATIENCE
     ).gradients
     assert len(flow.layers[0].hidden_norms) == 16
     assert flow.verdict
@@ -183,5 +184,5 @@ def test_a_watch_shows_signs_of_life(start: Start) -> None:
     server.server.training_service.heartbeat = 0.01
     training.upload(FOX, name="fox.txt", id="fox")
     training.create("quiet")
-    responses = training.stub.WatchJob(pb.WatchJobRequest(name="jobs/quiet"), timeout=60)
+    responses = training.stub.WatchJob(pb.WatchJobRequest(name="jobs/quiet"), timeout=PATIENCE)
     assert any(not response.HasField("event") for response in responses)

@@ -15,6 +15,7 @@ from carousel.server.training.records import JobRecord
 from carousel.v1 import dataset_pb2, training_pb2
 from carousel.v1 import training_service_pb2 as pb
 from carousel.v1.training_service_pb2_grpc import TrainingServiceStub
+from tests.processes import PATIENCE
 
 PIECE = 4096
 FOX = "the quick brown fox jumps over the lazy dog. " * 400
@@ -64,7 +65,7 @@ class Training:
 
     def upload(self, data: bytes | str, **header: Any) -> dataset_pb2.Dataset:
         data = data.encode() if isinstance(data, str) else data
-        return self.stub.UploadDataset(pieces(data, **header), timeout=60)
+        return self.stub.UploadDataset(pieces(data, **header), timeout=PATIENCE)
 
     def dataset(self, id: str) -> dataset_pb2.Dataset:
         return self.stub.GetDataset(pb.GetDatasetRequest(name=f"datasets/{id}"))
@@ -96,7 +97,7 @@ class Training:
         return self.stub.ResumeJob(pb.ResumeJobRequest(name=f"jobs/{id}", **fields))
 
     def watch(
-        self, id: str, after: int = 0, *, seconds: float = 90
+        self, id: str, after: int = 0, *, seconds: float = PATIENCE
     ) -> Iterator[training_pb2.JobEvent]:
         """Events, heartbeats left out."""
         request = pb.WatchJobRequest(name=f"jobs/{id}", after_sequence=after)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import RunningServer
 from tests.papers import Papers
+from tests.processes import PATIENCE
 
 
 def read(server: RunningServer, path: str, papers: Papers, client: str | None = None) -> str:
@@ -17,7 +18,7 @@ def read(server: RunningServer, path: str, papers: Papers, client: str | None = 
     if client is not None:
         context.load_cert_chain(papers.cert(client), papers.key(client))
     url = f"https://localhost:{server.server.http_port}{path}"
-    with urlopen(url, timeout=10, context=context) as answer:
+    with urlopen(url, timeout=PATIENCE, context=context) as answer:
         return str(answer.read().decode())
 
 

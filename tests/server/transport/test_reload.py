@@ -15,6 +15,7 @@ from carousel.errors import TlsFailed
 from carousel.server.app import StartError
 from tests.conftest import RunningServer
 from tests.papers import LONG_AGO, Papers
+from tests.processes import PATIENCE
 
 
 class Place:
@@ -54,7 +55,7 @@ def shown(server: RunningServer) -> set[bytes]:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             context.set_alpn_protocols(["h2", "http/1.1"])
             try:
-                plain = socket.create_connection((str(address[0]), port), timeout=10)
+                plain = socket.create_connection((str(address[0]), port), timeout=PATIENCE)
             except ConnectionRefusedError:  # the HTTP port has one address
                 continue
             with plain, context.wrap_socket(plain) as secured:

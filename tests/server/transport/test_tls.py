@@ -17,6 +17,7 @@ from carousel.errors import ServerUnreachable, TlsFailed
 from carousel.exposition import Certificate, Files
 from tests.conftest import RunningServer
 from tests.papers import Papers
+from tests.processes import PATIENCE
 
 Ask = Callable[[str, TLS | None], str]
 
@@ -152,7 +153,7 @@ def handshake(port: int, version: ssl.TLSVersion, papers: Papers) -> str | None:
     context.set_ciphers("ALL:@SECLEVEL=0")  # or OpenSSL itself would not try so old a version
     context.set_alpn_protocols(["h2", "http/1.1"])
     context.minimum_version = context.maximum_version = version
-    with socket.create_connection(("localhost", port), timeout=10) as connection:
+    with socket.create_connection(("localhost", port), timeout=PATIENCE) as connection:
         try:
             with context.wrap_socket(connection, server_hostname="localhost") as secured:
                 return secured.version()
