@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+from tests.ports import free_port
+
 PATIENCE = 120.0  # seconds: on a busy machine too, only what hangs takes so long
 
 
@@ -24,7 +26,7 @@ class ServerProcess:
         self.folder = folder
         self.flags = {"store": store, "data": folder / "data", "http_port": "off", **flags}
         self.flags.setdefault("training_niceness", 0)
-        self._port = 0
+        self._port = free_port()
         self.http = ""  # the address of its HTTP port
         self.process: subprocess.Popen[str] | None = None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from carousel.model import load
 from carousel.model.zoo import shipped
 from tests.conftest import RunningServer
+from tests.ports import free_port
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -54,9 +54,7 @@ def test_the_training_example_runs(server: RunningServer, tmp_path: Path) -> Non
 
 
 def test_the_stream_goes_on_after_kill_9(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "carousel.cli", "serve", "--port", str(port)]
     command += ["--http-port", "off", "--store", str(tmp_path / "models"), "--log-level", "error"]
     printed = example(1, f"localhost:{port}", tmp_path, **{'["carousel", "serve"]': repr(command)})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from tests.papers import Papers
+from tests.ports import free_port
 
 from carousel.exposition import Answer, Certificate, Files, HttpServer
 
@@ -43,8 +43,6 @@ def test_it_says_whether_a_server_is_ready_whatever_it_speaks(
 
 
 def test_where_nobody_answers_it_is_exit_code_3(inside: Command) -> None:
-    with socket.create_server(("localhost", 0)) as taken:
-        free = taken.getsockname()[1]
-    done = inside("health", "--http-port", free)
+    done = inside("health", "--http-port", free_port())
     assert (done.code, done.out) == (3, "")
     assert "nobody answers" in done.err

@@ -19,12 +19,12 @@ from carousel.errors import SessionQuarantined
 from carousel.server.training.process import signal_all
 from tests.deploy.dashboards import latest
 from tests.deploy.models import FEATURES
-from tests.deploy.prometheus import SCRAPE_SECONDS
+from tests.deploy.prometheus import SCRAPE_SECONDS, Prometheus
 from tests.deploy.stand import CAPACITY, Stand
 from tests.page.browser import Browser, missing
 from tests.processes import PATIENCE, until
 
-SECONDS = 120.0
+SECONDS = 2 * PATIENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,13 @@ def names(alerts: list[dict[str, str]]) -> set[str]:
     return {alert["alertname"] for alert in alerts}
 
 
+def assert_quiet(prometheus: Prometheus, *, but: set[str]) -> None:
+    """Nothing else fires, once what comes of a slow begin or a scrape without a core is over."""
+    with suppress(AssertionError):  # what fires is told below
+        until(lambda: names(prometheus.firing()) <= but)
+    assert names(prometheus.firing()) <= but
+
+
 @pytest.fixture
 def ground(running_stand: Stand) -> Iterator[Ground]:
     target = running_stand.server.target
@@ -175,7 +182,7 @@ def test_every_planted_fault_is_seen_everywhere(
     prometheus = running_stand.prometheus
     running_stand.wait('carousel_training_last_event_timestamp_seconds{training_job="endless"}')
     running_stand.wait("carousel_gate_drift_psi")
-    assert names(prometheus.firing()) <= BUSY
+    assert_quiet(prometheus, but=BUSY)
     hidden = set(FAULTS)
     unsaid = {fault.hint for fault in FAULTS} if hints else set()
 
@@ -201,6 +208,6 @@ def test_every_planted_fault_is_seen_everywhere(
     assert not hidden
     assert not unsaid
     print(f"every fault was seen everywhere after {time.monotonic() - began:.0f} s")
-    assert names(prometheus.firing()) <= {fault.alert for fault in FAULTS} | BUSY
+    assert_quiet(prometheus, but={fault.alert for fault in FAULTS} | BUSY)
     if hints is None:
         pytest.skip(f"alerts and dashboards show all, the page was not looked at: {missing()}")

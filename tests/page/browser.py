@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -27,13 +28,20 @@ def _chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("google-chrome")
 
 
+def _install() -> None:
+    """What drives it, once: whoever else wants it meanwhile waits until it is whole."""
+    with (FOLDER / "package.json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (FOLDER / "node_modules" / ".package-lock.json").is_file():  # npm writes it last
+            subprocess.run(["npm", "ci", "--silent"], cwd=FOLDER, check=True, timeout=2 * PATIENCE)
+
+
 class Browser:
     """One page at a time. Scripts are expressions of JavaScript, and give what JSON can hold."""
 
     def __init__(self) -> None:
         self._url = ""
-        if not (FOLDER / "node_modules" / "playwright-core").is_dir():
-            subprocess.run(["npm", "ci", "--silent"], cwd=FOLDER, check=True, timeout=180)
+        _install()
         self._process = subprocess.Popen(
             ["node", "browser.js", str(_chromium())],
             cwd=FOLDER,

@@ -6,13 +6,12 @@ import collections
 import importlib.util
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 from pathlib import Path
 from typing import IO
 
-TRIES = 5  # a free port can be taken before it is used
+from tests.ports import free_port
 
 
 def valkey_binary() -> Path | None:
@@ -31,13 +30,8 @@ class ValkeyProcess:
         self._command = [str(binary), "--dir", str(folder), "--bind", "127.0.0.1", "--save", ""]
         self._command += ["--appendfsync", "always"]
         self._options = options
-        for _ in range(TRIES):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.port = free.getsockname()[1]
-            if self._start("--appendonly", "yes", *options):
-                return
-        raise RuntimeError("Valkey did not start: " + "".join(self._said))
+        self.port = free_port()
+        self._start("--appendonly", "yes", *options)
 
     @property
     def url(self) -> str:
@@ -51,8 +45,7 @@ class ValkeyProcess:
 
     def restart(self, *options: str) -> None:
         """Start again on what lies in the folder."""
-        if not self._start(*(options or ("--appendonly", "yes", *self._options))):
-            raise RuntimeError("Valkey did not start: " + "".join(self._said))
+        self._start(*(options or ("--appendonly", "yes", *self._options)))
 
     def empty(self) -> None:
         """Remove its files, while it does not run."""
@@ -65,8 +58,8 @@ class ValkeyProcess:
     def go_on(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
-    def _start(self, *options: str) -> bool:
-        """Whether it came to the point of taking connections."""
+    def _start(self, *options: str) -> None:
+        """Returns when it takes connections."""
         self._process = subprocess.Popen(
             [*self._command, "--port", str(self.port), *options],
             stdout=subprocess.PIPE,
@@ -74,17 +67,17 @@ class ValkeyProcess:
         )
         out = self._process.stdout
         assert out is not None
-        self._said: list[str] = []
+        said: list[str] = []
         for line in out:
-            self._said.append(line)
+            said.append(line)
             if "Ready to accept connections" in line:
                 # What it says from now on is thrown away: a full pipe would stop it.
                 self._listener = threading.Thread(target=_drain, args=(out,), daemon=True)
                 self._listener.start()
-                return True
+                return
         out.close()
         self._process.wait()
-        return False
+        raise RuntimeError("Valkey did not start: " + "".join(said))
 
 
 def _drain(out: IO[str]) -> None:
