@@ -26,7 +26,7 @@ demo: $(VENV)/.ready ## A server, a model trained in a minute, two clients, a fo
 	carousel demo
 
 test: $(VENV)/.ready ## Run the tests; options in TEST="-k engine", all in one process with TEST="-n 0".
-	pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(TEST)
+	pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TEST)
 
 check: $(VENV)/.ready ## Everything that must hold besides the tests.
 	ruff check .

@@ -31,6 +31,30 @@ from tests.processes import PATIENCE
 
 T = TypeVar("T")
 
+# Files that take longest begin first, so that no core is left with one at the end.
+LONG = (
+    "page/test_page.py",
+    "deploy/test_watched.py",
+    "server/training/test_runs.py",
+    "client/test_survival.py",
+    "cli/test_demo.py",
+    "cli/test_training.py",
+    "server/training/test_postgres.py",
+    "server/frontends/test_processes.py",
+    "cli/test_bench.py",
+    "test_readme.py",
+    "cli/test_top.py",
+    "server/training/test_takeover.py",
+    "server/training/test_datasets.py",
+    "model/data/test_memory.py",
+    "model/training/test_faults.py",
+    "server/training/test_checks.py",
+    "cli/test_serve.py",
+    "client/test_jobs.py",
+    "server/test_secrets.py",
+    "histories/test_histories.py",
+)
+
 # Whoever runs the tests in the background of a script has Ctrl-C ignored, in what they start too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -45,6 +69,11 @@ DEFAULTS = {
     "max_resets": "off",  # tests cancel as they like, and all have one address
     "training_niceness": 0,  # what is trained does not wait for others on the machine
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
 
 
 class RunningServer:

@@ -13,7 +13,7 @@ from typing import Self
 
 from tests.ports import free_port
 
-PATIENCE = 120.0  # seconds: on a busy machine too, only what hangs takes so long
+PATIENCE = 240.0  # seconds: on a busy machine too, only what hangs takes so long
 
 
 class ServerProcess:

@@ -15,6 +15,7 @@ from carousel.model import load
 from carousel.model.zoo import shipped
 from tests.conftest import RunningServer
 from tests.ports import free_port
+from tests.processes import PATIENCE
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -29,7 +30,7 @@ def example(number: int, target: str, folder: Path, **changes: str) -> str:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
         cwd=folder,
     )

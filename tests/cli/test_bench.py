@@ -27,10 +27,10 @@ def test_the_price_of_int8_is_told_by_model_and_text(carousel: Command, tmp_path
     assert found["steps"] == 160
     assert (found["precision"], 0 < found["share"] < 0.05) == ("int8", True)
     half = ("--precision", "bfloat16", "--steps", 20, "--text", text)
-    assert "in bfloat16: " in carousel("bench", "precision", *half).out
-    assert "bits a token" in carousel("bench", "precision", "--text", text, "--steps", 20).out
-    assert "bits" not in carousel("bench", "precision", "sunspots", "--steps", 20).out
     inside = InProcess("localhost:1")
+    assert "in bfloat16: " in inside("bench", "precision", *half).out
+    assert "bits a token" in inside("bench", "precision", "--text", text, "--steps", 20).out
+    assert "bits" not in inside("bench", "precision", "sunspots", "--steps", 20).out
     refused = inside("bench", "precision", "sunspots", "--text", text)
     assert (refused.code, "models that read text" in refused.err) == (2, True)
     refused = inside("bench", "precision", "nobody")

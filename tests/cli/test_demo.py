@@ -17,7 +17,7 @@ from .conftest import COMMAND, Command, environment
 def test_the_demo_tells_the_whole_story(carousel: Command) -> None:
     # A user's own settings must not matter, nor a user's own server be touched.
     before = carousel("stats", "carousel_sessions_created", "--json").out
-    done = carousel("demo", "--train", "3s", timeout=120, CAROUSEL_PORT="nonsense")
+    done = carousel("demo", "--train", "3s", timeout=PATIENCE, CAROUSEL_PORT="nonsense")
     assert done.code == 0, done.err
     assert carousel("stats", "carousel_sessions_created", "--json").out == before
     assert "\x1b" not in done.out

@@ -35,7 +35,7 @@ def trained(carousel: Command, table: Path) -> str:
     """What `carousel train` wrote for a job with the id `first`."""
     done = carousel(
         "train", table, "--target", "load", "--horizon", 3, "--time", "hour", "--name", "load",
-        "--id", "first", "--alias", "stable", "--steps", STEPS, *SMALL, timeout=120,
+        "--id", "first", "--alias", "stable", "--steps", STEPS, *SMALL, timeout=PATIENCE,
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
     return done.out

@@ -61,7 +61,7 @@ def done(trainer: RunningServer, readings: Dataset) -> Done:
             recipe=RECIPE, dataset="readings", model="load", alias="stable", id="first"
         )
         assert job.name == "jobs/first"
-        return client.jobs.wait("first", on_event=events.append, timeout=120), events
+        return client.jobs.wait("first", on_event=events.append, timeout=PATIENCE), events
 
 
 def test_a_job_makes_a_version_that_serves(teacher: Client, done: Done) -> None:
@@ -244,7 +244,7 @@ def test_a_cancelled_job_goes_on_from_its_checkpoint(
     assert (
         teacher.jobs.create(recipe=given, dataset="readings", request_id="twice").name == job.name
     )
-    for event in teacher.jobs.watch(job.name, timeout=120):
+    for event in teacher.jobs.watch(job.name, timeout=PATIENCE):
         if isinstance(event.what, Progress):
             break
     with pytest.raises(DeadlineExceeded):
@@ -253,7 +253,7 @@ def test_a_cancelled_job_goes_on_from_its_checkpoint(
         teacher.jobs.resume(job.name)
     teacher.jobs.cancel(job.name)
     with pytest.raises(JobFailed, match="was cancelled after") as caught:
-        teacher.jobs.wait(job.name, timeout=120)
+        teacher.jobs.wait(job.name, timeout=PATIENCE)
     assert caught.value.job.state is JobState.CANCELLED
     stopped = caught.value.job.checkpoint_step
     assert stopped > 0
@@ -262,7 +262,7 @@ def test_a_cancelled_job_goes_on_from_its_checkpoint(
         events: list[JobEvent] = []
         async with AsyncClient(trainer.target, timeout=PATIENCE) as client:
             await client.jobs.resume(job.name, max_steps=stopped + 5)
-            ended = await client.jobs.wait(job.name, on_event=events.append, timeout=120)
+            ended = await client.jobs.wait(job.name, on_event=events.append, timeout=PATIENCE)
             await client.jobs.delete(job.name)
             return ended, events
 

@@ -26,7 +26,7 @@ def node() -> str:
     if program is None or npm is None:
         pytest.skip("node and npm are not installed (Debian: apt-get install nodejs npm)")
     if not (NODE / "node_modules" / "@grpc" / "grpc-js").is_dir():
-        subprocess.run([npm, "ci", "--silent"], cwd=NODE, check=True, timeout=180)
+        subprocess.run([npm, "ci", "--silent"], cwd=NODE, check=True, timeout=PATIENCE)
     return program
 
 

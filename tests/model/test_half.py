@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import pytest
 import torch
+from tests.processes import PATIENCE
 
 from carousel.model import ConfigError, Linear, Network, NoHead, Softmax, Tokens, make_kernel
 from carousel.model.config import CELLS, Features
@@ -122,7 +123,7 @@ def test_triton_gates_equal_the_reference_cells() -> None:
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, float] = json.loads(done.stdout)

@@ -33,7 +33,7 @@ def _install() -> None:
     with (FOLDER / "package.json").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (FOLDER / "node_modules" / ".package-lock.json").is_file():  # npm writes it last
-            subprocess.run(["npm", "ci", "--silent"], cwd=FOLDER, check=True, timeout=2 * PATIENCE)
+            subprocess.run(["npm", "ci", "--silent"], cwd=FOLDER, check=True, timeout=PATIENCE)
 
 
 class Browser:

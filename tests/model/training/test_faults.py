@@ -15,6 +15,7 @@ import torch
 from tests.model.training.conftest import MakeSeries
 from tests.model.training.faults import DAMAGES, damage, no_room
 from tests.model.training.small import events_of, learn, quick, start, wait_for, write_job
+from tests.processes import PATIENCE
 
 from carousel.model import load
 from carousel.model.data import Corpus
@@ -218,7 +219,7 @@ def test_two_workers_learn_what_one_does_and_outlive_a_kill(
     wait_for(job, lambda events: events.of("checkpoint")[1:])
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
-    assert process.wait(120) == 0, (job / "log.txt").read_text()
+    assert process.wait(PATIENCE) == 0, (job / "log.txt").read_text()
 
     events = events_of(job)
     assert [e["type"] for e in events].count("started") == 2

@@ -12,7 +12,7 @@ from carousel.server.stores import Entry, StateStore
 from carousel.server.stores.sqlite import SqliteStore
 from tests.server.stores.model import batch
 
-PATIENCE = 30.0  # seconds: a busy machine is no fault of the store
+PATIENCE = 120.0  # seconds: a busy machine is no fault of the store
 SESSIONS = [f"session-{number}" for number in range(40)]
 HANDLE = 2**64 - 1
 
