@@ -136,7 +136,7 @@ class Relay:
 
     async def _release(self) -> None:
         self._late.set()
-        await asyncio.wait(self._held, timeout=5)
+        await asyncio.wait(self._held, timeout=PATIENCE)
 
     async def _half_close(self) -> None:
         for _, up in self._writers:
@@ -147,4 +147,4 @@ class Relay:
         self._server.close()
         self.cut_here()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.wait(tasks, timeout=5) if tasks else None
+        await asyncio.wait(tasks, timeout=PATIENCE) if tasks else None

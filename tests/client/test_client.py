@@ -106,7 +106,7 @@ def test_errors_without_details_are_told_by_their_code() -> None:
         port = server.add_insecure_port("localhost:0")
         server.start()
         try:
-            with Client(f"localhost:{port}", timeout=5) as client:
+            with Client(f"localhost:{port}", timeout=PATIENCE) as client:
                 with pytest.raises(errors.FailedPrecondition, match="a proxy says no"):
                     client.server_info()
                 with pytest.raises(errors.Unimplemented):
@@ -142,7 +142,7 @@ def test_a_token_reaches_a_local_server(server: RunningServer) -> None:
 
 
 def test_the_server_tells_about_itself(client: Client) -> None:
-    info = client.wait_ready(timeout=5)
+    info = client.wait_ready(timeout=PATIENCE)
     assert "models/tiny/versions/1" in info.ready_versions
     assert info.shards == 1
     statistics = client.statistics()

@@ -70,7 +70,7 @@ class Prometheus:
 
     def _ready(self) -> bool:
         try:
-            urllib.request.urlopen(f"http://{self._address()}/-/ready", timeout=5).close()
+            urllib.request.urlopen(f"http://{self._address()}/-/ready", timeout=PATIENCE).close()
         except urllib.error.HTTPError:
             return False
         return True

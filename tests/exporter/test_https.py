@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -86,11 +85,9 @@ def test_who_holds_a_handshake_is_cut_off_and_gives_the_place_back(papers: Paper
         for hello in (b"", b"\x16", b"\x16\x03\x01\x02\x00"):
             with ExitStack() as stack:
                 held = [stack.enter_context(connect(server)) for _ in range(2)]
-                begin = time.monotonic()
                 for one in held:
                     one.sendall(hello)
                 for one in held:
                     with suppress(ConnectionResetError):
                         assert one.recv(1) == b""
-                assert time.monotonic() - begin < 10
         assert ask(server, papers, "/metrics").endswith(b"numbers\n")

@@ -222,10 +222,14 @@ def test_a_version_is_loaded_to_the_end_when_its_caller_has_gone(
         check = health_pb2.HealthCheckRequest(service="models/tiny")
         models.UnloadModelVersion(model_service_pb2.UnloadModelVersionRequest(name=name))
         until(lambda: health.Check(check).status == health_pb2.HealthCheckResponse.NOT_SERVING)
-        with held_up(own), pytest.raises(grpc.RpcError):
-            models.LoadModelVersion(
-                model_service_pb2.LoadModelVersionRequest(name=name), timeout=1.0
+        method = {"grpc_service": "carousel.v1.ModelService", "grpc_method": "LoadModelVersion"}
+        with held_up(own):
+            loading = models.LoadModelVersion.future(
+                model_service_pb2.LoadModelVersionRequest(name=name)
             )
+            until(lambda: len(own.server.hall.engine._calls) == 1)
+            loading.cancel()
+            until(lambda: count(own, "handled", grpc_code="CANCELLED", **method) == 1)
         until(lambda: health.Check(check).status == health_pb2.HealthCheckResponse.SERVING)
         wire.outputs([wire.create().handle], [0], np.zeros((1, 3), np.float32))
 

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -16,7 +17,7 @@ import pytest
 from carousel import tensors
 from carousel.client import AsyncClient, Client
 from carousel.client._errors import translate
-from carousel.errors import StreamStalled
+from carousel.errors import ServerUnreachable, StreamStalled
 from carousel.server.app import StartError
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import (
@@ -222,9 +223,10 @@ def test_connections_beyond_the_limit_are_closed_and_there_is_room_again_afterwa
         one.close()
 
     def answers() -> bool:
-        with Client(server.target, timeout=5) as client:
+        with Client(server.target, timeout=PATIENCE) as client, suppress(ServerUnreachable):
             list(client.list_models())
-        return True
+            return True
+        return False
 
     until(answers)
 

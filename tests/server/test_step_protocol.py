@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -13,8 +12,7 @@ import torch
 
 from carousel import tensors
 from carousel.model import load
-from carousel.server import Settings
-from carousel.server.engine import SWEEP_SECONDS
+from carousel.server import Settings, engine
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_pb2, session_service_pb2
 from tests.conftest import RunningServer
@@ -338,13 +336,14 @@ def test_an_index_beyond_all_steps_is_a_conflict_on_a_fresh_session_too(wire: Wi
     assert str(2**64 - 1) in error.message
 
 
-def test_a_refusal_at_the_door_does_not_wait_for_the_idle_engine(wire: Wire) -> None:
+def test_a_refusal_at_the_door_does_not_wait_for_the_idle_engine(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SWEEP_SECONDS", 3600.0)
     handle = wire.create().handle
-    begin = time.monotonic()
-    for _ in range(20):
+    for _ in range(5):
         [error] = wire.step([handle], [0], np.full((1, 3), np.nan, np.float32)).errors
         assert error.reason == "NON_FINITE_INPUT"
-    assert time.monotonic() - begin < 20 * SWEEP_SECONDS / 2
 
 
 def test_what_could_not_be_answered_in_one_message_is_refused_before_it_runs(
