@@ -12,7 +12,6 @@ from typing import Any, Self
 from tests.processes import PATIENCE
 
 FOLDER = Path(__file__).parent / "browser"
-SECONDS = 20.0
 
 
 def missing() -> str:
@@ -63,7 +62,7 @@ class Browser:
     def evaluate(self, script: str) -> Any:
         return self._do("evaluate", script=script)
 
-    def wait(self, script: str, seconds: float = SECONDS) -> None:
+    def wait(self, script: str, seconds: float = PATIENCE) -> None:
         """Until the expression is true."""
         self._do("wait", script=script, timeout=seconds * 1000)
 

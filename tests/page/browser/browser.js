@@ -4,7 +4,12 @@ import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
-const browser = await chromium.launch({ executablePath: process.argv[2], args: ["--no-sandbox"] });
+const PATIENCE = 240_000; // ms: only what hangs takes so long, however busy the machine is
+const browser = await chromium.launch({
+  executablePath: process.argv[2],
+  args: ["--no-sandbox"],
+  timeout: PATIENCE,
+});
 let context = null;
 let page = null;
 let asked = [];
@@ -23,6 +28,7 @@ const DEEDS = {
       deviceScaleFactor: density,
       reducedMotion: "reduce",
     });
+    context.setDefaultTimeout(PATIENCE);
     page = await context.newPage();
     page.on("request", (request) => asked.push(request.url()));
     page.on("pageerror", (error) => troubles.push(String(error)));
