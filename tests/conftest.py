@@ -60,6 +60,9 @@ LONG = (
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Threads that spin for each other on a core that others use too cost many times what they bring.
+torch.set_num_threads(1)
+
 # What others bring into a store is looked for only where a test is about that: what a test has
 # just brought in is not loaded behind its back.
 DEFAULTS = {

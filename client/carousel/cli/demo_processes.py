@@ -18,7 +18,7 @@ from typing import Any, Self
 
 COMMAND = (sys.executable, "-m", "carousel.cli")
 START_SECONDS = 60.0
-END_SECONDS = 10.0
+END_SECONDS = 60.0  # more than a server takes to drain, with jobs that only it can end
 
 
 class CannotStart(Exception):

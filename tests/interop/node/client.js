@@ -6,6 +6,7 @@ const path = require("node:path");
 const grpc = require("@grpc/grpc-js");
 const loader = require("@grpc/proto-loader");
 
+const PATIENCE = 240000; // ms
 const [target, model] = process.argv.slice(2);
 const inputs = JSON.parse(require("node:fs").readFileSync(0, "utf8")); // [T][D]
 
@@ -21,7 +22,7 @@ const inference = new carousel.v1.InferenceService(target, credentials);
 
 const call = (client, method, request) =>
   new Promise((resolve, reject) =>
-    client[method](request, { deadline: Date.now() + 20000 }, (error, response) =>
+    client[method](request, { deadline: Date.now() + PATIENCE }, (error, response) =>
       error ? reject(error) : resolve(response),
     ),
   );
@@ -58,10 +59,16 @@ async function unary() {
 
 async function stream() {
   const session = await call(sessions, "CreateSession", { model });
-  const outputs = [];
+  const outputs = []; // by step index: answers come in no order
   await new Promise((resolve, reject) => {
-    const steps = inference.StreamSteps({ deadline: Date.now() + 20000 });
-    steps.on("data", (reply) => outputs.push(numbers(reply.step.outputs)));
+    const steps = inference.StreamSteps({ deadline: Date.now() + PATIENCE });
+    steps.on("data", ({ step }) => {
+      const values = numbers(step.outputs);
+      const size = values.length / step.step_indexes.length;
+      step.step_indexes.forEach((index, item) => {
+        outputs[index] = values.slice(item * size, (item + 1) * size);
+      });
+    });
     steps.on("error", reject);
     steps.on("end", resolve);
     inputs.forEach((_, index) => steps.write({ step: message(session.handle, index) }));

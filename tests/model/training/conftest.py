@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from carousel.model.config import Normalization
 from carousel.model.data import (
@@ -22,11 +21,6 @@ from carousel.model.data.segments import cut_at_shares, cut_sequences, whole_seq
 from carousel.model.data.text import prepare_text
 
 WORDS = ("the ", "carousel ", "turns ", "and ", "sessions ", "hop ", "on ", "off.\n")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
