@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def open_below(folder: Path) -> list[str]:
-    """What this process has open there, by descriptors: others of its threads open and close too."""
+    """What this process has open there; other threads of it open and close elsewhere."""
     found = []
     for one in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):  # that of the listing itself
