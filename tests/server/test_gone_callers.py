@@ -71,8 +71,8 @@ class _Reads:
 
 
 Call = Callable[[grpc.aio.Channel], Any]
-steps = inference_service_pb2_grpc.InferenceServiceStub
-models = model_service_pb2_grpc.ModelServiceStub
+steps: Any = inference_service_pb2_grpc.InferenceServiceStub
+models: Any = model_service_pb2_grpc.ModelServiceStub
 
 
 @pytest.mark.parametrize(

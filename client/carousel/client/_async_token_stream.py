@@ -77,7 +77,7 @@ class AsyncTokenStream(TokenStreamView, AsyncIterator[Token]):
                 if response is None:
                     break
                 return generation.take(response, self._transport.link)
-        if generation.finish_reason is not None:
+        if generation.finish_reason is not None and self._call is not None:
             await self._call.code()  # left before its status, it would count as taken back
         raise StopAsyncIteration
 
