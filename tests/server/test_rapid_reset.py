@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from ipaddress import ip_network
@@ -16,21 +17,30 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
-from carousel.server.resets import own_sockets, packet_filter
+from carousel.server.resets import Guard, ShutOut, own_sockets, packet_filter, tally
 from carousel.server.resets.guard import worst
+from carousel.server.resets.metrics import ResetMetrics
 from carousel.server.resets.networks import network_of
-from carousel.server.resets.tally import Streams
+from carousel.server.resets.tally import Streams, Tally, newest_server
 from tests.conftest import RunningServer, running
 from tests.papers import Papers
 from tests.processes import PATIENCE, until
 from tests.server.contract import Wire
-from tests.soak.hostile_callers import CANCEL, PREFACE, SETTINGS, STREAM, frame
+from tests.soak.hostile_callers import CANCEL, PREFACE, SETTINGS, STREAM, frame, headers
 
 ELSEWHERE = "127.0.0.2"
-TAKEN_BACK = b"".join(
-    frame(1, 4, stream, STREAM) + frame(3, 0, stream, CANCEL) for stream in range(1, 1001, 2)
-)
+STEP = headers("InferenceService/Step")
+
+
+def taken_back(call: bytes) -> bytes:
+    return b"".join(
+        frame(1, 4, stream, call) + frame(3, 0, stream, CANCEL) for stream in range(1, 1001, 2)
+    )
+
+
+TAKEN_BACK = taken_back(STREAM)
 
 
 @pytest.fixture
@@ -93,6 +103,59 @@ def test_the_offender_is_cut_and_shut_out_and_others_go_on(
     (told,) = (line for line in lines if line["event"] == "shut_out")
     assert told["peer"] == "127.0.0.2/32"
     assert told["resets_per_second"] > 20
+
+
+@pytest.fixture
+def unwatched(model_store: Path) -> Iterator[RunningServer]:
+    with running(store=model_store, max_resets="off") as server:
+        yield server
+
+
+@pytest.mark.parametrize("call", [STREAM, STEP], ids=["StreamSteps", "Step"])
+def test_calls_that_are_taken_back_before_they_begin_are_counted(
+    unwatched: RunningServer, call: bytes
+) -> None:
+    """Most of the time gRPC knows of it before the call is begun, and then it never is."""
+    hot = unwatched.server.calls.hot
+    with connect(unwatched, ELSEWHERE) as connection:
+        connection.sendall(PREFACE + SETTINGS + taken_back(call))
+        until(lambda: hot.lost + unwatched.server.calls.flows.lost > 400)
+        assert hot.lost > 0
+
+
+def test_who_takes_back_too_many_on_a_new_connection_is_out_after_one_look(
+    unwatched: RunningServer,
+) -> None:
+    seen, lost, told = Tally(newest_server()), [0], list[ShutOut]()
+    metrics = ResetMetrics(CollectorRegistry())
+    about = (seen, unwatched.server.port, metrics, lambda: lost[0])
+    guard = Guard(*about, most=20, seconds=30, tell=told.append)
+    with connect(unwatched, ELSEWHERE) as connection:
+        connection.sendall(PREFACE + SETTINGS + TAKEN_BACK)
+
+        def unanswered() -> int:
+            return sum(one.unanswered for one in seen.streams(seen.connections()).values())
+
+        until(lambda: unanswered() > 400)
+        lost[0] += 1000
+        guard.look(time.monotonic())
+    (event,) = told
+    assert event.network == network_of(ELSEWHERE)
+    assert event.connections == 1
+
+
+def test_a_look_at_connections_that_answer_late_ends_in_time(
+    unwatched: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(unwatched, ELSEWHERE) as one, connect(unwatched, ELSEWHERE) as other:
+        for connection in (one, other):
+            connection.sendall(PREFACE + SETTINGS)
+        seen = Tally(newest_server())
+        until(lambda: len(seen.connections()) == 2)
+        first, second = seen.connections()
+        assert list(seen.connections(after=first)) == [second]
+        monkeypatch.setattr(tally, "LOOK_AT_MOST", -1.0)
+        assert list(seen.streams([first, second])) == [first]
 
 
 def test_to_look_for_sockets_leaves_the_locks_of_files_alone(tmp_path: Path) -> None:

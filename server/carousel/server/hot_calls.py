@@ -20,6 +20,7 @@ import grpc
 log = logging.getLogger("carousel.rpc")
 
 WAITING = 64  # requests for the next call of a method: so many are taken up in an iteration
+STREAMS = 8  # of a method with a stream, which few begin and who takes calls back begins most
 PARTS = (
     *("AioServer", "_ServicerContext", "execute_batch", "_receive_message"),
     *("SendInitialMetadataOperation", "SendMessageOperation", "SendStatusFromServerOperation"),
@@ -31,7 +32,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Handlers: TypeAlias = dict[str, Handler]
 """By their paths."""
 
-Serve = Callable[[Any], Awaitable[None]]
+Serve = Callable[[Any, "End"], Awaitable[None]]
 
 
 class HotCalls:
@@ -47,9 +48,10 @@ class HotCalls:
             log.warning("this version of grpcio has not the parts that make calls of steps cheap")
             return
         for method, handler in handlers.items():
-            serve = self._streamed(handler) if handler.response_streaming else self._unary(handler)
-            for _ in range(WAITING):
-                self._keep(self._take_up(method.encode(), serve))
+            streams = handler.response_streaming
+            serve = self._streamed(handler) if streams else self._unary(handler)
+            for _ in range(STREAMS if streams else WAITING):
+                self._keep(self._take_up(method.encode(), serve, streams=streams))
 
     def _keep(self, coroutine: Any) -> asyncio.Task[None]:
         task = self._loop.create_task(coroutine)
@@ -57,18 +59,27 @@ class HotCalls:
         task.add_done_callback(self.live.discard)
         return task
 
-    async def _take_up(self, method: bytes, serve: Serve) -> None:
+    async def _take_up(self, method: bytes, serve: Serve, *, streams: bool) -> None:
         while self._server.is_running():
             try:
                 state = await self._server._request_registered_call(method)
             except self._core._RequestCallError:
                 continue  # mostly since the server stops
-            self._watch(state, self._keep(self._serve(state, serve)))
+            end = End(self._core, state, self._loop)
+            if streams:
+                await asyncio.sleep(0)  # by then gRPC says so if it was taken back at once
+            if end.future.done():
+                self.lost += 1  # without a task, for half of what that would cost
+            else:
+                end.cancels(self._keep(self._serve(state, serve, end)), self._lose)
 
-    async def _serve(self, state: Any, serve: Serve) -> None:
+    def _lose(self) -> None:
+        self.lost += 1
+
+    async def _serve(self, state: Any, serve: Serve, end: End) -> None:
         """What a call ends with was told before, or nobody is there any more to be told."""
         try:
-            await serve(state)
+            await serve(state, end)
         except (grpc.aio.AbortError, self._core.ExecuteBatchError, asyncio.CancelledError):
             pass
         except Exception:
@@ -79,11 +90,11 @@ class HotCalls:
         handle: Any = handler.unary_unary
         serialize: Any = handler.response_serializer
 
-        async def serve(state: Any) -> None:
+        async def serve(state: Any, end: End) -> None:
             request = await core._receive_message(state, loop)
             if request is None:
-                self.lost += 1
                 return  # it was cancelled at once
+            end.has_begun = True
             context = core._ServicerContext(state, None, None, loop)
             data = serialize(await handle(request, context))
             answer = (
@@ -96,7 +107,8 @@ class HotCalls:
         return serve
 
     def _streamed(self, handler: Handler) -> Serve:
-        def serve(state: Any) -> Awaitable[None]:
+        def serve(state: Any, end: End) -> Awaitable[None]:
+            end.has_begun = True
             found: Awaitable[None] = self._core._handle_stream_stream_rpc(
                 handler, state, self._loop
             )
@@ -104,27 +116,41 @@ class HotCalls:
 
         return serve
 
-    def _watch(self, state: Any, task: asyncio.Task[None]) -> None:
-        """Cancel the task when its caller cancels the call.
 
-        The batch that waits for this is a coroutine, and a task for it would cost as much as all
-        the rest here: it is driven by hand, over the one future that it waits for.
-        """
-        closing = self._core.ReceiveCloseOnServerOperation(NO_FLAGS)
-        batch = self._core.execute_batch(state, (closing,), self._loop)
-        future = batch.send(None)
-        future._asyncio_future_blocking = False
+class End:
+    """The end of a call that its caller takes back; `future` is done when it has come.
 
-        def closed(_: object) -> None:
-            try:
-                batch.send(None)
-            except StopIteration:
-                if closing.cancelled():
-                    task.cancel()
-            except self._core.ExecuteBatchError:
-                task.cancel()
+    `has_begun` once a handler has the call, and counts it where it is lost.
 
-        future.add_done_callback(closed)
+    The batch that waits for this is a coroutine, and a task for it would cost as much as all
+    the rest here: it is driven by hand, over the one future that it waits for.
+    """
+
+    __slots__ = ("_batch", "_closing", "_core", "_lose", "_task", "future", "has_begun")
+
+    def __init__(self, core: Any, state: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._core = core
+        self.has_begun = False
+        self._closing = core.ReceiveCloseOnServerOperation(NO_FLAGS)
+        self._batch = core.execute_batch(state, (self._closing,), loop)
+        self.future = self._batch.send(None)
+        self.future._asyncio_future_blocking = False
+
+    def cancels(self, task: asyncio.Task[None], lose: Callable[[], None]) -> None:
+        """Cancel the task when the caller cancels the call; `lose` it if it had not begun."""
+        self._task, self._lose = task, lose
+        self.future.add_done_callback(self._ended)
+
+    def _ended(self, _: object) -> None:
+        try:
+            self._batch.send(None)
+        except StopIteration:
+            if self._closing.cancelled():
+                self._task.cancel()
+                if not self.has_begun:
+                    self._lose()
+        except self._core.ExecuteBatchError:
+            self._task.cancel()
 
 
 def inner_parts() -> Any:

@@ -24,8 +24,11 @@ from carousel.server.resets.tally import NEWEST, Streams, Tally, some_of
 
 log = logging.getLogger("carousel.resets")
 
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.05
 FEW_ANSWERED = 4  # calls without an answer for each that has one
+# As many as are allowed in a second, on connections made since the last look, are clear at once; of
+# older ones only two looks tell how many were lately.
+CLEAR_SECONDS = 1.0
 PAUSE_SECONDS = 2.0  # after somebody was shut out: what they left behind is nobody else's
 
 
@@ -41,10 +44,11 @@ class ShutOut:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What was seen of the connections at one look; `newest` of all of them had this number."""
+    """What was seen of the connections from a moment on; `newest` of all had this number."""
 
     streams: dict[int, Streams]
     newest: int
+    moment: float  # on the clock of time.monotonic
 
 
 class Guard:
@@ -71,6 +75,7 @@ class Guard:
         self._most, self._seconds, self._tell = most, seconds, tell
         self._out: dict[Network, float] = {}  # until when, by time.monotonic
         self._count, self._looked = lost(), time.monotonic()
+        self._newest = 0  # gRPC's number of the connection that was made last
         self._before: Sight | None = None
         self._rests_until = 0.0
         self._ending = threading.Event()
@@ -92,29 +97,38 @@ class Guard:
 
     def look(self, now: float) -> None:
         """Once; `now` is on the clock of time.monotonic."""
+        count, seconds = self._lost(), now - self._looked
+        many = count - self._count > self._most * seconds
+        self._count, self._looked = count, now
+        new = self._tally.connections(self._newest)
+        self._newest = max(new, default=self._newest)
+        rests = now < self._rests_until
         if self._out:
             self._let_in(now)
-            self._cut()
-        count, seconds = self._lost(), now - self._looked
-        more = count - self._count
-        self._count, self._looked = count, now
-        if more <= self._most * seconds or now < self._rests_until:
+            if many or rests:  # more of them may have been on their way
+                self._cut()
+        if rests or not many:
             self._before = None
-        elif self._before is None:
-            numbers = self._tally.numbers()
-            streams = self._tally.streams(some_of(numbers))
-            self._before = Sight(streams, max(numbers, default=0))
-        else:
+        elif self._before is not None:
             before, self._before = self._before, None
-            newer = [one for one in self._tally.numbers() if one > before.newest]
+            newer = self._inside(self._tally.connections(before.newest))
             after = self._tally.streams([*before.streams, *newer[-NEWEST:]])
-            self._blame(before.streams, after, time.monotonic())
+            self._blame(before.streams, after, time.monotonic() - before.moment)
+        elif not self._blame({}, self._tally.streams(self._inside(new)), CLEAR_SECONDS):
+            numbers = self._inside(self._tally.connections())
+            moment = time.monotonic()
+            self._before = Sight(self._tally.streams(some_of(numbers)), self._newest, moment)
 
-    def _blame(self, before: dict[int, Streams], after: dict[int, Streams], now: float) -> None:
+    def _inside(self, connections: dict[int, Network]) -> list[int]:
+        """Numbers of those whose network is not out already."""
+        return [number for number, network in connections.items() if network not in self._out]
+
+    def _blame(self, before: dict[int, Streams], after: dict[int, Streams], seconds: float) -> bool:
+        """Shut out whoever took back too many calls in so many seconds; whether there was one."""
         network, resets = worst(before, after)
-        seconds = now - self._looked + LOOK_SECONDS
         if network is None or resets <= self._most * seconds:
-            return
+            return False
+        now = time.monotonic()
         self._rests_until, self._before = now + PAUSE_SECONDS, None
         if len(self._out) >= MOST_NETWORKS:
             del self._out[min(self._out, key=lambda one: self._out[one])]
@@ -127,6 +141,7 @@ class Guard:
             network, self._seconds, event.resets, self._most,
         )  # fmt: skip
         self._tell(event)
+        return True
 
     def _let_in(self, now: float) -> None:
         over = [network for network, until in self._out.items() if until <= now]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from random import sample
@@ -17,6 +18,9 @@ from carousel.server.resets.networks import Network, network_of
 # To look at one connection costs 0.15 ms. Of more than these, the newest and some others are looked
 # at, others each time, so that nobody hides among many.
 NEWEST, SOME = 256, 256
+# One that is busy answers only when it comes to that, and the interpreter stands still meanwhile:
+# nobody is looked at once a look has taken so long.
+LOOK_AT_MOST = 0.03  # seconds
 
 _channelz: Any = cygrpc  # which has no types for it
 
@@ -49,23 +53,28 @@ class Tally:
     def __init__(self, server: int) -> None:
         self._server = server
 
-    def numbers(self) -> list[int]:
-        """gRPC's numbers of all connections, the oldest first."""
-        numbers: list[int] = []
+    def connections(self, after: int = 0) -> dict[int, Network]:
+        """All that gRPC numbered higher, the oldest first."""
+        found: dict[int, Network] = {}
         while True:
-            begin = numbers[-1] + 1 if numbers else 0
-            page = json.loads(_channelz.channelz_get_server_sockets(self._server, begin, 0))
-            numbers += [int(one["socketId"]) for one in page.get("socketRef", ())]
+            page = json.loads(_channelz.channelz_get_server_sockets(self._server, after + 1, 0))
+            for one in page.get("socketRef", ()):
+                after = int(one["socketId"])
+                with contextlib.suppress(ValueError):  # of no TCP
+                    found[after] = _network(one["name"])
             if page.get("end", False) or not page.get("socketRef"):
-                return numbers
+                return found
 
     def streams(self, numbers: Iterable[int]) -> dict[int, Streams]:
-        """Of those that are still there, and of TCP."""
+        """Of those that are still there, and of TCP; of the first ones, where it takes long."""
         found = {}
+        end = time.monotonic() + LOOK_AT_MOST
         for number in numbers:
             with contextlib.suppress(KeyError, ValueError):
                 one = json.loads(_channelz.channelz_get_socket(number))["socket"]
                 found[number] = _streams(one)
+            if time.monotonic() > end:
+                break
         return found
 
 
