@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import cast
 
 from carousel.server.fair_turn import FairTurn
+from carousel.server.rpc import Context
+from carousel.server.services.model_service import Loader, ModelService
+from carousel.server.settings import Settings
+from carousel.server.store import ModelStore
+from carousel.v1 import model_service_pb2 as pb
 from tests.processes import PATIENCE
 
 Scene = Callable[[FairTurn, list[str]], Awaitable[None]]
@@ -103,3 +110,32 @@ def test_what_fails_in_its_turn_does_not_keep_it() -> None:
         await asyncio.gather(fail(), call(turn, seen, "b"), return_exceptions=True)
 
     assert played(scene) == ["b"]
+
+
+class Peer:
+    """As much of gRPC's context as such a call looks at."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def peer(self) -> str:
+        return self._address
+
+
+def test_lists_of_models_are_read_for_one_address_after_the_other(model_store: Path) -> None:
+    async def play() -> list[str]:
+        service = ModelService(ModelStore(model_store), cast("Loader", None), Settings())
+        seen: list[str] = []
+
+        async def listed(address: str) -> None:
+            models = await service.ListModels(
+                pb.ListModelsRequest(), cast("Context", Peer(address))
+            )
+            assert models.models
+            seen.append(address)
+
+        flood = [listed(f"ipv4:10.0.0.1:{port}") for port in range(40)]
+        await asyncio.gather(*flood, listed("ipv4:10.0.0.2:5"))
+        return seen
+
+    assert asyncio.run(play()).index("ipv4:10.0.0.2:5") <= 2

@@ -15,6 +15,11 @@ def tenant_of(context: Context) -> str:
     return caller_now().tenant
 
 
+def party_of(context: Context) -> str:
+    """Who takes turns with others: a tenant, or without one whoever has the peer's address."""
+    return tenant_of(context) or context.peer().rpartition(":")[0]
+
+
 def caller_of(context: Context) -> tuple[str, Origin]:
     """The tenant of a call, and its origin if the caller gave it an id."""
     for key, value in context.invocation_metadata() or ():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from google.protobuf import empty_pb2
@@ -22,6 +22,7 @@ from carousel.errors import (
 )
 from carousel.model import StepPrecision
 from carousel.server import names
+from carousel.server.fair_turn import FairTurn
 from carousel.server.health_messages import decode_policy, encode_policy
 from carousel.server.health_policy import HealthPolicy
 from carousel.server.names import ModelRef
@@ -36,7 +37,7 @@ from carousel.server.services.model_messages import (
 from carousel.server.settings import Settings
 from carousel.server.staging import Staging
 from carousel.server.store import DEFAULT_ALIAS, ModelStore
-from carousel.server.tenants import tenant_of
+from carousel.server.tenants import party_of, tenant_of
 from carousel.server.texts import MAX_TEXT_LENGTH, encode_text
 from carousel.server.uploads import Requests, read_header, read_rest, receive, staged, to_end
 from carousel.server.version import StoredVersion
@@ -44,6 +45,8 @@ from carousel.v1 import model_pb2
 from carousel.v1 import model_service_pb2 as pb
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 EXPORT_PIECE = 1024**2
 MAX_TEXTS = 65_536
@@ -72,6 +75,7 @@ class ModelService:
         self._registry = registry
         self._settings = settings
         self._request_ids: RequestIds[model_pb2.ModelVersion] = RequestIds()
+        self._reading = FairTurn()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def ListModels(
@@ -79,7 +83,7 @@ class ModelService:
     ) -> pb.ListModelsResponse:
         after = names.page_key(request.page_token)
         size = names.page_size(request.page_size)
-        return await asyncio.to_thread(self._page_of_models, tenant_of(context), after, size)
+        return await self._read(context, self._page_of_models, tenant_of(context), after, size)
 
     def _page_of_models(self, tenant: str, after: str, size: int) -> pb.ListModelsResponse:
         listed = self._store.listed(tenant)
@@ -96,7 +100,7 @@ class ModelService:
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> model_pb2.Model:
         model = await self._seen(names.model_id(request.name), context)
-        return encode_model(await asyncio.to_thread(self._store.get, model))
+        return encode_model(await self._read(context, self._store.get, model))
 
     async def ListModelVersions(
         self, request: pb.ListModelVersionsRequest, context: Context
@@ -104,11 +108,11 @@ class ModelService:
         parent = names.model_id(request.parent, field="parent")
         after, tenant = names.page_number(request.page_token), tenant_of(context)
         model = await self._seen(parent, context)
-        stored = await asyncio.to_thread(self._store.get, model)
+        stored = await self._read(context, self._store.get, model)
         left = [number for number in stored.versions if number > after]
         response, weight = pb.ListModelVersionsResponse(), 0
         for number in left[: names.page_size(request.page_size)]:
-            version = await asyncio.to_thread(self._store.version, model, number)
+            version = await self._read(context, self._store.version, model, number)
             response.versions.append(await self._describe(version, tenant))
             weight += response.versions[-1].ByteSize()
             if weight > PAGE_BYTES:
@@ -264,7 +268,7 @@ class ModelService:
         self, request: pb.GetHealthPolicyRequest, context: Context
     ) -> model_pb2.HealthPolicy:
         model = await self._seen(names.model_id(request.name), context)
-        return encode_policy(await asyncio.to_thread(self._store.health_policy, model))
+        return encode_policy(await self._read(context, self._store.health_policy, model))
 
     async def SetHealthPolicy(
         self, request: pb.SetHealthPolicyRequest, context: Context
@@ -274,6 +278,14 @@ class ModelService:
         await self._registry.set_health_policy(model, policy)
         return encode_policy(policy)
 
+    async def _read(self, context: Context, read: Callable[..., T], *args: object) -> T:
+        """Read the store: one call at a time and callers in turn.
+
+        Each thread that is in Python keeps steps waiting, and more of them read no faster.
+        """
+        async with self._reading.of(party_of(context)):
+            return await asyncio.to_thread(read, *args)
+
     def _lock(self, version: StoredVersion) -> asyncio.Lock:
         """Held while a version is loaded or deleted, so that neither happens during the other."""
         key = names.version_key(version.model, version.number)
@@ -281,7 +293,7 @@ class ModelService:
 
     async def _seen(self, model: str, context: Context) -> str:
         """The key of the caller's model of this id, or of the operator's."""
-        ref = await asyncio.to_thread(self._store.seen, ModelRef(model), tenant_of(context))
+        ref = await self._read(context, self._store.seen, ModelRef(model), tenant_of(context))
         return ref.model
 
     async def _own(self, ref: ModelRef, context: Context) -> ModelRef:
@@ -292,13 +304,13 @@ class ModelService:
     async def _resolve(self, name: str, context: Context) -> StoredVersion:
         """The version that is meant; of a bare model its alias `stable`, or else what serves."""
         ref = ModelRef.parse(name)
-        ref = await asyncio.to_thread(self._store.seen, ref, tenant_of(context))
+        ref = await self._read(context, self._store.seen, ref, tenant_of(context))
         if ref == ModelRef(ref.model):
-            stored = await asyncio.to_thread(self._store.get, ref.model)
+            stored = await self._read(context, self._store.get, ref.model)
             ready = [n for n in stored.versions if self._is_ready(ref.model, n)]
             if ready and DEFAULT_ALIAS not in stored.aliases:
                 ref = ModelRef(ref.model, version=ready[-1])
-        return await asyncio.to_thread(self._store.resolve, ref)
+        return await self._read(context, self._store.resolve, ref)
 
     def _is_ready(self, model: str, number: int) -> bool:
         return self._registry.state(model, number)[0] == model_pb2.VERSION_STATE_READY
