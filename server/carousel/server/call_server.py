@@ -14,6 +14,7 @@ from carousel.server.access.gate import Gate
 from carousel.server.access_log import Recorder
 from carousel.server.flow import Flows
 from carousel.server.guests import add_guests
+from carousel.server.heap import Heap
 from carousel.server.hot_calls import Handlers, HotCalls
 from carousel.server.resets import Counted, Guard
 from carousel.server.resets.metrics import ResetMetrics
@@ -45,7 +46,7 @@ class CallServer:
         self._handlers: Handlers = {}
         self._port = 0
         self._guard: Guard | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._watchers: list[asyncio.Task[None]] = []
 
     def add(
         self,
@@ -75,14 +76,18 @@ class CallServer:
         return self._port
 
     def watch(self, resets: ResetMetrics) -> None:
-        """Cut streams that stand still, and whoever takes back too many calls."""
-        self._watcher = asyncio.get_running_loop().create_task(self.flows.watch())
+        """Cut streams that stand still, and whoever takes back too many calls.
+
+        What connections leave behind is given back to the system.
+        """
+        loop = asyncio.get_running_loop()
+        self._watchers = [loop.create_task(one) for one in (self.flows.watch(), Heap().watch())]
         about = (self._settings, resets, self._recorder, self.flows, self.hot)
         self._guard = self._counted.guard(*about, port=self._port)
 
     async def unwatch(self) -> None:
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for watcher in self._watchers:
+            watcher.cancel()
         if self._guard is not None:
             await asyncio.to_thread(self._guard.stop)
 
