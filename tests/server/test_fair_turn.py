@@ -124,7 +124,9 @@ class Peer:
 
 def test_lists_of_models_are_read_for_one_address_after_the_other(model_store: Path) -> None:
     async def play() -> list[str]:
-        service = ModelService(ModelStore(model_store), cast("Loader", None), Settings())
+        service = ModelService(
+            ModelStore(model_store), cast("Loader", None), Settings.model_construct()
+        )
         seen: list[str] = []
 
         async def listed(address: str) -> None:
