@@ -6,7 +6,7 @@ import asyncio
 import ctypes
 
 SECONDS = 5.0  # between two looks
-MUCH = 16 * 1024**2  # bytes more than there were at the least, since they were last given back
+MUCH = 64 * 1024**2  # bytes more than there were at the least, since they were last given back
 
 
 class _Info(ctypes.Structure):
