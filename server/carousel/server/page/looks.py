@@ -46,6 +46,9 @@ class _Visitor:
     def invocation_metadata(self) -> tuple[()]:
         return ()
 
+    def peer(self) -> str:
+        return "page"
+
 
 VISITOR = cast(Context, _Visitor())
 
