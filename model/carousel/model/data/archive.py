@@ -47,7 +47,8 @@ class Archive:
                         f"an archive has at most {MAX_ARRAYS} arrays, each once, got {name!r:.80}"
                     )
                 with archive.open(member) as file:
-                    self.shapes[name], self._dtypes[name] = self._header(file, name)
+                    shape, dtype = self._header(file, name)
+                self.shapes[name], self._dtypes[name] = shape, dtype.newbyteorder("=")
                 self._check_size(member, name)
         self._check()
 
@@ -77,19 +78,22 @@ class Archive:
         return np.concatenate(found) if found else np.empty(self.shapes[name], self._dtypes[name])
 
     def pieces(self, name: str) -> Iterator[Array]:
-        """An array in pieces along its first axis."""
-        shape, dtype = self.shapes[name], self._dtypes[name]
+        """An array in pieces along its first axis; a single number is an array of one."""
+        shape = self.shapes[name] or (1,)
+        dtype, row = self._dtypes[name], 1
         each = max(1, math.prod(shape[1:]) * dtype.itemsize)
         left = shape[0]
         with self._reading() as archive, archive.open(f"{name}.npy") as file:
-            self._header(file, name)
+            _, stored = self._header(file, name)
             while left:
                 count = min(left, max(1, PIECE // each))
                 data = file.read(count * each)
                 if len(data) != count * each:
                     raise DataError("the file ends within its array", column=name)
-                yield np.frombuffer(data, dtype).reshape(count, *shape[1:])
-                left -= count
+                piece = np.frombuffer(data, stored).astype(dtype, copy=False)
+                _check_text(piece, name, row)
+                yield piece.reshape(count, *shape[1:])
+                left, row = left - count, row + count
 
     def _header(self, file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         version = np.lib.format.read_magic(file)
@@ -100,7 +104,7 @@ class Archive:
         if read is None:
             raise DataError(f"version {version} of .npy is not known", column=name)
         shape, fortran, dtype = read(file)
-        if dtype.kind not in "biufU":
+        if dtype.kind not in "biufU" or (dtype.kind == "f" and dtype.itemsize > 8):
             raise DataError(f"an array must have numbers or text, got {dtype}", column=name)
         if fortran and len(shape) > 1:
             raise DataError(
@@ -197,6 +201,21 @@ def prepare_archive(
         vocabulary=vocabulary,
         normalization=normalization,
     )
+
+
+def _check_text(piece: Array, name: str, row: int) -> None:
+    """Raise DataError for what calls itself text and has numbers that are no characters."""
+    if piece.dtype.kind != "U" or not piece.dtype.itemsize:
+        return
+    points = piece.view(np.uint32)
+    wrong = (points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))
+    if wrong.any():
+        place = int(wrong.argmax()) * len(piece) // len(points)
+        raise DataError(
+            f"the text has U+{points[wrong][0]:X}, which is no character",
+            row=row + place,
+            column=name,
+        )
 
 
 def _starts(archive: Archive) -> Array:

@@ -76,9 +76,7 @@ class Times:
     def read(self, column: Any, row: int) -> Array:
         """float64 [n] of numbers, or int64 [n] of timestamps; DataError for what is no time."""
         column = plain(column)
-        if column.null_count:
-            missing = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-            raise DataError("a time is missing", row=row + missing, column=self._name)
+        _refuse_missing(column, "a time is missing", row, self._name)
         if self._type is None:
             self._type = self._guess(column, row)
         if self._type is None:
@@ -96,8 +94,12 @@ class Times:
             return column.type
         if pa.types.is_date(column.type):
             return TIMES[0]
-        if not pa.types.is_string(column.type) or is_number(column[0].as_py()):
+        if pa.types.is_integer(column.type):
+            return pa.int64()
+        if not pa.types.is_string(column.type):
             return None
+        if is_number(column[0].as_py()):
+            return pa.int64() if _is_long(column[0]) else None
         found = next((type for type in TIMES if _casts(column[0], type)), None)
         if found is None:
             raise self._refusal(column[0], row)
@@ -125,21 +127,25 @@ class Codes:
         return tuple(self._codes)
 
     def read(self, column: Any, row: int) -> Array:
-        """int32 [n]; raises DataError where a value is missing."""
+        """int32 [n]; raises DataError where a value is missing, or of a type that has no text."""
         column = plain(column)
-        if column.null_count:
-            missing = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-            raise DataError("a value is missing", row=row + missing, column=self._name)
-        encoded = column.dictionary_encode()
-        codes = [
-            self._codes.setdefault(name, len(self._codes))
-            for name in map(_name, encoded.dictionary.to_pylist())
-        ]
+        _refuse_missing(column, "a value is missing", row, self._name)
+        try:
+            encoded = column.dictionary_encode()
+            names = encoded.dictionary.cast(pa.string()).to_pylist()
+        except pa.ArrowException:
+            raise DataError(
+                f"{column.type} is not a type of names or labels: numbers and text are",
+                column=self._name,
+            ) from None
+        codes = [self._codes.setdefault(name, len(self._codes)) for name in names]
         return np.asarray(np.array(codes, np.int32)[encoded.indices.to_numpy()])
 
 
 def plain(column: Any) -> Any:
     """Without a dictionary; text without blanks around it and null where it says that it is."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_large_string(column.type):
@@ -159,7 +165,13 @@ def _casts(cell: Any, type: Any) -> bool:
     return True
 
 
-def _name(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _is_long(cell: Any) -> bool:
+    """Whether it is a whole number that float64 cannot tell from its neighbours: nanoseconds."""
+    return _casts(cell, pa.int64()) and abs(int(cell.as_py())) > 2**53
+
+
+def _refuse_missing(column: Any, message: str, row: int, name: str) -> None:
+    missing = column.is_null(nan_is_null=True)
+    if missing.true_count:
+        place = int(np.flatnonzero(missing.to_numpy(zero_copy_only=False))[0])
+        raise DataError(message, row=row + place, column=name)

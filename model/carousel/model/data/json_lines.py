@@ -26,7 +26,10 @@ def names_of(path: Path) -> tuple[str, ...]:
     """The keys of all lines, in the order in which they first appear; raises DataError."""
     names: dict[str, None] = {}
     for row, found in objects(path):
-        names.update(dict.fromkeys(found))
+        new = [name for name in found if name not in names]
+        if not all(map(_is_unicode, new)):
+            raise DataError("half of a surrogate pair, in a key, is no character", row=row)
+        names.update(dict.fromkeys(new))
         if len(names) > MOST_COLUMNS:
             raise DataError(f"there are more than {MOST_COLUMNS:,} different keys", row=row)
     return tuple(names)

@@ -91,7 +91,7 @@ def sorted_labels(values: tuple[str, ...]) -> tuple[str, ...]:
             f"there must be 2 to {MAX_SIZE} different labels, got {len(values)}: "
             f"{', '.join(values):.80}"
         )
-    whole = all(value.removeprefix("-").isdigit() for value in values)
+    whole = all(value.removeprefix("-").isdecimal() and len(value) < 20 for value in values)
     return tuple(sorted(values, key=(lambda v: (int(v), v)) if whole else None))
 
 

@@ -96,6 +96,9 @@ class Table:
                     yield batch
 
     def _check_names(self) -> None:
+        if not self.names:
+            what = "columns" if self.format == "parquet" else "rows"
+            raise DataError(f"there are no {what}")
         if len(self.names) > MOST_COLUMNS:
             raise DataError(
                 f"there are {len(self.names):,} columns, a table has at most {MOST_COLUMNS:,}"
