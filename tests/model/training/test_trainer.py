@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.model.training.conftest import MakeSeries
@@ -210,6 +212,14 @@ def test_there_is_an_evaluation_at_the_end(
 ) -> None:
     _, journal = learn(text_corpus, tmp_path, max_steps=max_steps, evaluate_every=5)
     assert [event["step"] for event in journal.of("evaluation")] == at
+
+
+def test_the_last_progress_is_the_last_update_where_nothing_is_held_out(
+    text_corpus: Corpus, tmp_path: Path
+) -> None:
+    nothing = {**text_corpus.segments, "validation": np.zeros((0, 3), np.int64)}
+    _, journal = learn(replace(text_corpus, segments=nothing), tmp_path)
+    assert journal.of("progress")[-1]["step"] == 12
 
 
 def test_the_gradient_s_reach_is_shown(text_corpus: Corpus, tmp_path: Path) -> None:

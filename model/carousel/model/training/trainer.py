@@ -100,6 +100,7 @@ class Trainer:
                 continue
             if self.step % recipe.checkpoint_every == 0:
                 self._save()
+        self._report()  # how far it came, also where nothing is held out
         if end == "finished" and self.evaluated_at != self.step:
             self._validate()
         self._save()
