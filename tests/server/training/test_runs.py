@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,10 +11,19 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
+from sqlalchemy import update
 
 from carousel.model.training.precision import has_bfloat16
+from carousel.server.training.bells import Bells
 from carousel.server.training.checks import MOST_BYTES
-from carousel.server.training.process import signal_all
+from carousel.server.training.job_folder import JobFolder
+from carousel.server.training.leases import Leases
+from carousel.server.training.metrics import TrainingMetrics
+from carousel.server.training.process import Share, signal_all
+from carousel.server.training.records import RUNNING, JobRecord
+from carousel.server.training.run import Run
+from carousel.server.training.workshop import Workshop
 from carousel.v1 import model_service_pb2, training_pb2
 from carousel.v1 import training_service_pb2 as pb
 from tests.conftest import RunningServer
@@ -100,6 +110,24 @@ def test_a_margin_keeps_what_is_no_better_from_being_promoted(training: Training
     assert "not promoted: its test loss" in shut.state_message
 
 
+def test_a_gate_asks_again_when_its_alias_moved_while_the_job_learned(
+    training: Training, trainer: RunningServer
+) -> None:
+    promotion = training_pb2.Promotion(model="models/moved", alias="stable", margin=0.0)
+    training.create("moved", promotion=promotion)
+    assert training.finish("moved").version == "models/moved/versions/1"
+    office = trainer.server.office
+    assert JobFolder(folder_of(trainer, "moved")).baseline is None
+    with office.database.begin() as session:  # as it was before its result was held against any
+        again = {"state": RUNNING, "lease_until": 0.0, "version": 0, "promoted": False}
+        session.execute(update(JobRecord).where(JobRecord.id == "moved").values(again))
+    held = training.finish("moved")
+    assert held.state == training_pb2.JOB_STATE_SUCCEEDED
+    assert not held.version
+    assert "not promoted: its test loss" in held.state_message
+    assert any("stable moved while it learned" in e.warning for e in training.watch("moved"))
+
+
 def test_bad_data_that_was_too_large_to_look_at_fails_its_job_with_row_and_column(
     start: Start, tmp_path: Path
 ) -> None:
@@ -147,6 +175,30 @@ def test_a_cancelled_job_keeps_a_checkpoint_and_goes_on_from_it(training: Traini
     assert resumed.state == training_pb2.JOB_STATE_SUCCEEDED
     assert resumed.progress.step == there + 5 > seen - 5
     assert resumed.attempts == 2
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_job_that_is_cancelled_while_its_process_is_started_is_cancelled(
+    start: Start, prepared: bool
+) -> None:
+    server, training = start(training_jobs_at_once=0)
+    training.upload(FOX, name="fox.txt", id="fox")
+    training.create("job")
+    office = server.server.office
+    leases = Leases(office.database, office.folder, "somebody")
+    metrics = TrainingMetrics(CollectorRegistry())
+    shop = Workshop(
+        leases, office.folder, office.promotion, metrics, Bells(), share=Share(), grace=1.0
+    )
+    job = leases.claim(new=True)
+    assert job is not None
+    if prepared:
+        JobFolder(office.folder.job(job.number)).corpus.mkdir(parents=True)
+    training.cancel("job")  # after the run has looked, before it says what it does
+    asyncio.run(Run(job, shop).main())
+    ended = training.finish("job")
+    assert ended.state == training_pb2.JOB_STATE_CANCELLED
+    assert ended.attempts == 0
 
 
 def test_a_killed_process_is_started_again_and_goes_on(

@@ -36,6 +36,12 @@ class JobFolder:
         return self.path / "events.jsonl"
 
     @property
+    def baseline(self) -> Path | None:
+        """The version that the result was held against."""
+        given = json.loads((self.path / "job.json").read_text())["baseline"]
+        return Path(given) if given else None
+
+    @property
     def told_to_stop(self) -> bool:
         return (self.path / "stop").exists()
 
@@ -78,7 +84,10 @@ class JobFolder:
         with contextlib.suppress(FileNotFoundError):
             given = json.loads((self.path / "job.json").read_text())
             if given["recipe"] != job.recipe:
-                shutil.rmtree(self.result, ignore_errors=True)
+                self.forget_result()
+
+    def forget_result(self) -> None:
+        shutil.rmtree(self.result, ignore_errors=True)
 
     def take_fault(self) -> Object | None:
         """What the preparation ended with, once; None: nothing is wrong."""

@@ -35,6 +35,7 @@ class Promotion:
     def __init__(self, store: ModelStore, registry: Loader) -> None:
         self._store = store
         self._registry = registry
+        self.turn = asyncio.Lock()  # from asking what serves to moving the alias
 
     def baseline(self, model: str, alias: str) -> Path | None:
         """The folder of the version that a new one has to beat; None when there is none yet."""

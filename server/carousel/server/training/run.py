@@ -117,9 +117,11 @@ class Run:
         await self._catch_up()
         while not self._folder.corpus.exists():
             await self._prepare()
-        while not self._folder.result.exists():
-            await self._train()
-        await self._promote()
+        while True:
+            while not self._folder.result.exists():
+                await self._train()
+            async with self._shop.promotion.turn:
+                await self._promote()
 
     def _settle(self) -> None:
         """Find the process of an earlier server, or end what is left of it."""
@@ -176,7 +178,9 @@ class Run:
             self._shop.promotion.baseline, self.job.model, self.job.alias
         )
 
-        def begin(session: Session, job: JobRecord) -> Process:
+        def begin(session: Session, job: JobRecord) -> Process | None:
+            if job.state == CANCELLING:  # just now: that must not be written over
+                return None
             if job.state != state:
                 job.fruitless = 0
                 change_state(session, job, state)
@@ -191,7 +195,8 @@ class Run:
             return process
 
         self._metrics.starts()
-        return await self._write(begin)
+        process = await self._write(begin)
+        return await self._start(command, state, data) if process is None else process
 
     async def _follow(self, process: Process) -> None:
         """Take in what the process says until it is gone, and see to it that it goes in time."""
@@ -253,17 +258,35 @@ class Run:
         self._deadline = 0.0
 
     async def _promote(self) -> None:
+        """Returns when its gate has to be asked again, since the alias moved meanwhile."""
         if not self.job.model:
             await self._end(SUCCEEDED)
+        promotion, result = self._shop.promotion, self._folder.result
+        model, alias, number = self.job.model, self.job.alias, self.job.version
+        if number and await promotion.finish(result, model, number, alias):
+            await self._end(SUCCEEDED, promoted=True)
+        if self.job.margin is not None and self._folder.baseline != await asyncio.to_thread(
+            promotion.baseline, model, alias
+        ):
+            await self._hold_again()
+            return
         finished = (self.job.said or {}) if self._said == "finished" else {}
         # Without it, the process was killed between its result and its last word.
         if not finished.get("passed", self.job.margin is None):
             await self._end(SUCCEEDED, why_not(self.job, finished))
-        promotion, result = self._shop.promotion, self._folder.result
-        model, alias, number = self.job.model, self.job.alias, self.job.version
-        if not (number and await promotion.finish(result, model, number, alias)):
-            await promotion.add(result, model, alias, announce=self._announce)
+        await promotion.add(result, model, alias, announce=self._announce)
         await self._end(SUCCEEDED, promoted=True)
+
+    async def _hold_again(self) -> None:
+        """Let its process, which has nothing more to learn, hold the result against what serves."""
+
+        def say(session: Session, job: JobRecord) -> None:
+            moved = f"{job.alias} moved while it learned: it is held against the new version"
+            events.append(session, job, "warning", {"message": moved})
+            change_state(session, job, PREPARING)
+
+        await self._write(say)
+        await asyncio.to_thread(self._folder.forget_result)
 
     def _announce(self, number: int) -> None:
         with self._shop.leases.write(self.job.number) as (_, job):
