@@ -50,6 +50,20 @@ def test_groups_that_are_written_as_large_floats_stay_apart(tmp_path: Path) -> N
     assert prepare(path, BY_GROUP, tmp_path / "corpus").starts.tolist() == [0, 20, 40, 60]
 
 
+@pytest.mark.parametrize(("split", "begin", "end"), [("validation", 48, 54), ("test", 54, 60)])
+def test_a_target_is_held_against_something(
+    tmp_path: Path, split: str, begin: int, end: int
+) -> None:
+    dead = ["" if begin <= i < end else value for i, value in enumerate(LOAD)]
+    path = write_csv(tmp_path, {"load": LOAD, "other": dead})
+    task = ForecastTask(targets=("load", "other"))
+    with pytest.raises(DataError, match=f"no value in the {split} part") as refused:
+        prepare(path, task, tmp_path / "corpus")
+    assert refused.value.column == "other"
+    dead[begin] = 1.0
+    prepare(write_csv(tmp_path, {"load": LOAD, "other": dead}), task, tmp_path / "corpus")
+
+
 @pytest.mark.parametrize(
     ("task", "column", "message"),
     [(BY_TIME, "time", "a time is missing"), (BY_GROUP, "group", "a value is missing")],

@@ -8,7 +8,7 @@ import numpy as np
 
 from carousel.model.config import MAX_SIZE, Normalization
 from carousel.model.data.corpus import Array, Corpus, CorpusWriter
-from carousel.model.data.rows import Rows, read_rows
+from carousel.model.data.rows import CHUNK, Rows, read_rows
 from carousel.model.data.segments import bounded, check_filled, cut_at_shares, cut_sequences, shares
 from carousel.model.data.statistics import changes_of, fill_missing, normalization_of
 from carousel.model.data.tables import Table
@@ -58,6 +58,8 @@ def prepare_series(
     if np.diff(segments["train"][:, 1:]).max() <= task.horizon:
         raise DataError(f"{count} rows are too few to learn a horizon of {task.horizon}")
     inward = normalization_of(writer.map("steps"), segments["train"], columns)
+    for split in ("validation", "test"):
+        _check_targets(writer.map("steps"), segments[split], split, task)
     if rows.missing.any():
         fill_missing(writer, rows.starts, inward.mean, len(task.targets))
     writer.drop("time")
@@ -91,6 +93,19 @@ def _check_lengths(rows: Rows, task: ForecastTask) -> None:
             f"for a horizon of {task.horizon}",
             row=rows.row(int(rows.starts[short])),
         )
+
+
+def _check_targets(steps: Array, segments: Array, split: str, task: ForecastTask) -> None:
+    """Raise DataError for a target without a value in a part: its errors would be none, and 0."""
+    here = np.zeros(len(task.targets), bool)
+    for _, scored, end in segments.tolist():
+        for i in range(scored, end, CHUNK):
+            here |= (~np.isnan(steps[i : min(end, i + CHUNK), : len(here)])).any(axis=0)
+            if here.all():
+                return
+    if len(segments):
+        column = task.targets[int(np.argmin(here))]
+        raise DataError(f"there is no value in the {split} part", column=column)
 
 
 def _cut_at_moments(times: Array, starts: Array, edges: tuple[float, float]) -> Array:
