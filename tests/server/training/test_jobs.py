@@ -10,6 +10,8 @@ import grpc
 import pytest
 from google.protobuf import duration_pb2
 
+from carousel.errors import CheckpointNotFound, ImportRefused
+from carousel.server.services.training_service import reading
 from carousel.server.training.data_folder import DataFolder
 from carousel.server.training.database import Database
 from carousel.server.training.leases import LeaseLost, Leases
@@ -263,3 +265,13 @@ def test_a_job_has_one_owner(start: Start) -> None:
 
 def _leases(folder: Path, owner: str) -> Leases:
     return Leases(Database(folder), DataFolder(folder), owner)
+
+
+def test_a_checkpoint_that_goes_while_it_is_read_is_not_found(tmp_path: Path) -> None:
+    refused = ImportRefused("path must lead to a folder")
+    with pytest.raises(ImportRefused), reading(tmp_path, "jobs/a/checkpoints/5"):
+        raise refused
+    gone = tmp_path / "00000005"
+    missing = pytest.raises(CheckpointNotFound, match="was removed while")
+    with missing, reading(gone, "jobs/a/checkpoints/5"):
+        raise refused

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from google.protobuf import empty_pb2
@@ -13,8 +14,10 @@ from carousel.errors import (
     CarouselError,
     CheckpointNotFound,
     DatasetInvalid,
+    ImportRefused,
     InvalidField,
     ServerDraining,
+    WeightsInvalid,
 )
 from carousel.server import names
 from carousel.server.access.caller import need
@@ -223,7 +226,10 @@ class TrainingService:
         alias = names.check_alias(request.alias) if request.alias else ""
         job_folder = JobFolder(self._office.folder.job(job.number))
         await asyncio.to_thread(job_folder.add_baseline, checkpoint["step"])
-        version = await self._office.promotion.add(folder, model, alias, announce=lambda _: None)
+        with reading(folder, request.name):
+            version = await self._office.promotion.add(
+                folder, model, alias, announce=lambda _: None
+            )
         return pb.PromoteCheckpointResponse(version=version.name)
 
     async def DiagnoseGradients(
@@ -239,11 +245,12 @@ class TrainingService:
             left = context.time_remaining()
             seconds = DIAGNOSE_SECONDS if left is None else min(left, DIAGNOSE_SECONDS)
             try:  # to its end, since a process that nobody waits for would run beside the next
-                flow = await to_end(
-                    lambda: run_child(
-                        "diagnose", *arguments, share=self._office.share, seconds=seconds
+                with reading(folder, request.name):
+                    flow = await to_end(
+                        lambda: run_child(
+                            "diagnose", *arguments, share=self._office.share, seconds=seconds
+                        )
                     )
-                )
             except DatasetInvalid as error:
                 raise InvalidField(
                     f"the gradients can't be looked at: {error.message}", field="window"
@@ -270,6 +277,23 @@ class TrainingService:
         if job.home != self._office.folder.home or not folder.is_dir():
             raise CheckpointNotFound(f"the files of {name} are not on this server", field="name")
         return job, found[0], folder
+
+
+@contextlib.contextmanager
+def reading(checkpoint: Path, name: str) -> Iterator[None]:
+    """Where retention removed the checkpoint meanwhile, that is why it could not be read.
+
+    Raises CheckpointNotFound.
+    """
+    try:
+        yield
+    except (DatasetInvalid, ImportRefused, WeightsInvalid) as error:
+        if checkpoint.is_dir():
+            raise
+        raise CheckpointNotFound(
+            f"{name} was removed while it was read: its job keeps the newest and the best",
+            field="name",
+        ) from error
 
 
 def _job(name: str, context: Context, *, field: str = "name") -> str:
