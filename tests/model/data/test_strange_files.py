@@ -27,7 +27,7 @@ def archive(folder: Path, **arrays: Any) -> Path:
 
 
 def labelled(folder: Path, labels: list[str]) -> Path:
-    rows = {
+    rows: dict[str, Any] = {
         "id": np.arange(COUNT) // 2,
         "x": np.arange(COUNT) % 7,
         "label": [labels[i // 2 % len(labels)] for i in range(COUNT)],

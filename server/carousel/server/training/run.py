@@ -283,7 +283,8 @@ class Run:
         def say(session: Session, job: JobRecord) -> None:
             moved = f"{job.alias} moved while it learned: it is held against the new version"
             events.append(session, job, "warning", {"message": moved})
-            change_state(session, job, PREPARING)
+            if job.state != CANCELLING:
+                change_state(session, job, PREPARING)
 
         await self._write(say)
         await asyncio.to_thread(self._folder.forget_result)
