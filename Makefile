@@ -51,7 +51,7 @@ proto: $(VENV)/.ready ## Generate the Python code of the protos.
 bench: $(VENV)/.ready ## The benchmark suite, about ten minutes; table in the terminal, JSON beside it.
 	python -m tests.bench
 
-bench-quick: $(VENV)/.ready ## The same in about two minutes, with fewer repetitions.
+bench-quick: $(VENV)/.ready ## The path of a step alone, about two minutes.
 	python -m tests.bench --quick
 
 soak: $(VENV)/.ready ## Long runs with an oracle; one of them in SOAK="training --rounds 100".

@@ -13,12 +13,17 @@ from rich.console import Console
 from tests.bench import bars, models, record
 from tests.bench.bench import Bench, WrongOutputs
 from tests.bench.child import ChildFailed
-from tests.bench.suites import SUITES
+from tests.bench.suites import QUICK, SUITES
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about two minutes, less exact")
+    parser.add_argument(
+        "--quick", action="store_true", help="two minutes: the path of a step alone"
+    )
+    parser.add_argument(
+        "--thorough", action="store_true", help="more shapes, longer and more often: half an hour"
+    )
     parser.add_argument(
         "--only", choices=SUITES, action="append", help="this suite; may be given again"
     )
@@ -29,9 +34,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder)
         models.save_all(store)
-        bench = Bench(store, quick=arguments.quick)
+        bench = Bench(store, brief=not arguments.thorough)
         try:
-            for name in arguments.only or SUITES:
+            for name in arguments.only or (QUICK if arguments.quick else SUITES):
                 try:
                     SUITES[name](bench)
                 except (AssertionError, ChildFailed, WrongOutputs) as error:

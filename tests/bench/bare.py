@@ -236,11 +236,11 @@ class Bare:
             found.append(y[0])
         return float(np.abs(np.stack(found, 1) - self.reference("lstm", hidden, 6, 8, 8)).max())
 
-    def ladder(self, quick: bool) -> Any:
+    def ladder(self, brief: bool) -> Any:
         """The rungs of `carousel bench kernels`."""
         from carousel.model import climb
 
-        return climb(blocks=3 if quick else 5, seconds=0.05 if quick else 0.2)
+        return climb(blocks=3 if brief else 5, seconds=0.05 if brief else 0.2)
 
     def kernel_name(self) -> str:
         return str(self._kernel("lstm", HIDDEN[0]).name)

@@ -115,13 +115,13 @@ def ratio(above: Arm, below: Arm) -> Ratio:
 
 
 class Bench:
-    """One run. `quick` measures less, and less well."""
+    """One run. `brief` measures fewer shapes, shorter and less often."""
 
-    def __init__(self, store: Path, *, quick: bool) -> None:
+    def __init__(self, store: Path, *, brief: bool) -> None:
         self.store = store
-        self.quick = quick
-        self.blocks = 3 if quick else 6
-        self.seconds = 0.4 if quick else 1.0
+        self.brief = brief
+        self.blocks = 3 if brief else 6
+        self.seconds = 0.4 if brief else 1.0
         self.results: list[dict[str, Any]] = []
         self.bars: dict[str, Ratio] = {}
         self.notes: dict[str, str] = {}

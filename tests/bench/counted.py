@@ -27,7 +27,7 @@ def measure(bench: Bench) -> None:
     """The bar is the worst of the turns."""
     from tests.bench.bench import Ratio
 
-    child = Child(run, bench.store, name_of("lstm", 256), 20 if bench.quick else 100)
+    child = Child(run, bench.store, name_of("lstm", 256), 20 if bench.brief else 100)
     found: dict[str, list[tuple[float, float]]] = child.greeting
     child.stop()
     ratios = {}

@@ -21,7 +21,7 @@ def gpu(bench: Bench) -> None:
     for precision, most in (("float32", 1e-5), ("bfloat16", 5e-2), ("float16", 6e-3)):
         error = bench.bare.ask("gpu_error", precision, 64, 1024)
         assert error < most, error
-        for batch in (8, BAR_BATCH) if bench.quick else (8, 32, 128, 256, BAR_BATCH):
+        for batch in (8, BAR_BATCH) if bench.brief else (8, 32, 128, 256, BAR_BATCH):
             whats = ARMS if precision == "bfloat16" else ARMS[:2]
             arms = [
                 bench.bare_arm("gpu", what, precision, batch, 1024, name=what) for what in whats

@@ -9,7 +9,7 @@ from tests.bench.bench import Bench
 
 def measure(bench: Bench) -> None:
     """The arms of `carousel bench kernels`, in the process of the bare loops."""
-    for rung in bench.bare.ask("ladder", bench.quick):
+    for rung in bench.bare.ask("ladder", bench.brief):
         bench.results.append({"suite": "ladder", "arm": rung.name, **asdict(rung)})
         if rung.speed_up is not None:
             bench.say(f"    ladder {rung.name:<44} {rung.speed_up:6.1f} x")

@@ -41,7 +41,7 @@ def write(bench: Bench, about: dict[str, Any], seconds: float) -> Path:
     record = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": about,
-        "quick": bench.quick,
+        "brief": bench.brief,
         "seconds": seconds,
         "blocks": bench.blocks,
         "block_seconds": bench.seconds,

@@ -28,7 +28,7 @@ MODELS = 10
 def live(bench: Bench) -> None:
     """The same 4,096 sessions in messages of 256, while more and more others idle."""
     name = name_of("lstm", 256)
-    counts = (0, 20_000) if bench.quick else (0, 10_000, 30_000, 95_000)
+    counts = (0, 20_000) if bench.brief else (0, 10_000, 30_000, 95_000)
     server, idle = bench.server("real", name), 0
     for wanted in counts:
         _fill(server, name, wanted - idle)
@@ -42,11 +42,11 @@ def live(bench: Bench) -> None:
 def chunks(bench: Bench) -> None:
     """64 sessions in a message, with ever longer chunks."""
     name = name_of("lstm", 256)
-    for length in (1, 16, 256) if bench.quick else (1, 4, 16, 64, 256):
+    for length in (1, 16, 256) if bench.brief else (1, 4, 16, 64, 256):
         shape = Shape(128, 64, 1, length=length)
         arm = bench.looped("beside", name, shape, None, name=f"chunks of {length}")
         facts = {"cell": "lstm", "hidden": 256, "sessions": 128, "length": length}
-        bench.compare("chunks", [arm], facts, seconds=2, blocks=2 if bench.quick else 5)
+        bench.compare("chunks", [arm], facts, seconds=2, blocks=2 if bench.brief else 5)
     bench.stop_servers()
 
 

@@ -23,8 +23,8 @@ QUEUE = 65_536  # items of a tenant that may wait
 
 def engine(bench: Bench) -> None:
     """The kernel alone against one core's SGEMM rate and onnxruntime's LSTM."""
-    hiddens = (256, 512) if bench.quick else HIDDEN
-    batches = (1, 32, 256) if bench.quick else (1, 8, 32, 64, 128, 256)
+    hiddens = (256, 512) if bench.brief else HIDDEN
+    batches = (1, 32, 256) if bench.brief else (1, 8, 32, 64, 128, 256)
     products, peers = [], []
     for hidden in hiddens:
         for error in (
@@ -43,7 +43,7 @@ def engine(bench: Bench) -> None:
                     bench.bare_arm("products", hidden, batch, library, name=f"sgemm {library}")
                     for library in ("torch", "numpy")
                 ]
-            bench.compare("engine", arms, facts, seconds=0.1 if bench.quick else 0.25)
+            bench.compare("engine", arms, facts, seconds=0.1 if bench.brief else 0.25)
             peers.append(ratio(ours, peer).median)
             if batch >= 32:
                 # The products of the peer arms leave the head out: count each arm's own work.
@@ -64,7 +64,7 @@ def engine(bench: Bench) -> None:
 def precision(bench: Bench) -> None:
     """The kernel in 8 bits against itself in float32."""
     found: list[Ratio] = []
-    for hidden in (512,) if bench.quick else HIDDEN:
+    for hidden in (512,) if bench.brief else HIDDEN:
         share = bench.bare.ask("int8_share", hidden)
         assert 0 < share < 0.05, share
         for batch in (1, 32, 256):
@@ -141,7 +141,7 @@ def coalesced(bench: Bench) -> None:
 
 def batch(bench: Bench) -> None:
     """Many sessions in a message against the engine's ceiling."""
-    for cell in ("lstm",) if bench.quick else ("lstm", "gru"):
+    for cell in ("lstm",) if bench.brief else ("lstm", "gru"):
         facts = {"cell": cell, "hidden": 512, "batch": TURN}
         ceiling = bench.bare_arm("engine", cell, 512, TURN, name="engine")
         four = bench.light("real", cell, 512, Shape(1024, 256, 1), "256, 4 messages")
@@ -167,7 +167,7 @@ def streams(bench: Bench) -> None:
 def predict(bench: Bench) -> None:
     """Whole sequences against bare nn.LSTM on one padded batch, with and without oneDNN."""
     worst: list[Ratio] = []
-    for hidden in (256,) if bench.quick else (256, 512):
+    for hidden in (256,) if bench.brief else (256, 512):
         name = name_of("lstm", hidden)
         facts = {
             "cell": "lstm",
@@ -209,7 +209,7 @@ def open_loop(bench: Bench) -> None:
     name = name_of("lstm", 256)
     for rate in (100.0, 300.0):
         arm = bench.looped("open", name, rate, name=f"{rate:.0f} sequences/s")
-        blocks = 2 if bench.quick else 5
+        blocks = 2 if bench.brief else 5
         bench.compare(
             "open", [arm], {"cell": "lstm", "hidden": 256}, blocks=blocks, seconds=bench.seconds * 2
         )
@@ -218,7 +218,7 @@ def open_loop(bench: Bench) -> None:
 def overload(bench: Bench) -> None:
     """Steps that arrive at the rate which can be served, and at three times that rate."""
     name = name_of("lstm", 256)
-    blocks = 2 if bench.quick else 5
+    blocks = 2 if bench.brief else 5
     for key, closed, opened in (
         ("overload", Shape(1024, 64, 16), Shape(QUEUE + 32_768, 64, 16)),
         ("overload-unary", Shape(64), Shape(65_536)),
@@ -372,3 +372,5 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "sizes": sizes,
     "sweep": sweep,
 }
+# What a step goes through, without the panels and what stands beside it.
+QUICK = ("engine", "unary", "alone", "coalesced", "batch", "streams")

@@ -12,7 +12,7 @@ SESSIONS = (1, 8, 64, 256, 1024, 4096)
 
 def sweep(bench: Bench) -> None:
     """Every arm, with ever more sessions."""
-    for sessions in SESSIONS[::2] if bench.quick else SESSIONS:
+    for sessions in SESSIONS[::2] if bench.brief else SESSIONS:
         at(bench, sessions)
     bench.stop_servers()
 
@@ -34,8 +34,8 @@ def at(bench: Bench, sessions: int) -> None:
             shape = Shape(sessions, size, 1)
             arms.append(bench.light("real", "lstm", 256, shape, f"batch {size}"))
     # The slowest server must have the time to answer everybody more than once.
-    seconds = max(0.3 if bench.quick else 0.5, sessions / 1000)
-    bench.compare("sweep", arms, facts, seconds=seconds, blocks=2 if bench.quick else 5)
+    seconds = max(0.3 if bench.brief else 0.5, sessions / 1000)
+    bench.compare("sweep", arms, facts, seconds=seconds, blocks=2 if bench.brief else 5)
 
 
 def sizes(bench: Bench) -> None:
