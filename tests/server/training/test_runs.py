@@ -20,6 +20,7 @@ from carousel.server.training.checks import MOST_BYTES
 from carousel.server.training.job_folder import JobFolder
 from carousel.server.training.leases import Leases
 from carousel.server.training.metrics import TrainingMetrics
+from carousel.server.training.office import Office
 from carousel.server.training.process import Share, signal_all
 from carousel.server.training.records import RUNNING, JobRecord
 from carousel.server.training.run import Run
@@ -185,13 +186,7 @@ def test_a_job_that_is_cancelled_while_its_process_is_started_is_cancelled(
     training.upload(FOX, name="fox.txt", id="fox")
     training.create("job")
     office = server.server.office
-    leases = Leases(office.database, office.folder, "somebody")
-    metrics = TrainingMetrics(CollectorRegistry())
-    shop = Workshop(
-        leases, office.folder, office.promotion, metrics, Bells(), share=Share(), grace=1.0
-    )
-    job = leases.claim(new=True)
-    assert job is not None
+    shop, job = claimed(office)
     if prepared:
         JobFolder(office.folder.job(job.number)).corpus.mkdir(parents=True)
     training.cancel("job")  # after the run has looked, before it says what it does
@@ -199,6 +194,34 @@ def test_a_job_that_is_cancelled_while_its_process_is_started_is_cancelled(
     ended = training.finish("job")
     assert ended.state == training_pb2.JOB_STATE_CANCELLED
     assert ended.attempts == 0
+
+
+def test_a_job_that_is_cancelled_while_others_are_promoted_is_not_promoted(start: Start) -> None:
+    server, training = start(training_jobs_at_once=0)
+    training.upload(FOX, name="fox.txt", id="fox")
+    training.create("job")
+    office = server.server.office
+    shop, job = claimed(office)
+    folder = JobFolder(office.folder.job(job.number))
+    for one in (folder.corpus, folder.result):
+        one.mkdir(parents=True)
+    run = Run(job, shop)
+    training.cancel("job")
+    run.cancel()
+    asyncio.run(run.main())
+    assert training.finish("job").state == training_pb2.JOB_STATE_CANCELLED
+
+
+def claimed(office: Office) -> tuple[Workshop, JobRecord]:
+    """A job as another server has it, and what it needs for that."""
+    leases = Leases(office.database, office.folder, "somebody")
+    metrics = TrainingMetrics(CollectorRegistry())
+    shop = Workshop(
+        leases, office.folder, office.promotion, metrics, Bells(), share=Share(), grace=1.0
+    )
+    job = leases.claim(new=True)
+    assert job is not None
+    return shop, job
 
 
 def test_a_killed_process_is_started_again_and_goes_on(

@@ -121,6 +121,7 @@ class Run:
             while not self._folder.result.exists():
                 await self._train()
             async with self._shop.promotion.turn:
+                await self._obey()  # what it was told while others had their turn
                 await self._promote()
 
     def _settle(self) -> None:
