@@ -279,12 +279,12 @@ class ModelService:
         return encode_policy(policy)
 
     async def _read(self, context: Context, read: Callable[..., T], *args: object) -> T:
-        """Read the store: one call at a time and callers in turn.
+        """Read the store: one call at a time, to its end, and callers in turn.
 
         Each thread that is in Python keeps steps waiting, and more of them read no faster.
         """
         async with self._reading.of(party_of(context)):
-            return await asyncio.to_thread(read, *args)
+            return await to_end(lambda: read(*args))
 
     def _lock(self, version: StoredVersion) -> asyncio.Lock:
         """Held while a version is loaded or deleted, so that neither happens during the other."""

@@ -87,7 +87,12 @@ class JobFolder:
                 self.forget_result()
 
     def forget_result(self) -> None:
-        shutil.rmtree(self.result, ignore_errors=True)
+        """All of it or nothing, whenever the server is killed."""
+        gone = self.path / ".result.old"
+        shutil.rmtree(gone, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.result.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def take_fault(self) -> Object | None:
         """What the preparation ended with, once; None: nothing is wrong."""
