@@ -29,9 +29,7 @@ from carousel.server.work import NEVER, Answer, Ints
 log = logging.getLogger("carousel.store")
 
 MOST = 512  # sessions of one group: the engine copies them between two turns, in about 0.6 ms
-# And where nobody waits for the store: to make and write 512 records takes 12 to 16 ms of the
-# machine at a stretch, which the slowest steps of others would wait for.
-MOST_AT_EASE = 128
+MOST_AT_EASE = 128  # where nobody waits: 512 records take 12 to 16 ms of the machine at a stretch
 # Seconds of rest for each second of writing while nobody waits: where all sessions move all the
 # time, what is written takes a part of the machine that stays small, and grows older instead.
 REST, LONGEST_REST = 4.0, 1.0
