@@ -52,6 +52,13 @@ BARS = (
         1.2,
         at_most=True,
     ),
+    Bar(
+        "guards",
+        "CPU of a turn with / without exactly-once, finite check, metrics, gates, H 256",
+        1.05,
+        1.02,
+        at_most=True,
+    ),
     Bar("metrics", "CPU of a turn with / without metrics, H 256", 1.02, 1.01, at_most=True),
     Bar("churn", "W4: sessions opened and closed a second / 1,000", 1.0, 2.0),
     Bar("memory", "100,000 idle sessions, 2 x 256 LSTM: RSS", 1.0, 0.75, "GiB", at_most=True),

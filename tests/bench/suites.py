@@ -337,7 +337,7 @@ def beside(bench: Bench) -> None:
 
 
 def metrics(bench: Bench) -> None:
-    """A turn with its metrics, against the same turn without."""
+    """A turn with its checks and metrics, against the same turn without."""
     from tests.bench.counted import measure
 
     measure(bench)
