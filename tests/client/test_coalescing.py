@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 
 from carousel.client import AsyncClient
+from carousel.client._coalescer import CROWD
 from tests.client.conftest import Floats, assert_close
 from tests.conftest import RunningServer
 
@@ -28,6 +29,20 @@ def test_concurrent_steps_travel_as_one_message(
                 outputs = await asyncio.gather(*(session.step(x) for session in sessions))
                 assert_close(outputs, np.tile(y, (64, 1)))
             assert await messages(client) - before == 3
+
+    asyncio.run(main())
+
+
+def test_a_crowd_travels_in_halves(server: RunningServer, inputs: Floats, truth: Floats) -> None:
+    async def main() -> None:
+        async with AsyncClient(server.target) as client:
+            sessions = await (await client.session("tiny")).fork(CROWD)
+            for size, parts in ((CROWD - 1, 1), (CROWD, 2)):
+                some, before = sessions[:size], await messages(client)
+                fed = int(size == CROWD)  # steps that all of these but the last have taken
+                outputs = await asyncio.gather(*(session.step(inputs[fed]) for session in some))
+                assert_close(outputs[: CROWD - 1], np.tile(truth[fed], (CROWD - 1, 1)))
+                assert await messages(client) - before == parts
 
     asyncio.run(main())
 

@@ -6,13 +6,14 @@ tick builds the columns, and one loop over an answer's columns resolves the futu
 
 A message leaves when as many items wait as steps are on their way. Where sessions do not step in
 time with each other, this halves the latency and the work of a step against sending each tick's
-few: 256 sessions with pauses of 0 to 20 ms went from 2 items a message to 58.
+few: 256 sessions with pauses of 0 to 20 ms went from 2 items a message to 58. Where they do, a
+crowd leaves in halves, and then the server computes one while the tasks of the other run.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import repeat
 
 from carousel.client._async_transport import AsyncTransport
@@ -31,6 +32,8 @@ from carousel.errors import (
     Unavailable,
 )
 from carousel.v1 import inference_service_pb2 as pb
+
+CROWD = 128  # steps that wait while none is on its way, and go as two messages
 
 
 class Coalescer:
@@ -140,8 +143,12 @@ class Coalescer:
             for ticket in waiting:
                 if ticket.future.done() and ticket.is_fresh:
                     ticket.cursor.open = None  # it never left
-        if not tickets:
-            return
+        middle = len(tickets) // 2 if len(tickets) >= CROWD and not self._flying else 0
+        for part in (tickets[:middle], tickets[middle:]):
+            if part:
+                self._send(part)
+
+    def _send(self, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:
             cursor = ticket.cursor
             self._flying[cursor.handle] = ticket
