@@ -29,6 +29,7 @@ class Relay:
         self._open: set[asyncio.Future[Any]] = set()
         self.connections = 0
         self.answered = 0
+        self.most = 65536  # bytes that are passed on at once
         self._refusing = False
         self.on_answer: Callable[[int], None] = lambda total: None
         self._loop = asyncio.new_event_loop()
@@ -114,7 +115,7 @@ class Relay:
         answers: bool,
     ) -> None:
         with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
+            while data := await reader.read(self.most):
                 await flowing.wait()
                 if answers:
                     self.answered += len(data)
