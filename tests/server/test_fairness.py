@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carousel.server.door import QUEUE_FULL, TENANT_FULL, Door
+from carousel.server.door import FEW, QUEUE_FULL, TENANT_FULL, Door
 from tests.server.bakery import Bakery
 
 BATCH = 32
@@ -288,6 +288,23 @@ def test_the_door_holds_the_bounds_of_tenants_and_of_all(
             inside[tenant, bulk] += max(entering, 0)
     numbers = [door.lane(*key[:1], bulk=key[1]).number for key, n in inside.items() if n]
     assert len(set(numbers)) == len(numbers)
+
+
+def test_a_lane_is_modest_that_has_little_beside_what_each_tenant_has() -> None:
+    door = Door(limit=10_000, tenant_limit=10_000)
+    one, greedy, bulk = door.lane("one"), door.lane("greedy"), door.lane("batch", bulk=True)
+    one.enter(1, 0.0)
+    assert not one.is_modest, "nobody else is there"
+    greedy.enter(2 * FEW, 0.0)
+    assert one.is_modest
+    assert not greedy.is_modest
+    one.enter(1, 0.0)
+    assert not one.is_modest, "it has more than a small part of the average"
+    one.leave(1, 0)
+    bulk.enter(1, 0.0)
+    assert not bulk.is_modest, "bulk work can wait"
+    greedy.leave(2 * FEW, 0)
+    assert not one.is_modest, "all that are left have as little"
 
 
 def test_a_refusal_says_after_how_long_what_waits_will_have_been_served() -> None:

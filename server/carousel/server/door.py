@@ -7,6 +7,7 @@ from collections import deque
 from carousel.errors import QueueFull
 
 PACE_SECONDS = 0.25  # how often the served rate is measured anew
+FEW = 16  # a lane is modest that has less than this part of what each tenant has on average
 UNKNOWN_RETRY, SHORTEST_RETRY, LONGEST_RETRY = 1.0, 0.01, 60.0
 
 SESSION_FULL, TENANT_FULL, QUEUE_FULL, SHED = "session_full", "tenant_full", "queue_full", "shed"
@@ -30,6 +31,12 @@ class Lane:
         self.bulk = bulk
         self.number = int(bulk)
         self.inside = 0
+
+    @property
+    def is_modest(self) -> bool:
+        """Whether it is interactive and has little beside what others have; from any thread."""
+        door = self._door
+        return not self.bulk and self.inside * FEW * len(door) < door.inside
 
     def room(self) -> int:
         """How many more items may come in."""
@@ -92,6 +99,10 @@ class Door:
         self._numbers: deque[int] = deque()  # of tenants that left, to be given again
         self._rate = 0.0  # items served a second
         self._since, self._served_before = 0.0, 0
+
+    def __len__(self) -> int:
+        """How many tenants have something inside."""
+        return len(self._tenants)
 
     def lane(self, tenant: str, *, bulk: bool = False) -> Lane:
         pair = self._tenants.get(tenant)

@@ -80,6 +80,10 @@ class Scheduler:
             self._short_turns = SHARED_TURNS
         return self._limit(self.max_batch, slices=False)
 
+    def let_by(self) -> None:
+        """A step of a modest lane rides without the queues: the next may come at any moment."""
+        self._short_turns = SHARED_TURNS
+
     def took(self, steps: int, seconds: float) -> None:
         """How long the last turn took."""
         fits = steps * SHARED_SECONDS / seconds
