@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -48,7 +49,7 @@ def main() -> None:
             bench.close()
     console = Console(width=max(180, Console().width))
     console.print(bars.table(bench.bars, bench.notes))
-    console.print(f"{time.monotonic() - begin:.0f} s; raw figures in {file.name}")
+    console.print(f"{time.monotonic() - begin:.0f} s; raw figures in {os.path.relpath(file)}")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

@@ -70,9 +70,7 @@ def measure(bench: Bench) -> None:
         f"of durable ones {statistics.median(durable_forks) * 1e3:.1f} ms"
     )
     bench.bar("memory", Ratio.of([grown / GIB]))
-    bench.bar(
-        "fork", Ratio.of([value * 1e3 for value in forks]), "of MEMORY: the call, from the client"
-    )
+    bench.bar("fork", Ratio.of([value * 1e3 for value in forks]), "in memory; the whole call")
 
 
 def _fork(service: session_service_pb2_grpc.SessionServiceStub, name: str) -> float:

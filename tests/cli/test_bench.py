@@ -38,9 +38,11 @@ def test_the_price_of_int8_is_told_by_model_and_text(carousel: Command, tmp_path
 
 
 def test_stages_of_a_load_add_up(carousel: Command) -> None:
-    small = ("--hidden-size", 8, "--layers", 1, "--seconds", 0.0, "--load", "batch-64")
+    small = ("--hidden-size", 8, "--layers", 1, "--seconds", 0.1, "--load", "batch-64")
     rows = carousel("bench", "stages", *small, "--json").json
     *stages, whole = rows
     assert whole["stage"] == "whole"
     assert sum(row["share"] for row in stages) == pytest.approx(1.0)
+    assert {row["messages"] for row in rows} == {whole["messages"]}
+    assert whole["messages"] > 0
     assert sum(row["message_us"] for row in stages) == pytest.approx(whole["message_us"])

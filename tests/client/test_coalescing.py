@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import numpy as np
 
-from carousel.client import AsyncClient
+from carousel.client import AsyncClient, Durability
 from carousel.client._coalescer import CROWD
 from tests.client.conftest import Floats, assert_close
 from tests.conftest import RunningServer
@@ -58,6 +59,23 @@ def test_sessions_of_two_models_travel_apart(server: RunningServer, inputs: Floa
                 *(session.step(token) for token, session in enumerate(letters)),
             )
             assert [len(y) for y in outputs] == [2] * 8 + [11] * 8
+            assert await messages(client) - before == 2
+
+    asyncio.run(main())
+
+
+def test_whoever_waits_for_the_store_travels_apart(
+    serve: Callable[..., RunningServer], inputs: Floats, truth: Floats
+) -> None:
+    server = serve()
+
+    async def main() -> None:
+        async with AsyncClient(server.target) as client:
+            classes = (Durability.MEMORY, Durability.ASYNC, Durability.SYNC)
+            sessions = [await client.session("tiny", durability=each) for each in classes * 2]
+            before = await messages(client)
+            outputs = await asyncio.gather(*(session.step(inputs[0]) for session in sessions))
+            assert_close(outputs, np.tile(truth[0], (6, 1)))
             assert await messages(client) - before == 2
 
     asyncio.run(main())

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 from carousel.server.resets import Guard, ShutOut, own_sockets, packet_filter, tally
 from carousel.server.resets.guard import worst
 from carousel.server.resets.metrics import ResetMetrics
-from carousel.server.resets.networks import network_of
+from carousel.server.resets.networks import Network, network_of
 from carousel.server.resets.tally import Streams, Tally, newest_server
 from tests.conftest import RunningServer, running
 from tests.papers import Papers
@@ -252,3 +252,18 @@ def test_a_filter_drops_one_network_and_lets_all_others_in(
         assert not comes_in()
         packet_filter.shut_out(listener, [])
         assert comes_in()
+
+
+def test_a_guard_that_can_not_look_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    looks = []
+
+    class Gone(Tally):
+        def connections(self, after: int = 0) -> dict[int, Network]:
+            looks.append(after)
+            raise ValueError("no such server")
+
+    guard = Guard(Gone(0), 0, ResetMetrics(CollectorRegistry()), int, most=1, seconds=1)
+    guard.start()
+    until(lambda: len(looks) > 2)
+    guard.stop()
+    assert [record.name for record in caplog.records] == ["carousel.resets"]

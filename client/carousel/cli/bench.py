@@ -40,7 +40,9 @@ def kernels(
     layers: Annotated[int, typer.Option(min=1, max=16, help="Stacked layers.")] = 2,
     batch: Annotated[
         list[int] | None,
-        typer.Option(min=2, help="Sessions in a turn; may be given several times: 64, 256."),
+        typer.Option(
+            min=2, max=4096, help="Sessions in a turn; may be given several times: 64, 256."
+        ),
     ] = None,
     blocks: Annotated[int, typer.Option(min=1, help="Blocks, of which the median counts.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.001, help="Length of a block of one arm.")] = 0.2,
@@ -95,12 +97,12 @@ def precision(
     torch.set_num_threads(1)
     try:
         network = load(_folder(model)).eval()
-        read = None if text is None else text.read_text(encoding="utf-8")
+        read = None if text is None else _text(text)
         x = examples(network, sessions=SESSIONS, steps=steps, text=read)
         found = compare(network, x, precision)
-    except (ModelError, OSError, UnicodeDecodeError) as error:
+    except (ModelError, OSError) as error:
         exits.leave(exits.USAGE, str(error))
-    output.show(found, view=_prices, as_json=as_json)
+    output.show(found, view=_prices if text else _differences, as_json=as_json)
 
 
 def _folder(model: str) -> Path:
@@ -116,16 +118,32 @@ def _folder(model: str) -> Path:
     return Path(model)
 
 
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        exits.leave(exits.USAGE, f"--text must be a file in UTF-8, {file} is not")
+
+
 def _prices(found: "Comparison") -> "RenderableType":
-    facts: dict[str, RenderableType] = {
-        "steps": f"{found.steps:,}",
-        "largest difference of an output": f"{found.largest_difference:.2g}",
-        "of the largest output": f"{found.share:.2%}",
-    }
+    facts = _facts(found)
     if not math.isnan(found.bits):
         bits = f"{found.bits_float32:.4f} in float32, {found.bits:.4f} in {found.precision}"
         facts["bits a token"] = f"{bits}: {found.more_bits:+.4f}"
     return tables.facts(facts)
+
+
+def _differences(found: "Comparison") -> "RenderableType":
+    """Of random inputs, which nobody can foretell."""
+    return tables.facts(_facts(found))
+
+
+def _facts(found: "Comparison") -> "dict[str, RenderableType]":
+    return {
+        "steps": f"{found.steps:,}",
+        "largest difference of an output": f"{found.largest_difference:.2g}",
+        "of the largest output": f"{found.share:.2%}",
+    }
 
 
 @app.command()
@@ -134,13 +152,17 @@ def stages(
         list[str] | None,
         typer.Option(help="alone, unary, stream, batch-64 or batch-256; may be given again."),
     ] = None,
-    cell: Annotated[str, typer.Option(help="lstm, gru, rnn_tanh or rnn_relu.")] = "lstm",
+    cell: Annotated[Literal["lstm", "gru", "rnn_tanh", "rnn_relu"], typer.Option()] = "lstm",
     hidden_size: Annotated[int, typer.Option(min=1, max=8192, help="Units of a layer.")] = 256,
     layers: Annotated[int, typer.Option(min=1, max=16, help="Stacked layers.")] = 2,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Time for each load.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time for each load.")] = 3.0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
-    """Start a server, step its sessions, and show what each stage of a step takes."""
+    """Start a server, step its sessions, and show what each stage of a step takes.
+
+    Of a message, which waits in stages for others too, and of what the server works in them, by
+    turn and by step.
+    """
     from carousel.cli import bench_stages
 
     known = {one.name: one for one in bench_stages.LOADS}
@@ -167,7 +189,7 @@ def _stages(rows: "Sequence[Row]") -> "RenderableType":
     texts = [
         (
             row.load,
-            row.stage,
+            f"{row.messages:,} messages" if row.stage == "whole" else row.stage,
             f"{row.message_us:,.0f}",
             f"{row.share:.0%}",
             "waits" if row.turn_us is None else f"{row.turn_us:,.0f}",

@@ -47,6 +47,7 @@ class Row:
     """One stage under one load, in microseconds."""
 
     load: str
+    messages: int  # that were measured
     stage: str
     message_us: float  # that a message spends in it
     share: float  # of the time from the first byte that is read to the last that is written
@@ -64,10 +65,12 @@ def rows_of(load: str, stages: "Stages") -> list[Row]:
     for stage in STAGES:
         passed, worked = stages.passed[stage], stages.worked[stage]
         busy = (None, None) if stage in WAITS else (worked / turns * 1e6, worked / steps * 1e6)
-        rows.append(Row(load, stage, passed / messages * 1e6, passed / whole, *busy))
+        rows.append(
+            Row(load, stages.messages, stage, passed / messages * 1e6, passed / whole, *busy)
+        )
     worked = sum(stages.worked.values())
     last = (stages.whole / messages * 1e6, 1.0, worked / turns * 1e6, worked / steps * 1e6)
-    return [*rows, Row(load, "whole", *last)]
+    return [*rows, Row(load, stages.messages, "whole", *last)]
 
 
 async def measure(

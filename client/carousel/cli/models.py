@@ -91,7 +91,10 @@ def load(
     model: ModelName,
     precision: Annotated[
         Literal["float32", "int8", "bfloat16", "float16"] | None,
-        typer.Option(help="In what numbers to compute. Default: as the server is set."),
+        typer.Option(
+            help="In what numbers to compute, until it is unloaded or the server ends. A version "
+            "that serves already must be unloaded first. Default: as the server is set."
+        ),
     ] = None,
 ) -> "ModelVersion":
     """Serve a version; it is ready when this returns."""

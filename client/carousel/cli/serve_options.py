@@ -282,7 +282,7 @@ def options(
         _models(
             "float32",
             "In what numbers models compute that are not loaded in another: float32; int8, for "
-            "CPUs; bfloat16 or float16, for GPUs. All but float32 are some thousandths off.",
+            "CPUs; bfloat16 or float16, for GPUs. All but float32 are up to a hundredth off.",
         ),
     ] = None,
     threads: Annotated[int | None, _models("1", "Threads that compute on the CPU.")] = None,

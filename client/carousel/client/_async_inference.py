@@ -57,9 +57,10 @@ class AsyncInference:
     ) -> list[Floats] | Floats:
         """Run N whole sequences, each from the model's initial state; nothing is kept.
 
-        xs are [T, D] features or [T] tokens, of any lengths. Gives a list of [T, O] for "all",
-        [N, O] for "last". `priority` is as in `session`. Raises ModelNotFound, ModelNotLoaded,
-        InputMismatch, NonFiniteInput, TokenOutOfRange, QueueFull, MessageTooLarge.
+        xs are [T, D] features or [T] tokens, each of its own length, and at most 65,536. Gives a
+        list of [T, O] for "all", [N, O] for "last". `priority` is as in `session`. Raises
+        ModelNotFound, ModelNotLoaded, InputMismatch, NonFiniteInput, TokenOutOfRange, ChunkTooLong,
+        InvalidField, QueueFull, MessageTooLarge.
         """
         rows = await self._transport.call(calls.predict(model, xs, outputs, priority), timeout)
         return rows if outputs == "last" else calls.by_sequence(rows, xs)

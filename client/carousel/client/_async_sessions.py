@@ -26,6 +26,7 @@ from carousel.client._step_many import Batch
 from carousel.client._times import Seconds
 from carousel.client._turn import Turns
 from carousel.errors import CarouselError, SessionExists
+from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as pb
 
 
@@ -33,7 +34,7 @@ class AsyncSessions:
     """The methods of AsyncClient for sessions."""
 
     _transport: AsyncTransport
-    _coalescers: dict[tuple[str, int, Priority], Coalescer]
+    _coalescers: dict[tuple[str, int, Priority, bool], Coalescer]
 
     def session(
         self,
@@ -268,7 +269,8 @@ class AsyncSessions:
         return self._session(made, priority)
 
     def _session(self, made: calls.Made, priority: Priority) -> AsyncSession:
-        key = (made.model_version, made.shard, priority)
+        waits = made.durability == session_pb2.DURABILITY_SYNC  # for the store, at every step
+        key = (made.model_version, made.shard, priority, waits)
         coalescer = self._coalescers.get(key)
         if coalescer is None:
             coalescer = self._coalescers[key] = Coalescer(self._transport, made.shard)

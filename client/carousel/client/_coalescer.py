@@ -39,8 +39,9 @@ CROWD = 128  # steps that wait while none is on its way, and go as two messages
 class Coalescer:
     """All sessions of one model version, shard and priority on one stream; the first step opens it.
 
-    A stream could carry several; on streams of their own, one that breaks leaves the others alone,
-    and nobody waits for bulk work that is on its way.
+    Those whose every step waits for the server's store have one of their own. A stream could carry
+    several of these; apart, one that breaks leaves the others alone, and nobody waits for bulk work
+    or for the store's sake.
     """
 
     def __init__(self, transport: AsyncTransport, shard: int) -> None:

@@ -137,9 +137,10 @@ class Models:
     ) -> ModelVersion:
         """Load and warm up a version; it is ready when this returns (within 300 s).
 
-        `precision` is float32, or some thousandths off and faster: int8 on a CPU, bfloat16 or
-        float16 on a GPU; None: as the server is set. Raises ModelNotFound, VersionNotFound,
-        WeightsInvalid, InvalidField, and ModelInUse where it serves in another.
+        `precision` is float32, or up to a hundredth off and faster: int8 on a CPU, bfloat16 or
+        float16 on a GPU; None: as the server is set. It lasts until the version is unloaded or the
+        server ends; `carousel serve --precision` lasts longer. Raises ModelNotFound,
+        VersionNotFound, WeightsInvalid, InvalidField, and ModelInUse where it serves in another.
         """
         return self._transport.call(calls.load(name, precision), timeout)
 

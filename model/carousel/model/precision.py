@@ -65,7 +65,10 @@ def examples(network: Network, *, sessions: int, steps: int, text: str | None = 
             raise DataError("a text is for models that read text, this one does not")
         tokens = torch.tensor(config.tokenizer.encode(text))
         if len(tokens) < 2 * sessions:
-            raise DataError(f"the text must have {2 * sessions} tokens, got {len(tokens)}")
+            raise DataError(
+                f"the text is cut into {sessions} parts of 2 tokens at least: it must have "
+                f"{2 * sessions}, got {len(tokens)}"
+            )
         length = len(tokens) // sessions
         return tokens[: sessions * length].view(sessions, length)[:, :steps]
     if isinstance(config.input, Tokens):

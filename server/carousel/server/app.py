@@ -271,7 +271,7 @@ class Server:
             self._quota_watch.cancel()
         if self._follower is not None:
             await self._follower.close()
-        await self.calls.unwatch()
+        self.calls.unwatch()
         await asyncio.gather(self._end_calls(grace), self.office.close(grace))
         await self.gate.close()
         await self._store_all(min(max(grace, END_SECONDS), 60.0))

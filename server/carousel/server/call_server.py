@@ -85,12 +85,12 @@ class CallServer:
         about = (self._settings, resets, self._recorder, self.flows, self.hot)
         self._guard = self._counted.guard(*about, port=self._port)
 
-    async def unwatch(self) -> None:
+    def unwatch(self) -> None:
         for watcher in self._watchers:
             watcher.cancel()
-        if self._guard is not None:
-            await asyncio.to_thread(self._guard.stop)
 
     async def stop(self, grace: float) -> None:
         """Take no more; calls that run have `grace` seconds."""
+        if self._guard is not None:  # of a server that has ended nothing can be counted
+            await asyncio.to_thread(self._guard.stop)
         await self.grpc.stop(grace)

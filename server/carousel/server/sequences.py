@@ -42,9 +42,12 @@ class Sequences:
     async def predict(self, request: pb.PredictRequest, tenant: str) -> pb.PredictResponse:
         version = self._hall.registry.resolve(request.model, tenant)
         lengths = np.array(request.lengths, np.int64)
-        if not len(lengths) or len(lengths) > steps.MAX_ITEMS or lengths.min() < 1:
+        if not 0 < len(lengths) <= steps.MAX_ITEMS or lengths.min() < 1:
+            got = f"{len(lengths)} of them, the least {lengths.min()}" if len(lengths) else "none"
             raise InvalidField(
-                f"lengths must be 1 to {steps.MAX_ITEMS} numbers of at least 1", field="lengths"
+                f"a message has 1 to {steps.MAX_ITEMS} sequences, and each at least 1 step: "
+                f"lengths must say so, got {got}",
+                field="lengths",
             )
         if request.output_mode == pb.OUTPUT_MODE_NONE:
             raise InvalidField("output_mode must be ALL or LAST, got NONE", field="output_mode")

@@ -159,7 +159,7 @@ class Settings(ConnectionLimits):
     precision: Literal["float32", "int8", "bfloat16", "float16"] = Field(
         "float32",
         description="In what numbers models compute that are not loaded in another: float32; int8, "
-        "for CPUs; bfloat16 or float16, for GPUs. All but float32 are some thousandths off.",
+        "for CPUs; bfloat16 or float16, for GPUs. All but float32 are up to a hundredth off.",
     )
     threads: int = Field(1, description="Threads that compute on the CPU.", ge=1, le=1024)
     bit_exact: bool = Field(

@@ -61,7 +61,7 @@ def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Int8:
-    """A quarter of the weights to read, for an error of some thousandths of the outputs: see
+    """A quarter of the weights to read, for an error of up to a hundredth of the outputs: see
     `carousel.model.precision`. Products over features and the head stay in float32. Chunks and
     sequences run step by step, so that any cut gives the same numbers.
     """

@@ -89,11 +89,16 @@ class Guard:
         self._thread.join()
 
     def _run(self) -> None:
+        failing = False  # is told once
         while not self._ending.wait(LOOK_SECONDS):
             try:
                 self.look(time.monotonic())
             except Exception:  # whoever is not shut out is at least served
-                log.exception("callers that take back their calls could not be looked for")
+                if not failing:
+                    log.exception("callers that take back their calls could not be looked for")
+                failing = True
+            else:
+                failing = False
 
     def look(self, now: float) -> None:
         """Once; `now` is on the clock of time.monotonic."""
