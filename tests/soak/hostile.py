@@ -29,7 +29,7 @@ MORE_MIB = 64  # that may be kept in the end, for the next of the same
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=12.0, help="of each kind")
-    parser.add_argument("--kind", choices=KINDS, default=None)
+    parser.add_argument("--kind", choices=KINDS, nargs="+", default=[*KINDS])
     parser.add_argument("--guesses", type=int, default=1_000_000)
     parser.add_argument("--times", type=float, default=3.0, help="of the quiet p99 are allowed")
 
@@ -61,7 +61,7 @@ def _run(
     print(f"  {'':<8} {'p99 ms':>8} {'max ms':>8} {'steps':>7} {'own MiB':>8} {'back after s':>12}")
     row = f"  {'quiet':<8} {quiet:>8.1f} {max(waits):>8.1f} {len(waits):>7,} {before:>8}"
     print(row, flush=True)
-    for kind in [options.kind] if options.kind else KINDS:
+    for kind in options.kind:
         count = options.guesses if kind == "guesses" else connections
         with at_it(kind, server, count) as caller:
             guessing = kind == "guesses"
