@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import mmap
+from pathlib import Path
 
 SECONDS = 5.0  # between two looks
-MUCH = 64 * 1024**2  # bytes more than there were at the least, since they were last given back
+MUCH = 64 * 1024**2  # bytes that are free, and bytes more that are held than at the least before
+STATM = Path("/proc/self/statm")
 
 
 class _Info(ctypes.Structure):
@@ -22,18 +25,19 @@ class Heap:
     """glibc keeps what many threads have freed: after 10,000 connections, twice what is in use.
 
     To give it back takes some 30 ms, in which whoever asks for memory may wait; so it is done
-    seldom. Where the C library is another one, nothing is.
+    seldom. What is free says nothing of how much was given back before: what the process holds does.
+    Where the C library is another one, nothing is done.
     """
 
     def __init__(self) -> None:
         library = ctypes.CDLL(None)
         try:
             self._info, self._trim = library.mallinfo2, library.malloc_trim
-        except AttributeError:
-            self._least: int | None = None
+            self._least: int | None = held()
+        except (AttributeError, OSError):
+            self._least = None
             return
         self._info.restype = _Info
-        self._least = self._free()
 
     async def watch(self) -> None:
         """Look at it for ever."""
@@ -45,13 +49,18 @@ class Heap:
         """Give free memory back where there is much; whether there was. Call it in a thread."""
         if self._least is None:
             return False
-        free = self._free()
-        much = free > self._least + MUCH
+        much = self._free() > MUCH and held() > self._least + MUCH
         if much:
             self._trim(0)
-        self._least = free if much else min(self._least, free)
+        self._least = held() if much else min(self._least, held())
         return much
 
     def _free(self) -> int:
         found: int = self._info().free
         return found
+
+
+def held() -> int:
+    """Bytes of memory that this process holds and that are no file's. Raises OSError."""
+    resident, files = STATM.read_text().split()[1:3]
+    return (int(resident) - int(files)) * mmap.PAGESIZE
