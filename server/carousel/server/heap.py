@@ -25,8 +25,8 @@ class Heap:
     """glibc keeps what many threads have freed: after 10,000 connections, twice what is in use.
 
     To give it back takes some 30 ms, in which whoever asks for memory may wait; so it is done
-    seldom. What is free says nothing of how much was given back before: what the process holds does.
-    Where the C library is another one, nothing is done.
+    seldom. What is free counts what was given back before, what the process holds does not. Where
+    the C library is another one, nothing is done.
     """
 
     def __init__(self) -> None:
