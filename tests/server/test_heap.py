@@ -52,6 +52,10 @@ def test_what_is_taken_and_freed_again_between_two_looks_is_given_back_too() -> 
         pytest.skip("another C library")
     for _ in range(3):
         *many, last = held(4 * MUCH)
+        assert not heap.sweep()  # all of it is in use
+        free(many)
+        assert heap.sweep()
+        many = held(4 * MUCH)  # of what was given back
         free(many)
         assert heap.sweep()
         free([last])

@@ -325,7 +325,8 @@ class SessionTable:
         """The same of a whole message; of many, those that nobody knows share one error."""
         if len(handles) <= FEW:
             return [(self.why_not(handle, tenant), 1) for handle in handles]
-        unknown, runs, told = SessionNotFound("no session has this handle"), [], 0
+        unknown: CarouselError = SessionNotFound("no session has this handle")
+        runs, told = [], 0
         for item in self.departed.among(handles):
             runs.append((unknown, item - told))
             runs.append((self.why_not(handles[item], tenant), 1))
