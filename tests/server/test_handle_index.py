@@ -67,6 +67,18 @@ def test_an_empty_table_has_no_handles() -> None:
     assert table.slot_of(7) is None
 
 
+def test_the_first_session_of_a_message_is_found_wherever_it_stands() -> None:
+    table, dice = filled(300), random.Random(6)
+    strays = [handle for handle in range(1, 100) if table.slot_of(handle) is None]
+    for place in (0, 1, 15, 16, 17, 80):
+        live = dice.sample(table.handle[:300].tolist(), 3)
+        handles = [*strays[:place], *live, *strays[place:]]
+        assert table.first_slot(handles, "") == table.slot_of(live[0])
+    for count in (0, 1, 16, 17, 80):
+        assert table.first_slot(strays[:count], "") is None
+    assert table.first_slot([*strays, *table.handle[:300].tolist()], "somebody") is None
+
+
 def test_no_bit_of_a_handle_goes_with_a_bit_of_its_slot_or_of_the_one_before() -> None:
     table = filled(4096)
     table.insert_copies(0, [f"c{number}" for number in range(4096)], np.zeros(4096, np.int64), 0.0)

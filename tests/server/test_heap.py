@@ -44,3 +44,18 @@ def test_much_free_memory_is_given_back_once() -> None:
     assert before - own_mib(os.getpid()) > 2 * MUCH // 1024 // MIB
     assert not heap.sweep()
     free([last])
+
+
+def test_what_is_taken_and_freed_again_between_two_looks_is_given_back_too() -> None:
+    heap = Heap()
+    if not hasattr(ctypes.CDLL(None), "mallinfo2"):
+        pytest.skip("another C library")
+    for _ in range(3):
+        *many, last = held(4 * MUCH)
+        assert not heap.sweep()  # all of it is in use
+        free(many)
+        assert heap.sweep()
+        many = held(4 * MUCH)  # of what was given back
+        free(many)
+        assert heap.sweep()
+        free([last])

@@ -12,7 +12,7 @@ import pytest
 
 from carousel.errors import QueueFull, SessionNotFound
 from carousel.server import refused
-from carousel.server.item_errors import item_error, refuse
+from carousel.server.item_errors import item_error, refuse, refuse_runs
 from carousel.server.refused import ENOUGH, Refused
 from carousel.server.services.step_answers import Stream
 from carousel.v1 import inference_service_pb2 as pb
@@ -41,6 +41,17 @@ def test_a_refusal_says_the_same_as_errors_made_one_by_one(
         lengths=[0] * count,
         errors=[item_error(item, error) for item in range(count)],
     )
+
+
+def test_refusals_for_several_reasons_say_the_same_as_errors_made_one_by_one() -> None:
+    unknown, gone = SessionNotFound("no session"), SessionNotFound("no longer")
+    runs = [(unknown, 126), (gone, 1), (unknown, 0), (gone, 3), (unknown, 40), (FULL, 20_000)]
+    errors = [error for error, count in runs for _ in range(count)]
+    asked = request(7, len(errors))
+    found = refuse_runs(asked, runs)
+    assert list(found.errors) == [item_error(item, error) for item, error in enumerate(errors)]
+    assert found.handles == asked.handles
+    assert found.step_indexes == asked.step_indexes
 
 
 def test_what_is_refused_in_a_little_while_is_told_in_one_message() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import mmap
 import resource
 import subprocess
 import sys
@@ -25,11 +26,14 @@ LET_GO = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 PAUSE = 0.005  # between two steps of who is measured
 SETTLE_SECONDS, BACK_SECONDS, MIB = 30.0, 60.0, 1024
 MORE_MIB = 64  # that may be kept in the end, for the next of the same
+# gRPC keeps an event handle of 88 bytes, and a node of a list, for as many connections as there
+# ever were at once; each holds a page of what was freed around it. The next ones take them up.
+PAGES_KEPT = 2  # of a connection
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=12.0, help="of each kind")
-    parser.add_argument("--kind", choices=KINDS, default=None)
+    parser.add_argument("--kind", choices=KINDS, nargs="+", default=[*KINDS])
     parser.add_argument("--guesses", type=int, default=1_000_000)
     parser.add_argument("--times", type=float, default=3.0, help="of the quiet p99 are allowed")
 
@@ -61,7 +65,7 @@ def _run(
     print(f"  {'':<8} {'p99 ms':>8} {'max ms':>8} {'steps':>7} {'own MiB':>8} {'back after s':>12}")
     row = f"  {'quiet':<8} {quiet:>8.1f} {max(waits):>8.1f} {len(waits):>7,} {before:>8}"
     print(row, flush=True)
-    for kind in [options.kind] if options.kind else KINDS:
+    for kind in options.kind:
         count = options.guesses if kind == "guesses" else connections
         with at_it(kind, server, count) as caller:
             guessing = kind == "guesses"
@@ -77,12 +81,15 @@ def _run(
         if hits != "0":
             wrong.append(f"{hits} of {count:,} guessed handles hit something")
     print(f"  {other.refused:,} times a step was let go of and sent again")
-    after = settled(server.pid, before + MORE_MIB)
+    held = connections if {"idle", "silent"} & set(options.kind) else 0
+    allowed = before + MORE_MIB + PAGES_KEPT * held * mmap.PAGESIZE // MIB**2
+    after = settled(server.pid, allowed)
     waits = other.waits(until_over(options.seconds))
     row = f"  {'after':<8} {percentile(waits):>8.1f} {max(waits):>8.1f} {len(waits):>7,} {after:>8}"
     print(row, flush=True)
-    if after > before + MORE_MIB:
-        wrong.append(f"the server had {before} MiB of its own before and has {after} after")
+    if after > allowed:
+        said = f"the server had {before} MiB of its own before and has {after} after"
+        wrong.append(f"{said}, {allowed} are allowed")
     return wrong
 
 

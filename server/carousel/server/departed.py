@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -82,6 +82,13 @@ class Departed:
         if session_id is None or (tenant and owner_of(session_id) != tenant):
             return None
         return session_id
+
+    def among(self, handles: Sequence[int]) -> list[int]:
+        """The places of handles that were a session's before; none is to be found soon."""
+        former = self._former
+        if former.keys().isdisjoint(handles):
+            return []
+        return [place for place, handle in enumerate(handles) if handle in former]
 
     def forget(self, now: float) -> None:
         """Drop the ends that were remembered for long enough."""

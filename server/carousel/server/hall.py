@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
@@ -63,14 +63,11 @@ class Hall:
     claims: WeakValueDictionary[int, Claim] = field(default_factory=WeakValueDictionary)
     successor: str = ""  # where a drained server's sessions go; empty: to its own address
 
-    def version_of(self, handles: Iterable[int], tenant: str) -> LoadedVersion | None:
+    def version_of(self, handles: Sequence[int], tenant: str) -> LoadedVersion | None:
         """The version of the tenant's first session that is live; None when none is."""
         table = self.engine.table
-        for handle in handles:
-            slot = table.slot_of(handle, tenant)
-            if slot is not None:
-                return self.registry.by_ordinal(int(table.version[slot]))
-        return None
+        slot = table.first_slot(handles, tenant)
+        return None if slot is None else self.registry.by_ordinal(int(table.version[slot]))
 
     def queued(self, tenant: str) -> int:
         """Items of a tenant that wait, of all models."""

@@ -29,7 +29,9 @@ class HandleIndex:
         return slots.item(handle & (len(slots) - 1))
 
     def slots(self, handles: Handles) -> Ints:
-        return self._slots.take((handles & self._mask).view(np.int64))
+        """The same for a column, from any thread."""
+        slots = self._slots
+        return slots.take((handles & np.uint64(len(slots) - 1)).view(np.int64))
 
     def draw(self, slot: int, column: Handles) -> int:
         """A new handle for a slot, written into the column of all slots' handles."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import mmap
+from pathlib import Path
 
 SECONDS = 5.0  # between two looks
-MUCH = 64 * 1024**2  # bytes more than there were at the least, since they were last given back
+MUCH = 64 * 1024**2  # bytes more than at the least, since they were last given back
+STATM = Path("/proc/self/statm")
 
 
 class _Info(ctypes.Structure):
-    """mallinfo2 of glibc; `free` counts what was given back, and not used again, too."""
+    """mallinfo2 of glibc. Its `free` would count what was given back before, too."""
 
     _fields_ = [
         (name, ctypes.c_size_t)
-        for name in ("arena", "o", "s", "h", "mapped", "u", "f", "used", "free", "top")
+        for name in ("arena", "o", "s", "h", "mapped", "u", "f", "used", "f2", "top")
     ]
 
 
@@ -33,7 +36,7 @@ class Heap:
             self._least: int | None = None
             return
         self._info.restype = _Info
-        self._least = self._free()
+        self._least = self._idle()
 
     async def watch(self) -> None:
         """Look at it for ever."""
@@ -45,13 +48,22 @@ class Heap:
         """Give free memory back where there is much; whether there was. Call it in a thread."""
         if self._least is None:
             return False
-        free = self._free()
-        much = free > self._least + MUCH
+        idle = self._idle()
+        much = idle > self._least + MUCH
         if much:
             self._trim(0)
-        self._least = free if much else min(self._least, free)
+            idle = self._idle()
+        self._least = idle if much else min(self._least, idle)
         return much
 
-    def _free(self) -> int:
-        found: int = self._info().free
-        return found
+    def _idle(self) -> int:
+        """Bytes that the process holds and the heap has not given out, but for a constant."""
+        info = self._info()
+        idle: int = held() - info.used - info.mapped
+        return idle
+
+
+def held() -> int:
+    """Bytes of memory that this process holds and that are no file's; on Linux alone."""
+    resident, files = STATM.read_text().split()[1:3]
+    return (int(resident) - int(files)) * mmap.PAGESIZE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from carousel.errors import CarouselError, flat_metadata
 from carousel.server.varint import varint
@@ -11,6 +12,9 @@ from carousel.v1 import inference_service_pb2 as pb
 _ERRORS = pb.StepResponse.DESCRIPTOR.fields_by_name["errors"].number
 _ITEM = pb.ItemError.DESCRIPTOR.fields_by_name["item"].number
 VARINT, BYTES = 0, 2  # wire types
+
+Runs: TypeAlias = Sequence[tuple[CarouselError, int]]
+"""Errors of items, and of how many after one another each is."""
 
 
 def item_error(item: int, error: CarouselError) -> pb.ItemError:
@@ -23,42 +27,38 @@ def item_error(item: int, error: CarouselError) -> pb.ItemError:
     )
 
 
-def refuse_each(request: pb.StepRequest, errors: Sequence[CarouselError]) -> pb.StepResponse:
-    """A message of which no item's session could be found: an error for each.
+def refuse_runs(request: pb.StepRequest, runs: Runs) -> pb.StepResponse:
+    """A message whose items are all refused, so many after one another for the same reason.
 
-    What several items share is written once, and copied.
+    An item must cost next to nothing: whoever guesses handles sends thousands of them.
     """
-    response = _without_outputs(request)
-    written: dict[int, pb.ItemError] = {}
-    for item, error in enumerate(errors):
-        if id(error) not in written:
-            written[id(error)] = item_error(item, error)
-    response.errors.extend([written[id(error)] for error in errors])
-    for item, one in enumerate(response.errors):
-        one.item = item
+    response, begin = _without_outputs(request), 0
+    for error, count in runs:
+        response.MergeFromString(_same(error, begin, begin + count))
+        begin += count
     return response
 
 
 def refuse(request: pb.StepRequest, error: CarouselError) -> pb.StepResponse:
-    """A message whose items are all refused for the same reason; this must cost next to nothing."""
-    response = _without_outputs(request)
-    response.MergeFromString(_same(error, len(request.handles)))
-    return response
+    """A message whose items are all refused for the same reason."""
+    return refuse_runs(request, [(error, len(request.handles))])
 
 
-def _same(error: CarouselError, count: int) -> bytes:
-    """An error for each of so many items, as they are written in a response.
+def _same(error: CarouselError, begin: int, end: int) -> bytes:
+    """An error for each of these items, as they are written in a response.
 
     Only `item` differs from one to the next; to make them as messages costs ten times as much.
     """
-    same, fields = item_error(0, error).SerializeToString(), _items(count)
-    written, begin = b"", 0
-    while begin < count:
+    if begin == end:
+        return b""
+    same, fields = item_error(0, error).SerializeToString(), _items(end)
+    written = b""
+    while begin < end:
         size = len(fields[begin])
-        end = 1 << 7 * (size - 1)  # from here on, the field takes a byte more
+        longer = min(end, 1 << 7 * (size - 1))  # from here on, the field takes a byte more
         head = varint(_ERRORS << 3 | BYTES) + varint(len(same) + size) + same
-        written += head.join([b"", *fields[begin:end]])
-        begin = end
+        written += head.join([b"", *fields[begin:longer]])
+        begin = longer
     return written
 
 
@@ -66,10 +66,10 @@ _known_items: list[bytes] = []
 
 
 def _items(count: int) -> list[bytes]:
-    """The field `item` of errors, as it is written, for the first so many."""
+    """The field `item` of errors, as it is written, for the first so many at least."""
     for item in range(len(_known_items), count):
         _known_items.append(varint(_ITEM << 3 | VARINT) + varint(item))
-    return _known_items[:count]
+    return _known_items
 
 
 def _without_outputs(request: pb.StepRequest) -> pb.StepResponse:

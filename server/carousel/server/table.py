@@ -12,6 +12,7 @@ from carousel.errors import CarouselError, SessionFenced, SessionNotFound
 from carousel.server.audit.log import Log
 from carousel.server.departed import Departed, Ended
 from carousel.server.handle_index import HandleIndex
+from carousel.server.item_errors import Runs
 from carousel.server.kept import Mark, Ring
 from carousel.server.memo import Memo
 from carousel.server.names import owner_of, session_name
@@ -293,6 +294,18 @@ class SessionTable:
             good &= self.tenant[slots] == owner
         return slots, good
 
+    def first_slot(self, handles: Sequence[int], tenant: str) -> int | None:
+        """The slot of the first handle that is current and the tenant's; from any thread."""
+        for handle in handles[:FEW]:
+            slot = self.slot_of(handle, tenant)
+            if slot is not None:
+                return slot
+        if len(handles) <= FEW:
+            return None
+        rest = np.fromiter(handles[FEW:], np.uint64)
+        slots, good = self.slots_of(rest, self.owners.number(tenant))
+        return slots.item(int(good.argmax())) if good.any() else None
+
     def why_not(self, handle: int, tenant: str = "") -> CarouselError:
         """Why a handle is not one that the tenant can use."""
         session_id = self.departed.session_of(handle, tenant)
@@ -308,17 +321,17 @@ class SessionTable:
             return SessionNotFound(f"no session has the handle {handle:#018x}")
         return ended.error()
 
-    def why_none(self, handles: Sequence[int], tenant: str) -> list[CarouselError]:
+    def why_none(self, handles: Sequence[int], tenant: str) -> Runs:
         """The same of a whole message; of many, those that nobody knows share one error."""
         if len(handles) <= FEW:
-            return [self.why_not(handle, tenant) for handle in handles]
-        unknown = SessionNotFound("no session has this handle")
-        return [
-            unknown
-            if self.departed.session_of(handle, tenant) is None
-            else self.why_not(handle, tenant)
-            for handle in handles
-        ]
+            return [(self.why_not(handle, tenant), 1) for handle in handles]
+        unknown: CarouselError = SessionNotFound("no session has this handle")
+        runs, told = [], 0
+        for item in self.departed.among(handles):
+            runs.append((unknown, item - told))
+            runs.append((self.why_not(handles[item], tenant), 1))
+            told = item + 1
+        return [*runs, (unknown, len(handles) - told)]
 
     def expire_time(self, slots: Ints) -> npt.NDArray[np.float64]:
         """When each session ends unless it is used before."""

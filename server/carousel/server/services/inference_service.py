@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from functools import partial
 
@@ -222,10 +221,10 @@ class InferenceService:
 
     def _refuse_strays(self, request: pb.StepRequest, tenant: str) -> pb.StepResponse:
         """Answer items of which no session is here."""
-        errors = self._hall.engine.table.why_none(request.handles, tenant)
-        for kind, count in Counter(map(type, errors)).items():
-            self._hall.metrics.strayed(kind, count)
-        return item_errors.refuse_each(request, errors)
+        runs = self._hall.engine.table.why_none(request.handles, tenant)
+        for error, count in runs:
+            self._hall.metrics.strayed(type(error), count)
+        return item_errors.refuse_runs(request, runs)
 
     async def StepStates(
         self, request: pb.StepStatesRequest, context: Context
