@@ -104,7 +104,7 @@ def test_an_engine_that_hangs_is_seen_and_takes_no_work(
     monkeypatch.setattr(engine_module, "STUCK_SECONDS", 0.05)
     server = serve()
     version = server.server.hall.registry.resolve("models/tiny")
-    hangs, may_go_on, step = threading.Event(), threading.Event(), version.kernel.step
+    hangs, may_go_on, step = threading.Event(), threading.Event(), version.kernel.step_arrays
 
     def hang(*args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         hangs.set()
@@ -119,7 +119,7 @@ def test_an_engine_that_hangs_is_seen_and_takes_no_work(
     with grpc.insecure_channel(server.target) as channel:
         wire = Wire(channel)
         handle = wire.create().handle
-        monkeypatch.setattr(version.kernel, "step", hang)
+        monkeypatch.setattr(version.kernel, "step_arrays", hang)
         request = pb.StepRequest(
             handles=[handle], step_indexes=[0], inputs=tensors.encode(np.zeros((1, 3), np.float32))
         )
