@@ -56,18 +56,15 @@ class Bare:
 
     def open_int8(self, key: str, hidden: int, batch: int) -> None:
         """The step in 8 bits."""
-        import torch
-
         from carousel.model import make_kernel
 
         network = self._network("lstm", hidden)
         kernel = make_kernel(network, precision="int8")
-        xs = [torch.from_numpy(x) for x in inputs(batch)]
-        rows = network.initial_rows(batch)
+        xs, rows = inputs(batch), network.initial_rows(batch).numpy()
 
         def call(number: int) -> None:
             nonlocal rows
-            _, rows = kernel.step(xs[number % POOL], rows)
+            _, rows = kernel.step_arrays(xs[number % POOL], rows)
 
         self._calls[key] = call, batch
 
