@@ -45,32 +45,26 @@ class Bare:
         self, key: str, cell: str, hidden: int, batch: int, exact: bool = False
     ) -> None:
         """The step of the very kernel that the server uses, rows in, rows out."""
-        import torch
-
-        kernel = self._kernel(cell, hidden, exact)
-        xs = [torch.from_numpy(x) for x in inputs(batch)]
-        rows = self._network(cell, hidden).initial_rows(batch)
+        kernel, xs = self._kernel(cell, hidden, exact), inputs(batch)
+        rows = self._network(cell, hidden).initial_rows(batch).numpy()
 
         def call(number: int) -> None:
             nonlocal rows
-            _, rows = kernel.step(xs[number % POOL], rows)
+            _, rows = kernel.step_arrays(xs[number % POOL], rows)
 
         self._calls[key] = call, batch
 
     def open_int8(self, key: str, hidden: int, batch: int) -> None:
         """The step in 8 bits."""
-        import torch
-
         from carousel.model import make_kernel
 
         network = self._network("lstm", hidden)
         kernel = make_kernel(network, precision="int8")
-        xs = [torch.from_numpy(x) for x in inputs(batch)]
-        rows = network.initial_rows(batch)
+        xs, rows = inputs(batch), network.initial_rows(batch).numpy()
 
         def call(number: int) -> None:
             nonlocal rows
-            _, rows = kernel.step(xs[number % POOL], rows)
+            _, rows = kernel.step_arrays(xs[number % POOL], rows)
 
         self._calls[key] = call, batch
 

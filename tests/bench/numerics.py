@@ -138,7 +138,7 @@ def turn(network: Network, batch: int, steps: int | None) -> tuple[LoadedVersion
         y, new = version.kernel.chunk(x, torch.from_numpy(lengths), rows)
     at = np.arange(batch)
     plan = Plan([], at, at, at, at, at.astype(np.uint64), at, x.numpy(), lengths)
-    return version, plan, Ride(at, at, at, rows, y, new)
+    return version, plan, Ride(at, at, at, rows.numpy(), y.numpy(), new.numpy())
 
 
 def given(

@@ -50,7 +50,7 @@ def test_grpc_serves_steps_alone_where_it_lacks_a_part(
 def test_a_server_that_has_stopped_takes_nothing_up(serve: Callable[..., RunningServer]) -> None:
     server = serve(shipped=False)
     taking = set(server.server.calls.hot.live)
-    assert len(taking) == 2 * hot_calls.WAITING + hot_calls.STREAMS
+    assert len(taking) == 4 * hot_calls.WAITING + hot_calls.STREAMS
     server.stop()
     assert all(task.done() for task in taking)
 

@@ -13,13 +13,13 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
 from carousel import tensors
+from carousel.model.kernels.kernel import Array
 from carousel.server import engine as engine_module
 from carousel.server.app import StartError
 from carousel.v1 import admin_service_pb2, admin_service_pb2_grpc
@@ -104,9 +104,9 @@ def test_an_engine_that_hangs_is_seen_and_takes_no_work(
     monkeypatch.setattr(engine_module, "STUCK_SECONDS", 0.05)
     server = serve()
     version = server.server.hall.registry.resolve("models/tiny")
-    hangs, may_go_on, step = threading.Event(), threading.Event(), version.kernel.step
+    hangs, may_go_on, step = threading.Event(), threading.Event(), version.kernel.step_arrays
 
-    def hang(*args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def hang(*args: Array) -> tuple[Array, Array]:
         hangs.set()
         assert may_go_on.wait(PATIENCE)
         return step(*args)
@@ -119,7 +119,7 @@ def test_an_engine_that_hangs_is_seen_and_takes_no_work(
     with grpc.insecure_channel(server.target) as channel:
         wire = Wire(channel)
         handle = wire.create().handle
-        monkeypatch.setattr(version.kernel, "step", hang)
+        monkeypatch.setattr(version.kernel, "step_arrays", hang)
         request = pb.StepRequest(
             handles=[handle], step_indexes=[0], inputs=tensors.encode(np.zeros((1, 3), np.float32))
         )

@@ -15,6 +15,7 @@ from torch import Tensor
 from carousel.client import Client, HealthRule
 from carousel.model import Features, Kernel, Linear, ModelConfig, Network, save
 from carousel.model.config import Cell
+from carousel.model.kernels.kernel import OfTensors
 from carousel.server.batch_audit import TOLERANCE
 from tests.conftest import RunningServer, running
 from tests.server.contract import Floats, Wire
@@ -165,7 +166,7 @@ def test_a_server_says_whether_it_is_bit_exact(exact: RunningServer, server: Run
     assert kernels == ["onnx, padded to 16"] * len(MODELS)
 
 
-class Leaky:
+class Leaky(OfTensors):
     """A kernel whose rows take a thousandth of what the rows beside them hold."""
 
     def __init__(self, kernel: Kernel) -> None:

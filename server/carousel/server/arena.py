@@ -10,6 +10,9 @@ from carousel.server.work import Floats, Ints
 
 FIRST_CAPACITY = 64
 
+Rows = Floats | torch.Tensor
+"""States [n, width]: on a CPU an array, without a tensor around it, else a tensor there."""
+
 
 class Arena:
     """Rows of `width` float32 numbers, given out and taken back.
@@ -82,22 +85,26 @@ class Arena:
         self._free[self._free_count : self._free_count + len(rows)] = rows
         self._free_count += len(rows)
 
-    def read(self, rows: Ints) -> torch.Tensor:
-        """Copies of these rows: [n, width]."""
+    def take(self, rows: Ints) -> Rows:
+        """Copies of these rows."""
         if self._host is not None:
-            return torch.from_numpy(self._host.take(rows, 0))
+            return self._host.take(rows, 0)
         return self._rows.index_select(0, self._index(rows))
+
+    def read(self, rows: Ints) -> torch.Tensor:
+        """Copies of these rows, as a tensor in any case."""
+        return torch.as_tensor(self.take(rows))
 
     def gather(self, index: torch.Tensor, out: torch.Tensor) -> None:
         """Copy rows whose numbers are on the device into `out` [n, width], there too."""
         torch.index_select(self._rows, 0, index, out=out)
 
-    def write(self, rows: Ints, values: torch.Tensor) -> None:
+    def write(self, rows: Ints, values: Rows) -> None:
         """Put values [n, width] into these rows, each named once."""
         if self._host is not None:
-            self._host[rows] = values.numpy()
+            self._host[rows] = values
         else:
-            self.scatter(self._index(rows), values.to(self.device))
+            self.scatter(self._index(rows), torch.as_tensor(values).to(self.device))
 
     def scatter(self, index: torch.Tensor, values: torch.Tensor) -> None:
         """As `write`, of rows whose numbers are on the device, as the values are."""

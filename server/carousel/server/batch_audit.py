@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from carousel.server.loaded import LoadedVersion
-from carousel.server.ride import Brought, Ride
+from carousel.server.ride import Brought, Ride, some
 from carousel.server.scheduler import Plan
 
 log = logging.getLogger("carousel.audit")
@@ -110,7 +110,7 @@ def take(version: LoadedVersion, plan: Plan, ride: Ride, rider: int) -> Sample:
     """A copy of what one rider of a turn brought and got."""
     one = slice(rider, rider + 1)
     brought = ride.brought(plan, np.array([rider]), steps=AUDITED_STEPS)
-    outputs, whole = ride.outputs[one], True
+    outputs, whole = torch.from_numpy(ride.outputs[one].copy()), True
     if plan.lengths is not None and brought.lengths is not None:
         steps = int(brought.lengths[0])
         whole = steps == int(plan.lengths[ride.places[rider]])
@@ -118,8 +118,8 @@ def take(version: LoadedVersion, plan: Plan, ride: Ride, rider: int) -> Sample:
     return Sample(
         version=version,
         brought=brought,
-        outputs=outputs.clone(),
-        new=ride.new[one].clone() if whole else None,
+        outputs=outputs,
+        new=torch.as_tensor(some(ride.new, np.array([rider]))) if whole else None,
     )
 
 

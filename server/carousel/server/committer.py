@@ -13,7 +13,7 @@ from carousel.server.audit.recorder import Recorder
 from carousel.server.loaded import LoadedVersion
 from carousel.server.outbox import Outbox
 from carousel.server.repeats import chunk_answer
-from carousel.server.ride import Ride
+from carousel.server.ride import Ride, some
 from carousel.server.scheduler import Chunk, Plan
 from carousel.server.table import SessionTable
 from carousel.server.work import Answer, Floats
@@ -46,8 +46,8 @@ class Committer:
         if ride.index is None:
             version.arena.write(ride.rows, ride.new)
         else:
-            version.arena.scatter(ride.index, ride.new)
-        values: Floats = ride.outputs.numpy()
+            version.arena.scatter(ride.index, torch.as_tensor(ride.new))
+        values = ride.outputs
         table.last_use[slots] = self._clock()
         if plan.lengths is None:
             indexes, tickets = plan.indexes, plan.tickets
@@ -130,4 +130,4 @@ class Committer:
         targets = np.empty(len(places), np.int64)
         for number, slot in enumerate(ride.slots[places].tolist()):
             targets[number] = self._table.rings[slot].keep(int(self._table.next_index[slot]))
-        version.arena.write(targets, ride.state[torch.from_numpy(places).to(ride.state.device)])
+        version.arena.write(targets, some(ride.state, places))

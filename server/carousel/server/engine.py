@@ -162,15 +162,14 @@ class Engine:
             busy = self._calls or self.waiting
             if busy or self._stopping or version.accelerator is not None:
                 return False
-            with torch.no_grad():
-                plan = lone.plan_of(self.table, version, work, time.monotonic())
-                if plan is None:
-                    if self.table.parked:
-                        return False  # its session may have to be brought back
-                    self._admit(version, [work])
-                    self._safe_turn(version)
-                else:
-                    self._ride(version, plan, checked=True)
+            plan = lone.plan_of(self.table, version, work, time.monotonic())
+            if plan is None:
+                if self.table.parked:
+                    return False  # its session may have to be brought back
+                self._admit(version, [work])
+                self._safe_turn(version)
+            else:
+                self._ride(version, plan, checked=True)
             self._company.is_expected(0)
             if self.behind.due_in(now := time.monotonic()) < self._rests_until - now:
                 self._wake.set()

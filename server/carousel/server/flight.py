@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-import torch
-
 from carousel.server.accelerator import Launched
 from carousel.server.loaded import LoadedVersion
 from carousel.server.plan import Plan
-from carousel.server.ride import Ride
+from carousel.server.ride import Mask, Ride
 from carousel.server.work import Ints
 
 
@@ -27,10 +25,9 @@ class Flight:
     launched: Launched
     launch: float = field(default_factory=time.monotonic)
 
-    def land(self) -> tuple[Ride, torch.Tensor | None]:
+    def land(self) -> tuple[Ride, Mask | None]:
         """Wait for it: the ride, and which of its rows are finite, None when all are."""
         done = self.launched.land()
-        ride = Ride(
-            self.places, self.slots, self.rows, done.state, done.outputs, done.new, (), done.index
-        )
-        return ride, done.good
+        outputs, index = done.outputs.numpy(), done.index
+        ride = Ride(self.places, self.slots, self.rows, done.state, outputs, done.new, (), index)
+        return ride, None if done.good is None else done.good.numpy()

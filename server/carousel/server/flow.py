@@ -126,7 +126,8 @@ class Flows:
     def __init__(self, limits: ConnectionLimits, metrics: RpcMetrics) -> None:
         self._limits = limits
         self._metrics = metrics
-        self.begun = self.lost = 0  # all calls; those that were taken back before their deadline
+        self.begun = 0  # calls that grpc.aio took up
+        self.lost = 0  # all calls that were taken back before their deadline
         self._live: set[Flow] = set()
         self._aborts: set[asyncio.Task[None]] = set()
 

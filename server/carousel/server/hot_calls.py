@@ -100,7 +100,7 @@ class HotCalls:
             answer = (
                 core.SendInitialMetadataOperation(None, NO_FLAGS),
                 core.SendMessageOperation(data, NO_FLAGS),
-                core.SendStatusFromServerOperation((), 0, "", NO_FLAGS),
+                core.SendStatusFromServerOperation(context.trailing_metadata(), 0, "", NO_FLAGS),
             )
             await core.execute_batch(state, answer, loop)
 

@@ -23,7 +23,7 @@ from carousel.model import (
 )
 from carousel.model.kernels.device import device_of
 from carousel.server.accelerator import Accelerator
-from carousel.server.arena import FIRST_CAPACITY, Arena
+from carousel.server.arena import FIRST_CAPACITY, Arena, Rows
 from carousel.server.door import Door, Lane
 from carousel.server.health_log import HealthLog
 from carousel.server.health_policy import HealthPolicy
@@ -34,7 +34,7 @@ from carousel.server.one_step import tensor_head
 from carousel.server.scheduler import Scheduler
 from carousel.server.settings import Settings
 from carousel.server.state_health import StateHealth, Touch
-from carousel.server.work import Floats, Ints
+from carousel.server.work import Floats, Inputs, Ints
 from carousel.v1 import tensor_pb2
 
 # Of addresses, for rows and replies on a CPU, which take memory when they are used: what fits in
@@ -166,23 +166,26 @@ class LoadedVersion:
             )
 
     def run(
-        self, x: torch.Tensor, lengths: Ints | None, rows: torch.Tensor, indexes: Ints, slots: Ints
-    ) -> tuple[torch.Tensor, torch.Tensor, Sequence[Touch]]:
+        self, x: Inputs, lengths: Ints | None, rows: Rows, indexes: Ints, slots: Ints
+    ) -> tuple[Floats, Rows, Sequence[Touch]]:
         """One call of the network: outputs [B, O] or [B, T, O], and the new rows [B, width].
 
-        x and the outputs are on the CPU, rows before and after on the device.
         Under a health policy, its rules are applied on the way: what fired names riders by
         `slots`. `indexes` are those of the riders' first steps; `lengths` None is one step each.
         """
-        x = x if self.on_cpu else x.to(self.device)
+        if lengths is None and self.health is None and isinstance(rows, np.ndarray):
+            return *self.kernel.step_arrays(x, rows), ()
         touches: Sequence[Touch] = ()
-        if self.health is not None:
-            y, new, touches = self.health.run(self.kernel, x, lengths, rows, indexes, slots)
-        elif lengths is None:
-            y, new = self.kernel.step(x, rows)
-        else:
-            y, new = self.kernel.chunk(x, torch.from_numpy(lengths), rows)
-        return y if self.on_cpu else y.cpu(), new, touches
+        given, before = torch.from_numpy(x).to(self.device), torch.as_tensor(rows)
+        with torch.no_grad():
+            if self.health is not None:
+                about = lengths, before, indexes, slots
+                y, new, touches = self.health.run(self.kernel, given, *about)
+            elif lengths is None:
+                y, new = self.kernel.step(given, before)
+            else:
+                y, new = self.kernel.chunk(given, torch.from_numpy(lengths), before)
+        return y.cpu().numpy(), new.numpy() if self.on_cpu else new, touches
 
     def watch(self, policy: HealthPolicy) -> None:
         """Put all states under a policy, from the next turn on; an empty one: under none."""

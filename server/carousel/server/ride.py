@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from carousel.server.arena import Rows
 from carousel.server.health_policy import ALERT
 from carousel.server.plan import Plan
 from carousel.server.state_health import Touch
-from carousel.server.work import Inputs, Ints
+from carousel.server.work import Floats, Inputs, Ints
+
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(slots=True, frozen=True)
@@ -31,24 +35,23 @@ class Ride:
     places: Ints
     slots: Ints
     rows: Ints
-    state: torch.Tensor  # [B, width], as it was
-    outputs: torch.Tensor  # [B, O], or of slices [B, T, O]; on the CPU
-    new: torch.Tensor  # [B, width]
+    state: Rows  # as it was
+    outputs: Floats  # [B, O], or of slices [B, T, O]
+    new: Rows
     touches: Sequence[Touch] = ()  # of a health policy, where the version has one
     index: torch.Tensor | None = None  # `rows` on the device, where they are there already
 
-    def only(self, good: torch.Tensor) -> Ride:
+    def only(self, good: Mask) -> Ride:
         """Without those for whom `good` [B] is False."""
-        keep, on_device = good.numpy(), good.to(self.new.device)
-        slots = self.slots[keep]
+        slots = self.slots[good]
         left = set(slots.tolist()) if self.touches else set()
         return Ride(
-            self.places[keep],
+            self.places[good],
             slots,
-            self.rows[keep],
-            self.state[on_device],
+            self.rows[good],
+            some(self.state, good),
             self.outputs[good],
-            self.new[on_device],
+            some(self.new, good),
             [touch for touch in self.touches if touch.slot in left],
         )
 
@@ -62,7 +65,7 @@ class Ride:
     def brought(self, plan: Plan, riders: Ints, *, steps: int) -> Brought:
         """What these riders brought; of slices their first `steps` at most."""
         places = self.places[riders]
-        state = self.state[torch.from_numpy(riders).to(self.state.device)]
+        state = torch.as_tensor(some(self.state, riders))
         if plan.lengths is None:
             return Brought(plan.inputs[places], None, state)
         lengths = np.minimum(plan.lengths[places], steps)
@@ -75,19 +78,26 @@ class Ride:
         return np.searchsorted(self.places, plan.bounds)
 
 
-def finite_rows(outputs: torch.Tensor, new: torch.Tensor) -> torch.Tensor | None:
+def some(rows: Rows, chosen: Ints | Mask) -> Rows:
+    """A copy of these, where they are."""
+    if isinstance(rows, np.ndarray):
+        return rows[chosen]
+    return rows[torch.from_numpy(chosen).to(rows.device)]
+
+
+def finite_rows(outputs: Floats, new: Rows) -> Mask | None:
     """Which rows are finite in outputs and state, [B]; None when all are.
 
     A sum is finite only if all its terms are, and costs a fraction of looking at each.
     """
     if math.isfinite(_sum(new) + _sum(outputs)):
         return None
-    rows: torch.Tensor = torch.isfinite(new).all(1).cpu()
-    return rows & torch.isfinite(outputs).flatten(1).all(1)
+    rows: Mask = torch.isfinite(torch.as_tensor(new)).all(1).cpu().numpy()
+    return rows & np.isfinite(outputs).reshape(len(outputs), -1).all(1)
 
 
-def _sum(values: torch.Tensor) -> float:
-    """Of all numbers; on a CPU by numpy, since torch gives the interpreter's lock up each time."""
-    if values.device.type != "cpu":
-        return float(values.sum())
-    return float(np.einsum("i->", values.numpy().reshape(-1)))
+def _sum(values: Rows) -> float:
+    """Of all numbers; of arrays by numpy, since torch gives the interpreter's lock up each time."""
+    if isinstance(values, np.ndarray):
+        return float(np.einsum("i->", values.reshape(-1)))
+    return float(values.sum())

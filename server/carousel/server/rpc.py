@@ -42,6 +42,7 @@ from carousel.v1 import inference_service_pb2 as pb
 log = logging.getLogger("carousel.rpc")
 
 HOT = frozenset({"Step", "StreamSteps", "StepStates"})  # called too often to log each
+TAKEN_UP = HOT | {"CreateSession", "DeleteSession"}  # many at a time: see HotCalls
 
 USUAL: dict[type[Message], Callable[[bytes], OneStep | None]] = {
     pb.StepRequest: one_step.read,
@@ -83,6 +84,7 @@ class Call:
         labels = (kind, service, method.name)
         self.name = f"{service}/{method.name}"
         self.hot = method.name in HOT
+        self.by_grpc = method.name not in TAKEN_UP
         self.logged = logged and not self.hot
         self.tracer = tracer
         self.gate = gate
@@ -166,7 +168,7 @@ def _unary(
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     async def handle(request: Any, context: Context) -> Any:
         call.started.count += 1
-        call.flows.begun += not call.hot
+        call.flows.begun += call.by_grpc
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
         flow = None
@@ -202,7 +204,7 @@ def _streaming(
 ) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
         call.started.count += 1
-        call.flows.begun += not call.hot
+        call.flows.begun += call.by_grpc
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
         identify(context)
@@ -362,7 +364,8 @@ def add_service(
 ) -> Handlers:
     """Register `servicer`, which has an async method for each RPC of the service.
 
-    Gives the handlers of its hot methods by their paths. Raises NoRule.
+    Gives by their paths the handlers of those methods whose calls HotCalls is to take up. Raises
+    NoRule.
     """
     handlers: Handlers = {}
     if flows is None:
@@ -380,8 +383,8 @@ def add_service(
             handle,
             response_serializer=serializer(message_factory.GetMessageClass(method.output_type)),
         )
-    hot = {name: handlers.pop(name) for name in HOT & handlers.keys()}
-    server.add_registered_method_handlers(service.full_name, hot)
+    taken_up = {name: handlers.pop(name) for name in TAKEN_UP & handlers.keys()}
+    server.add_registered_method_handlers(service.full_name, taken_up)
     generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
     server.add_generic_rpc_handlers((generic,))
-    return {f"/{service.full_name}/{name}": handler for name, handler in hot.items()}
+    return {f"/{service.full_name}/{name}": handler for name, handler in taken_up.items()}

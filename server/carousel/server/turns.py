@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from carousel.errors import InternalError
 from carousel.server import gatekeeper
+from carousel.server.arena import Rows
 from carousel.server.batch_audit import BatchAudit
 from carousel.server.committer import Committer
 from carousel.server.flight import Flight
@@ -19,11 +19,11 @@ from carousel.server.gates.watch import Watches
 from carousel.server.loaded import LoadedVersion
 from carousel.server.outbox import Outbox
 from carousel.server.plan import Plan
-from carousel.server.ride import Ride, finite_rows
+from carousel.server.ride import Mask, Ride, finite_rows
 from carousel.server.state_health import Touch
 from carousel.server.table import QUARANTINED, SessionTable
 from carousel.server.tracing.trace import Tracer
-from carousel.server.work import Ints
+from carousel.server.work import Floats, Ints
 from carousel.server.write_behind import WriteBehind
 
 log = logging.getLogger("carousel.engine")
@@ -98,7 +98,7 @@ class Turns:
             launched = version.accelerator.launch(inputs, rows)
             self.land(then=Flight(version, plan, places, slots, rows, begin, launched))
             return
-        state = version.arena.read(rows)  # [B, width]
+        state = version.arena.take(rows)  # [B, width]
         computing = time.monotonic()
         outputs, new, touches = self._compute(version, plan, places, state)
         seconds = time.monotonic() - computing
@@ -128,14 +128,14 @@ class Turns:
         version: LoadedVersion,
         plan: Plan,
         ride: Ride,
-        good: torch.Tensor | None,
+        good: Mask | None,
         begin: float,
         seconds: float,
     ) -> None:
         """The second half of a turn, for those whose rows are finite (`good` None: all)."""
         computed = time.monotonic()
         if good is not None:
-            self._quarantine(version, plan, ride.places[~good.numpy()])
+            self._quarantine(version, plan, ride.places[~good])
             ride = ride.only(good)
         if self._batch_audit is not None:
             self._batch_audit.look(version, plan, ride)
@@ -154,14 +154,14 @@ class Turns:
         )
 
     def _compute(
-        self, version: LoadedVersion, plan: Plan, places: Ints, state: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, Sequence[Touch]]:
+        self, version: LoadedVersion, plan: Plan, places: Ints, state: Rows
+    ) -> tuple[Floats, Rows, Sequence[Touch]]:
         """One call of the network for everybody, as `LoadedVersion.run` gives it."""
         inputs, indexes, slots, lengths = plan.inputs, plan.indexes, plan.slots, plan.lengths
         if len(places) < len(plan):
             inputs, indexes, slots = inputs[places], indexes[places], slots[places]
             lengths = None if lengths is None else lengths[places]
-        return version.run(torch.from_numpy(inputs), lengths, state, indexes, slots)
+        return version.run(inputs, lengths, state, indexes, slots)
 
     def _quarantine(self, version: LoadedVersion, plan: Plan, places: Ints) -> None:
         """Take riders whose rows became NaN or infinite out of service, with their last state."""

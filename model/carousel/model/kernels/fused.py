@@ -8,7 +8,7 @@ from torch import Tensor
 from carousel.model.cells import State
 from carousel.model.errors import ConfigError
 from carousel.model.kernels.gates import Gates, gates_for
-from carousel.model.kernels.kernel import chunk_by_steps, forward_only
+from carousel.model.kernels.kernel import OfTensors, chunk_by_steps, forward_only
 from carousel.model.kernels.persistent import Persistent
 from carousel.model.network import Network
 
@@ -16,7 +16,7 @@ HalfPrecision = Literal["bfloat16", "float16"]
 HALVES: dict[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Fused:
+class Fused(OfTensors):
     """Steps in one product over [x, h] a layer; chunks and sequences through torch's layers."""
 
     name = "fused"

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from carousel.model.cells import State, Weights
-from carousel.model.kernels.kernel import chunk_by_steps, forward_only
+from carousel.model.kernels.kernel import OfTensors, chunk_by_steps, forward_only
 from carousel.model.network import Network
 
 
-class Gatewise:
+class Gatewise(OfTensors):
     """Eight products a layer and step for the LSTM, six for the GRU, two for the RNN."""
 
     name = "gatewise"

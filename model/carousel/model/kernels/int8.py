@@ -8,7 +8,7 @@ from torch import Tensor
 from carousel.model.config import ModelConfig
 from carousel.model.errors import ConfigError
 from carousel.model.kernels.graph import MICROSOFT, Graph, step_graph
-from carousel.model.kernels.kernel import chunk_by_steps
+from carousel.model.kernels.kernel import Array, OfArrays, chunk_by_steps
 from carousel.model.kernels.onnx import open_session, run_session
 from carousel.model.network import Network
 
@@ -60,7 +60,7 @@ def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight.detach() / scales[:, None]).round().to(torch.int8), scales
 
 
-class Int8:
+class Int8(OfArrays):
     """A quarter of the weights to read, for an error of up to a hundredth of the outputs: see
     `carousel.model.precision`. Products over features and the head stay in float32. Chunks and
     sequences run step by step, so that any cut gives the same numbers.
@@ -75,8 +75,8 @@ class Int8:
         with torch.no_grad():
             self._step = open_session(step_graph(network, Int8Graph()), threads, arena=True)
 
-    def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return run_session(self._step, {"x": x.numpy(), "rows": rows.numpy()})
+    def step_arrays(self, x: Array, rows: Array) -> tuple[Array, Array]:
+        return run_session(self._step, {"x": x, "rows": rows})
 
     @torch.no_grad()
     def chunk(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

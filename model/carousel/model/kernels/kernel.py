@@ -1,8 +1,9 @@
 """What every kernel offers, and the slow but general way to run a chunk: step by step."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from carousel.model.errors import ConfigError
 from carousel.model.network import Network
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Array = npt.NDArray[Any]
 
 
 class Kernel(Protocol):
@@ -27,6 +29,10 @@ class Kernel(Protocol):
         """x [B, D] or [B], rows [B, width] -> y [B, O] and the new rows [B, width]."""
         ...
 
+    def step_arrays(self, x: Array, rows: Array) -> tuple[Array, Array]:
+        """The same on a CPU: a step of one row is so short that tensors are a sixth of it."""
+        ...
+
     def chunk(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, T, D] or [B, T], lengths [B] (1..T) -> y [B, T, O], the new rows [B, width].
 
@@ -37,6 +43,28 @@ class Kernel(Protocol):
     def sequences(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Whole sequences from the initial state, as in `chunk` -> y [B, T, O]."""
         ...
+
+
+class OfTensors:
+    """Of a kernel that computes in torch: steps of arrays."""
+
+    def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def step_arrays(self, x: Array, rows: Array) -> tuple[Array, Array]:
+        y, new = self.step(torch.from_numpy(x), torch.from_numpy(rows))
+        return y.numpy(), new.numpy()
+
+
+class OfArrays:
+    """Of a kernel that computes on arrays: steps of tensors."""
+
+    def step_arrays(self, x: Array, rows: Array) -> tuple[Array, Array]:
+        raise NotImplementedError
+
+    def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        y, new = self.step_arrays(x.numpy(), rows.numpy())
+        return torch.from_numpy(y), torch.from_numpy(new)
 
 
 def forward_only(network: Network) -> None:

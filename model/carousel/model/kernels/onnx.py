@@ -8,7 +8,7 @@ from torch import Tensor
 
 from carousel.model.errors import ConfigError
 from carousel.model.kernels.graph import chunk_graph, step_graph
-from carousel.model.kernels.kernel import chunk_by_steps, forward_only
+from carousel.model.kernels.kernel import Array, OfArrays, chunk_by_steps, forward_only
 from carousel.model.kernels.ragged import cuts
 from carousel.model.network import Network, padding_mask
 
@@ -17,7 +17,7 @@ CALL_COST, ROW_COST = 100.0, 0.03
 OUTPUTS = ["y", "new_rows"]
 
 
-class Onnx:
+class Onnx(OfArrays):
     """The default on CPU. `threads` is for one call; calls from several threads are safe."""
 
     name = "onnx"
@@ -45,10 +45,10 @@ class Onnx:
                 open_session(chunk_graph(network), threads, arena=False) if operators else None
             )
 
-    def step(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def step_arrays(self, x: Array, rows: Array) -> tuple[Array, Array]:
         if self._step is None:
             forward_only(self.network)
-        return run_session(self._step, {"x": x.numpy(), "rows": rows.numpy()})
+        return run_session(self._step, {"x": x, "rows": rows})
 
     @torch.no_grad()
     def chunk(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +92,9 @@ class Onnx:
 
     def _call(self, x: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         given = {"x": x, "lengths": lengths.int(), "rows": rows}
-        return run_session(self._chunk, {k: v.contiguous().numpy() for k, v in given.items()})
+        arrays = {name: value.contiguous().numpy() for name, value in given.items()}
+        y, new = run_session(self._chunk, arrays)
+        return torch.from_numpy(y), torch.from_numpy(new)
 
 
 def open_session(graph: bytes, threads: int, *, arena: bool) -> Any:
@@ -110,6 +112,6 @@ def open_session(graph: bytes, threads: int, *, arena: bool) -> Any:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def run_session(session: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def run_session(session: Any, inputs: dict[str, Array]) -> tuple[Array, Array]:
     y, rows = session.run(OUTPUTS, inputs)
-    return torch.from_numpy(y), torch.from_numpy(rows)
+    return y, rows

@@ -7,10 +7,10 @@ one height every row is computed alike, wherever it stands and whoever its neigh
 import torch
 from torch import Tensor
 
-from carousel.model.kernels.kernel import Kernel, chunk_by_steps
+from carousel.model.kernels.kernel import Kernel, OfTensors, chunk_by_steps
 
 
-class Padded:
+class Padded(OfTensors):
     """Another kernel whose steps run in groups of exactly `batch` rows, filled up with zeros.
 
     Chunks run step by step, so that any cut of a sequence gives the same bits too. Whole sequences

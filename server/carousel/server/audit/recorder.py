@@ -110,7 +110,7 @@ class Recorder:
             first=after - (1 if lengths is None else lengths),
             lengths=lengths,
             inputs=plan.inputs[places],
-            outputs=ride.outputs.numpy()[chosen],
+            outputs=ride.outputs[chosen],
             time=self._clock(),
             due=due,
             states=states,

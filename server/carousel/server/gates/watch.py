@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from carousel.errors import WatchCapacity
+from carousel.server.arena import Rows
 from carousel.server.loaded import LoadedVersion
 from carousel.server.repeats import reply_of
-from carousel.server.ride import Ride
+from carousel.server.ride import Ride, some
 from carousel.server.scheduler import Plan
 from carousel.server.table import SessionTable
 from carousel.server.work import Floats, Inputs
@@ -130,7 +131,12 @@ class Watches:
             if max(len(part.inputs) for part in parts) > LONGEST_PART:
                 watch.begin(version, None)
             else:
-                watch.add(parts, ride.new[rider].clone())
+                watch.add(parts, _row(ride.new, rider))
+
+
+def _row(rows: Rows, rider: int) -> torch.Tensor:
+    """A copy of one rider's, [width]."""
+    return torch.as_tensor(some(rows, np.array([rider])))[0]
 
 
 def _parts(plan: Plan, ride: Ride, rider: int) -> Iterator[Part]:
@@ -139,7 +145,7 @@ def _parts(plan: Plan, ride: Ride, rider: int) -> Iterator[Part]:
     first, inputs = int(plan.indexes[place]), plan.inputs[place : place + 1]
     if plan.lengths is not None:
         inputs = inputs[0, : int(plan.lengths[place])]
-    states = {first: ride.state[rider].clone()}
+    states = {first: _row(ride.state, rider)}
     for touch in ride.touches:
         after = touch.step_index + 1
         if touch.slot == slot and touch.row is not None and after < first + len(inputs):

@@ -84,20 +84,21 @@ def _ride(
     version: LoadedVersion, riders: Sequence[Group], begin: float, tracer: Tracer, *, sliced: bool
 ) -> list[Group]:
     """Run the network once for all riders; gives those whose chunk goes on."""
-    state = torch.from_numpy(np.concatenate([group.work.rows[group.items] for group in riders]))
-    state = state.to(version.arena.device)  # [B, width]
+    states = np.concatenate([group.work.rows[group.items] for group in riders])  # [B, width]
+    state = states if version.on_cpu else torch.from_numpy(states).to(version.device)
     lengths = _slices(riders, version.held.chunk_slice) if sliced else None
-    inputs = torch.from_numpy(_inputs(version, riders, lengths))
+    inputs = _inputs(version, riders, lengths)
     computing = time.monotonic()
     begins = [g.work.indexes[g.items] + g.work.done[g.items] for g in riders]
     places = np.arange(len(state))
     outputs, new, touches = version.run(inputs, lengths, state, np.concatenate(begins), places)
     seconds = time.monotonic() - computing
     finite = finite_rows(outputs, new)
-    good = np.ones(len(state), np.bool_) if finite is None else finite.numpy()
+    good = np.ones(len(state), np.bool_) if finite is None else finite
     if touches:
         _tell_health(version, riders, [touch for touch in touches if good[touch.slot]])
-    going_on = _commit(riders, outputs.numpy(), new.cpu().numpy(), good, lengths)
+    after: Floats = torch.as_tensor(new).cpu().numpy()
+    going_on = _commit(riders, outputs, after, good, lengths)
     _measure(version, riders, good, lengths, begin, seconds)
     tracer.turn(
         version.name,
