@@ -96,6 +96,7 @@ class Door:
         self.bulk_inside = 0
         self.served = 0
         self._tenants: dict[str, tuple[Lane, Lane]] = {}  # those with something inside
+        self.is_shared = False  # whether they are more than one; looked at in every turn
         self._numbers: deque[int] = deque()  # of tenants that left, to be given again
         self._rate = 0.0  # items served a second
         self._since, self._served_before = 0.0, 0
@@ -123,10 +124,12 @@ class Door:
         for bulk, one in enumerate(pair):
             one.number = 2 * number + bulk
         self._tenants[lane.tenant] = pair
+        self.is_shared = len(self._tenants) > 1
 
     def forget(self, lane: Lane) -> None:
         """The last work of a tenant left."""
         del self._tenants[lane.tenant]
+        self.is_shared = len(self._tenants) > 1
         self._numbers.append(lane.number // 2)
 
     def enter(self, count: int, now: float) -> None:

@@ -304,7 +304,12 @@ class Engine:
         To be queued with the others' and to ride among them would take several times as long.
         """
         inbox = self._inbox
-        if not inbox or self.away or all(len(version.door) < 2 for version in self.versions):
+        for version in self.versions:
+            if version.door.is_shared:
+                break
+        else:
+            return
+        if self.away:
             return
         for place in range(len(inbox)):  # what comes meanwhile comes behind
             version, work = inbox[place]
