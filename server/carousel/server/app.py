@@ -389,8 +389,14 @@ class Server:
             every = (settings, self.metrics, self.gate, self._recorder)
             self.calls = CallServer(options, *every)
         # Front ends log calls too, but do not know their traces.
-        logged = self.front_ends is None or self.tracer is not NO_TRACER
-        self.calls.add(servicers, self._health.servicer, tracer=self.tracer, logged=logged)
+        behind = self.front_ends is not None
+        self.calls.add(
+            servicers,
+            self._health.servicer,
+            tracer=self.tracer,
+            logged=not behind or self.tracer is not NO_TRACER,
+            for_front_ends=behind,
+        )
 
     async def _load_models(self) -> None:
         """Load what should serve; what can't be loaded is reported and does not stop the others."""
