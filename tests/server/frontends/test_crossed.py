@@ -34,7 +34,7 @@ from tests.server.frontends.test_calls import settle
 from tests.server.test_departures import held_up
 
 CALLS, AT_ONCE, COPIES = 240, 6, 3
-WHO = ((CALLER, b'["nobody", "", []]'),)
+WHO = ((CALLER, b'["nobody", "", [], "unix:"]'),)
 KINDS = ("create", "fork", "import")
 OK = {"grpc_type": "unary", "grpc_service": "carousel.v1.SessionService", "grpc_code": "OK"}
 
