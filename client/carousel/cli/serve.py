@@ -69,10 +69,10 @@ def serve(
         print(settings.model_dump_json(indent=2))
         return
     prepare_threads(settings.threads)
-    from carousel.server import app
+    from carousel.server import app, serving
 
     try:
-        run_loop(app.serve(settings, on_ready=lambda ready: _announce(ready, as_json=as_json)))
+        run_loop(serving.serve(settings, on_ready=lambda ready: _announce(ready, as_json=as_json)))
     except app.StartError as error:
         exits.leave(exits.CANNOT_START, str(error), as_json=as_json)
 
