@@ -199,7 +199,7 @@ def test_a_step_whose_caller_has_gone_before_its_turn_is_not_committed(
         return [work for _, work in hall.engine._inbox]
 
     with held_up(own):
-        late: Any = step.future(request, timeout=PATIENCE)  # type: ignore[attr-defined]
+        late: Any = step.future(request, timeout=PATIENCE)
         until(lambda: len(waiting()) == 1)
         [work] = waiting()
         if how == "cancel":

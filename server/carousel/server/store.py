@@ -384,7 +384,8 @@ class ModelStore:
     def _own(self, model: str) -> Path:
         """The model's folder in the store, made when there is none."""
         folder = self._home(model)
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing():
+            folder.mkdir(parents=True, exist_ok=True)
         if self._is_link(model):
             raise StoreUnwritable(f"the folder of {model_name(model)} is a symbolic link")
         return folder
