@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from carousel.server.varint import varint
 from carousel.v1 import inference_service_pb2, session_pb2, session_service_pb2
 from tests.bench.models import INPUT, Floats
 
@@ -9,15 +10,6 @@ INFERENCE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"
 SESSIONS = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 
 Session = session_pb2.Session
-
-
-def varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def field(number: int, payload: bytes) -> bytes:

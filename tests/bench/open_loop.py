@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 
+from carousel.server.varint import varint
 from carousel.v1 import inference_service_pb2 as pb
 from tests.bench import messages
 from tests.bench.models import INPUT, lengths
@@ -19,12 +20,12 @@ from tests.bench.wire import Connection, WireError, request_headers
 
 def chunk(handle: int, index: int, values: bytes, length: int) -> bytes:
     """A StreamStepsRequest of one chunk."""
-    shape = messages.field(2, messages.varint(length) + messages.varint(INPUT))
+    shape = messages.field(2, varint(length) + varint(INPUT))
     return messages.field(
         1,
         messages.handles([handle])
         + messages.indexes(index, 1)
-        + messages.field(3, messages.varint(length))
+        + messages.field(3, varint(length))
         + messages.field(5, b"\x08\x01" + shape + messages.field(3, values)),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import signal
 import socket
@@ -20,7 +19,7 @@ from .conftest import COMMAND, Command, environment
 
 
 def test_every_setting_is_a_flag_with_its_help() -> None:
-    flags = inspect.signature(serve_options.options).parameters
+    flags = {flag.name: flag for flag in serve_options.all_options()}
     assert list(flags) == list(Settings.model_fields)
     for name, flag in flags.items():
         [option] = flag.annotation.__metadata__
@@ -30,8 +29,8 @@ def test_every_setting_is_a_flag_with_its_help() -> None:
 
 def test_every_default_that_help_names_is_the_default() -> None:
     named = {
-        name: flag.annotation.__metadata__[0].help.rpartition("Default: ")[2].removesuffix(".")
-        for name, flag in inspect.signature(serve_options.options).parameters.items()
+        flag.name: flag.annotation.__metadata__[0].help.rpartition("Default: ")[2].removesuffix(".")
+        for flag in serve_options.all_options()
     }
     in_words = {
         "page": "on loopback",

@@ -183,6 +183,35 @@ def test_sessions_made_for_a_caller_who_has_gone_do_not_stay(
     until(lambda: len(own.server.hall.engine.table) == 1)
 
 
+@pytest.mark.parametrize("how", ["cancel", "deadline"])
+def test_a_step_whose_caller_has_gone_before_its_turn_is_not_committed(
+    own: RunningServer, wire: Wire, how: str
+) -> None:
+    session, other = wire.create(), wire.create()
+    hall, step = own.server.hall, wire.inference.Step
+    request = pb.StepRequest(
+        handles=[session.handle],
+        step_indexes=[0],
+        inputs=tensors.encode(np.ones((1, 3), np.float32)),
+    )
+
+    def waiting() -> list[Work]:
+        return [work for _, work in hall.engine._inbox]
+
+    with held_up(own):
+        late: Any = step.future(request, timeout=PATIENCE)
+        until(lambda: len(waiting()) == 1)
+        [work] = waiting()
+        if how == "cancel":
+            late.cancel()
+            until(lambda: work.cancelled)
+        else:
+            work.deadline = time.monotonic()
+    wire.outputs([other.handle], [0], np.ones((1, 3), np.float32))
+    assert wire.sessions.GetSession(make.GetSessionRequest(name=session.name)).step_index == 0
+    wire.outputs([session.handle], [0], np.ones((1, 3), np.float32))
+
+
 def test_a_durable_session_is_made_and_stored_in_one_visit_to_the_engine(
     own: RunningServer, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:

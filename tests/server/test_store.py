@@ -167,6 +167,32 @@ def test_an_alias_needs_its_version_and_keeps_it(store: ModelStore, made: Path) 
     assert store.models() == []
 
 
+def test_aliases_that_two_servers_set_at_once_are_all_there(store: ModelStore, made: Path) -> None:
+    store.add("x", made)
+    servers = [store, ModelStore(store.root)]
+    names = [f"alias-{number}" for number in range(40)]
+
+    def set_alias(number: int) -> None:
+        servers[number % 2].set_alias("x", names[number], 1)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(set_alias, range(len(names))))
+    assert sorted(store.aliases("x")) == sorted(names)
+
+
+def test_one_promotes_at_a_time_of_all_servers_and_of_those_that_are_killed(
+    store: ModelStore,
+) -> None:
+    other = ModelStore(store.root)
+    turn = store.try_turn()
+    assert turn is not None
+    assert other.try_turn() is None
+    os.close(turn)  # as the end of a process does
+    turn = other.try_turn()
+    assert turn is not None
+    os.close(turn)
+
+
 def test_damaged_aliases_are_told_and_never_ignored(store: ModelStore, made: Path) -> None:
     store.add("x", made)
     (store.root / "x" / "aliases.json").write_text('{"stable": ')

@@ -51,8 +51,8 @@ def register(app: typer.Typer) -> None:
         serve(**{name: given.pop(name) for name in frame}, flags=given)
 
     frame = inspect.signature(_frame).parameters
-    settings = inspect.signature(serve_options.options).parameters
-    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*frame.values(), *settings.values())]
+    settings = serve_options.all_options()
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*frame.values(), *settings)]
     run.__doc__ = "Serve models until SIGTERM or Ctrl-C, then drain."
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     vars(run)["__signature__"] = inspect.Signature(parameters)
@@ -69,10 +69,10 @@ def serve(
         print(settings.model_dump_json(indent=2))
         return
     prepare_threads(settings.threads)
-    from carousel.server import app
+    from carousel.server import app, serving
 
     try:
-        run_loop(app.serve(settings, on_ready=lambda ready: _announce(ready, as_json=as_json)))
+        run_loop(serving.serve(settings, on_ready=lambda ready: _announce(ready, as_json=as_json)))
     except app.StartError as error:
         exits.leave(exits.CANNOT_START, str(error), as_json=as_json)
 

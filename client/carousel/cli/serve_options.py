@@ -5,46 +5,35 @@ once, where the server is not installed; a test holds that both say the same. Th
 checks values. Modules with signatures for typer can't postpone the evaluation of annotations.
 """
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-
-def _flag(panel: str, default: str, text: str, **more: Any) -> Any:
-    return typer.Option(help=f"{text} Default: {default}.", rich_help_panel=panel, **more)
+from carousel.cli.access_options import access_options
+from carousel.cli.connection_options import connection_options
+from carousel.cli.serve_flag import flag
 
 
 def _listen(default: str, text: str) -> Any:
-    return _flag("Listening", default, text)
+    return flag("Listening", default, text)
 
 
 def _models(default: str, text: str, **more: Any) -> Any:
-    return _flag("Models and device", default, text, **more)
-
-
-def _access(default: str, text: str, **more: Any) -> Any:
-    return _flag("Who may call", default, text, **more)
+    return flag("Models and device", default, text, **more)
 
 
 def _audit(default: str, text: str, **more: Any) -> Any:
-    return _flag("Sessions", default, text, **more)
+    return flag("Sessions", default, text, **more)
 
 
 def _limit(default: str, text: str, **more: Any) -> Any:
-    return _flag("Limits", default, text, **more)
+    return flag("Limits", default, text, **more)
 
 
 def _seconds(default: str, text: str) -> Any:
     return _limit(default, text, metavar="SECONDS")
-
-
-def _connection(default: str, text: str, **more: Any) -> Any:
-    return _flag("Connections", default, text, **more)
-
-
-def _patience(default: str, text: str) -> Any:
-    return _connection(default, text, metavar="SECONDS")
 
 
 def _training(default: str, text: str, *names: str, **more: Any) -> Any:
@@ -53,69 +42,16 @@ def _training(default: str, text: str, *names: str, **more: Any) -> Any:
 
 
 def _log(default: str, text: str, **more: Any) -> Any:
-    return _flag("Logs and traces", default, text, **more)
+    return flag("Logs and traces", default, text, **more)
+
+
+def all_options() -> list[inspect.Parameter]:
+    """Of the whole command, in the order of its help."""
+    parts = (connection_options, access_options, options)
+    return [one for part in parts for one in inspect.signature(part).parameters.values()]
 
 
 def options(
-    max_connections: Annotated[
-        int | None,
-        _connection("10000", "Connections of gRPC at once; more are closed at once."),
-    ] = None,
-    max_connection_streams: Annotated[
-        int | None,
-        _connection("4096", "Calls at once on one connection; more wait at the caller."),
-    ] = None,
-    max_metadata_bytes: Annotated[
-        str | None,
-        _connection("16KiB", "Bytes of a call's metadata, such as 16KiB.", metavar="SIZE"),
-    ] = None,
-    connection_idle: Annotated[
-        str | None,
-        _patience("900", "How long a connection without calls is kept; off: for ever."),
-    ] = None,
-    connection_age: Annotated[
-        str | None,
-        _patience(
-            "off",
-            "How long a connection is kept before its client must make a new one; off: for ever.",
-        ),
-    ] = None,
-    connection_grace: Annotated[
-        float | None,
-        _patience("600", "How long calls may still run on a connection that is too old."),
-    ] = None,
-    keepalive: Annotated[
-        str | None,
-        _patience("60", "Silence after which a connection is asked whether it lives; off: never."),
-    ] = None,
-    keepalive_timeout: Annotated[
-        float | None, _patience("20", "How long such an answer may take.")
-    ] = None,
-    reader_timeout: Annotated[
-        str | None,
-        _patience(
-            "60",
-            "How long an answer on a stream may wait for a caller that does not read; off: for "
-            "ever.",
-        ),
-    ] = None,
-    upload_timeout: Annotated[
-        str | None, _patience("60", "How long an upload may bring nothing; off: for ever.")
-    ] = None,
-    stream_idle: Annotated[
-        str | None,
-        _patience("3600", "How long nothing may be said on a stream of steps; off: for ever."),
-    ] = None,
-    max_resets: Annotated[
-        str | None,
-        _connection(
-            "500",
-            "Calls a second that one network may take back where hardly any of its calls are "
-            "answered; above that it is shut out. off: any number.",
-            metavar="COUNT",
-        ),
-    ] = None,
-    shut_out: Annotated[float | None, _patience("30", "How long a network is shut out.")] = None,
     host: Annotated[str | None, _listen("localhost", "Address to listen on.")] = None,
     port: Annotated[int | None, _listen("50051", "Port of gRPC; 0: a free one.")] = None,
     frontends: Annotated[
@@ -144,77 +80,6 @@ def options(
             "Listen on any address, though what is said can be read or anyone may call; only as "
             "a flag.",
         ),
-    ] = None,
-    tls_cert: Annotated[
-        Path | None,
-        _listen(
-            "none",
-            "PEM file of the certificate to show on both ports, read anew when it changes; unset: "
-            "no TLS.",
-        ),
-    ] = None,
-    tls_key: Annotated[
-        Path | None, _listen("none", "PEM file of the key of tls_cert, without a password.")
-    ] = None,
-    tls_client_ca: Annotated[
-        Path | None,
-        _listen(
-            "none",
-            "PEM file of authorities; only clients with a certificate of theirs may call.",
-        ),
-    ] = None,
-    api_keys: Annotated[
-        Path | None,
-        _access("none", "File of the API keys that `carousel keys` makes; unset: there are none."),
-    ] = None,
-    jwt_issuer: Annotated[
-        str | None,
-        _access(
-            "none",
-            "Issuer whose tokens (JWT, OpenID Connect) are taken; unset: nobody's.",
-            metavar="URL",
-        ),
-    ] = None,
-    jwt_audience: Annotated[
-        str | None, _access("none", "Audience that tokens must be meant for.")
-    ] = None,
-    jwt_jwks: Annotated[
-        str | None,
-        _access(
-            "none",
-            "The issuer's signing keys: a JWKS file, or an https:// address of one.",
-            metavar="FILE|URL",
-        ),
-    ] = None,
-    jwt_tenant_claim: Annotated[
-        str | None, _access("tenant", "Claim of tokens that names the tenant.")
-    ] = None,
-    jwt_scopes_claim: Annotated[
-        str | None, _access("scope", "Claim of tokens that lists the scopes.")
-    ] = None,
-    jwt_operator: Annotated[
-        str | None,
-        _access(
-            "none",
-            "What the tenant's claim of an operator says, who is over all tenants; unset: no token "
-            "is an operator's.",
-        ),
-    ] = None,
-    spiffe_ids: Annotated[
-        Path | None,
-        _access(
-            "none",
-            "TOML file of the tenant and scopes of each SPIFFE id in client certificates; unset: "
-            "certificates identify nobody.",
-        ),
-    ] = None,
-    public_health: Annotated[
-        bool | None,
-        _access("yes", "Answer grpc.health without a credential, where there are credentials."),
-    ] = None,
-    public_reflection: Annotated[
-        bool | None,
-        _access("yes", "Answer reflection without a credential, where there are credentials."),
     ] = None,
     store: Annotated[
         Path | None,

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import secrets
-import signal
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -18,7 +17,7 @@ from carousel.errors import CarouselError
 from carousel.exposition import Certificate, CertificateError
 from carousel.model import KERNELS
 from carousel.model.zoo import shipped
-from carousel.server import http, logs, slices, tls
+from carousel.server import http, slices, tls
 from carousel.server.access.grant import AccessError
 from carousel.server.access.opening import open_gate
 from carousel.server.access.rules import NoRule
@@ -41,7 +40,6 @@ from carousel.server.health_reports import HealthReports
 from carousel.server.held.keys import Keyring, KeysError
 from carousel.server.live_gauges import LiveGauges
 from carousel.server.metrics import Metrics
-from carousel.server.names import ModelRef
 from carousel.server.page import Looks
 from carousel.server.quotas import LimitsError, Quotas
 from carousel.server.quotas.usage import Usage
@@ -188,8 +186,7 @@ class Server:
             self._follower = Follower(store, settings.load)
             # Before anything is loaded, so that nothing is missed.
             await asyncio.to_thread(self._follower.look)
-        await self._load_models()
-        registry.starting = False
+        await registry.load_first()
         gc.collect()
         gc.freeze()  # torch's hundred thousands of objects stay: no collection looks at them again
         gc.set_threshold(YOUNG_OBJECTS)
@@ -389,30 +386,11 @@ class Server:
             every = (settings, self.metrics, self.gate, self._recorder)
             self.calls = CallServer(options, *every)
         # Front ends log calls too, but do not know their traces.
-        logged = self.front_ends is None or self.tracer is not NO_TRACER
-        self.calls.add(servicers, self._health.servicer, tracer=self.tracer, logged=logged)
-
-    async def _load_models(self) -> None:
-        """Load what should serve; what can't be loaded is reported and does not stop the others."""
-        store, registry = self.hall.store, self.hall.registry
-        wanted = [ModelRef.parse(name, field="load") for name in self.settings.load]
-        for ref in wanted or [ModelRef(model) for model in store.models()]:
-            try:
-                stored = store.resolve(ref)
-                await registry.load(stored.model, stored.number)
-            except CarouselError as error:
-                log.error("models/%s does not serve: %s", ref.model, error.message)
-
-
-async def serve(
-    settings: Settings, *, on_ready: Callable[[Server], None] = lambda server: None
-) -> None:
-    """Run a server until SIGTERM or SIGINT has drained it. Raises StartError."""
-    logs.configure(level=settings.log_level, style=settings.log_format)
-    server = Server(settings)
-    await server.start()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.interrupt)
-    on_ready(server)  # whoever is told may end it at once
-    await server.wait()
+        behind = self.front_ends is not None
+        self.calls.add(
+            servicers,
+            self._health.servicer,
+            tracer=self.tracer,
+            logged=not behind or self.tracer is not NO_TRACER,
+            for_front_ends=behind,
+        )

@@ -55,11 +55,14 @@ class CallServer:
         *,
         tracer: Tracer = NO_TRACER,
         logged: bool = True,
+        for_front_ends: bool = False,
     ) -> None:
         """Serve these, by the names of SERVICES, health, and what tells of them. Raises NoRule."""
         for name, service in SERVICES.items():
             every = (service, servicers[name], self._metrics, self._gate, tracer, self._recorder)
-            self._handlers |= add_service(self.grpc, *every, flows=self.flows, logged=logged)
+            self._handlers |= add_service(
+                self.grpc, *every, flows=self.flows, logged=logged, for_front_ends=for_front_ends
+            )
         names = [service.full_name for service in SERVICES.values()]
         shown = (self.grpc, self._gate, names, health, self._recorder)
         add_guests(*shown, channelz=self._settings.channelz)

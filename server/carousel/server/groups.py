@@ -72,6 +72,10 @@ class Held:
     births: Ints
     needs: Ints  # durable indexes
 
+    def part(self, answer: Answer, places: Ints) -> Held:
+        """Those at these places, with their part of the answer."""
+        return Held(answer, self.slots[places], self.births[places], self.needs[places])
+
 
 def batch_of(group: Group) -> Batch:
     """The records of a group."""

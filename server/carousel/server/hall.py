@@ -34,6 +34,7 @@ from carousel.server.metrics import Metrics
 from carousel.server.names import session_key
 from carousel.server.notices import Notice
 from carousel.server.quotas import UNLIMITED, Quotas
+from carousel.server.receipts import unless_received
 from carousel.server.registry import Registry
 from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
@@ -134,6 +135,7 @@ class Hall:
                     "a session of this id is in the store", field="session_id"
                 ) from None
             raise
+        unless_received(lambda: self.engine.post(unmake))
         return made.reply
 
     async def kept(

@@ -97,6 +97,20 @@ class Registry:
     def by_ordinal(self, ordinal: int) -> LoadedVersion | None:
         return self._by_ordinal.get(ordinal)
 
+    async def load_first(self) -> None:
+        """Load what serves from the start.
+
+        What can't be loaded is reported, and does not stop the others.
+        """
+        wanted = [ModelRef.parse(name, field="load") for name in self._settings.load]
+        for ref in wanted or [ModelRef(model) for model in self._store.models()]:
+            try:
+                stored = self._store.resolve(ref)
+                await self.load(stored.model, stored.number)
+            except CarouselError as error:
+                log.error("models/%s does not serve: %s", ref.model, error.message)
+        self.starting = False
+
     def resolve(self, name: str, tenant: str = "", *, field: str = "model") -> LoadedVersion:
         """The loaded version that a tenant's request names: of a model of its own, or a shared one.
 

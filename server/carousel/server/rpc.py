@@ -9,8 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from functools import partial
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -24,7 +23,7 @@ from carousel.errors import (
     InvalidField,
     Unauthenticated,
 )
-from carousel.server import one_step
+from carousel.server import one_step, receipts
 from carousel.server.access import caller
 from carousel.server.access.gate import Gate
 from carousel.server.access.grant import Grant
@@ -164,27 +163,21 @@ async def cancelled(
 
 
 def _unary(
-    method: Callable[[Any, Context], Awaitable[Any]], call: Call, *, streams_in: bool = False
+    method: Callable[[Any, Context], Awaitable[Any]], call: Call
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     async def handle(request: Any, context: Context) -> Any:
         call.started.count += 1
         call.flows.begun += call.by_grpc
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
-        flow = None
         if not call.hot:
             identify(context)
         try:
-            grant = await admit(call.gate, call.rule, context)
-            if streams_in:
-                flow = call.flows.begin(call.kind, context)
-                request = _messages(flow.read(request), call, context, grant)
-            else:
-                call.received.count += 1
-                request = call.parse(request)
-            response = await method(request, context)
+            await admit(call.gate, call.rule, context)
+            call.received.count += 1
+            response = await method(call.parse(request), context)
         except asyncio.CancelledError:
-            await cancelled(context, flow, call, begin, trace)
+            await cancelled(context, None, call, begin, trace)
             raise
         except Exception as error:
             await fail(context, error, call, begin, trace)
@@ -192,9 +185,41 @@ def _unary(
             call.sent.count += 1
             call.done(grpc.StatusCode.OK, begin, trace)
             return response
-        finally:
-            if flow is not None:
-                call.flows.end(flow)
+
+    return handle
+
+
+@asynccontextmanager
+async def _flowing(call: Call, context: Context) -> AsyncIterator[Flow]:
+    """Around what handles a stream: it is counted and traced, and its end is told."""
+    call.started.count += 1
+    call.flows.begun += call.by_grpc
+    begin = time.perf_counter()
+    trace = call.tracer.begin(call.name, context)
+    identify(context)
+    flow = call.flows.begin(call.kind, context)
+    try:
+        yield flow
+    except (asyncio.CancelledError, GeneratorExit):
+        await cancelled(context, flow, call, begin, trace)
+        raise
+    except Exception as error:
+        await fail(context, error, call, begin, trace)
+    else:
+        call.done(grpc.StatusCode.OK, begin, trace)
+    finally:
+        call.flows.end(flow)
+
+
+def _gathering(
+    method: Callable[[Any, Context], Awaitable[Any]], call: Call
+) -> Callable[[Any, Context], Awaitable[Any]]:
+    async def handle(requests: AsyncIterator[bytes], context: Context) -> Any:
+        async with _flowing(call, context) as flow:
+            grant = await admit(call.gate, call.rule, context)
+            response = await method(_messages(flow.read(requests), call, context, grant), context)
+            call.sent.count += 1
+        return response
 
     return handle
 
@@ -203,32 +228,27 @@ def _streaming(
     method: Callable[[Any, Context], AsyncGenerator[Any]], call: Call
 ) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
-        call.started.count += 1
-        call.flows.begun += call.by_grpc
-        begin = time.perf_counter()
-        trace = call.tracer.begin(call.name, context)
-        identify(context)
-        flow = call.flows.begin(call.kind, context)
-        try:
+        async with _flowing(call, context) as flow:
             grant = await admit(call.gate, call.rule, context)
             call.received.count += 1
-            request = call.parse(request)
-            async with aclosing(method(request, context)) as responses:
+            async with aclosing(method(call.parse(request), context)) as responses:
                 async for response in responses:
                     grant = await admit_again(call.gate, call.rule, context, grant)
                     call.sent.count += 1
                     await flow.write()
                     yield response
                     flow.written()
-        except (asyncio.CancelledError, GeneratorExit):
-            await cancelled(context, flow, call, begin, trace)
-            raise
-        except Exception as error:
-            await fail(context, error, call, begin, trace)
-        else:
-            call.done(grpc.StatusCode.OK, begin, trace)
-        finally:
-            call.flows.end(flow)
+
+    return handle
+
+
+def _exchange(
+    method: Callable[[Line, Context], Awaitable[None]], call: Call
+) -> Callable[[Any, Context], Awaitable[None]]:
+    async def handle(_: object, context: Context) -> None:
+        async with _flowing(call, context) as flow:
+            grant = await admit(call.gate, call.rule, context)
+            await method(Line(call, context, flow, grant), context)
 
     return handle
 
@@ -277,34 +297,9 @@ class Line:
         self._grant = await admit_again(call.gate, call.rule, self._context, self._grant)
 
 
-def _exchange(
-    method: Callable[[Line, Context], Awaitable[None]], call: Call
-) -> Callable[[Any, Context], Awaitable[None]]:
-    async def handle(_: object, context: Context) -> None:
-        call.started.count += 1
-        begin = time.perf_counter()
-        trace = call.tracer.begin(call.name, context)
-        identify(context)
-        flow = call.flows.begin(call.kind, context)
-        try:
-            grant = await admit(call.gate, call.rule, context)
-            await method(Line(call, context, flow, grant), context)
-        except asyncio.CancelledError:
-            await cancelled(context, flow, call, begin, trace)
-            raise
-        except Exception as error:
-            await fail(context, error, call, begin, trace)
-        else:
-            call.done(grpc.StatusCode.OK, begin, trace)
-        finally:
-            call.flows.end(flow)
-
-    return handle
-
-
 WAYS: dict[tuple[bool, bool], tuple[Callable[..., Any], Callable[..., Any]]] = {
     (False, False): (_unary, grpc.unary_unary_rpc_method_handler),
-    (True, False): (partial(_unary, streams_in=True), grpc.stream_unary_rpc_method_handler),
+    (True, False): (_gathering, grpc.stream_unary_rpc_method_handler),
     (False, True): (_streaming, grpc.unary_stream_rpc_method_handler),
     (True, True): (_exchange, grpc.stream_stream_rpc_method_handler),
 }
@@ -361,11 +356,12 @@ def add_service(
     *,
     flows: Flows | None = None,
     logged: bool = True,
+    for_front_ends: bool = False,
 ) -> Handlers:
     """Register `servicer`, which has an async method for each RPC of the service.
 
-    Gives by their paths the handlers of those methods whose calls HotCalls is to take up. Raises
-    NoRule.
+    Front ends give receipts for what is made. Gives by their paths the handlers of those methods
+    whose calls HotCalls is to take up. Raises NoRule.
     """
     handlers: Handlers = {}
     if flows is None:
@@ -379,6 +375,8 @@ def add_service(
         handle = wrap(own, call)
         if recorder is not None:
             handle = recorder.outside(method, handle)
+        if for_front_ends and method.name in receipts.NEEDED:
+            handle, make = receipts.awaited(handle), grpc.stream_stream_rpc_method_handler
         handlers[method.name] = make(
             handle,
             response_serializer=serializer(message_factory.GetMessageClass(method.output_type)),

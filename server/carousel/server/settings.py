@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ByteSize, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import EnvSettingsSource, SettingsConfigDict
 
-from carousel.exposition import Files, is_loopback
+from carousel.exposition import is_loopback
+from carousel.server.access.settings import AccessSettings
 from carousel.server.limits import DAY, ConnectionLimits
 from carousel.server.setting_types import (
     DEFAULT_PORT,
@@ -21,7 +22,6 @@ from carousel.server.setting_types import (
     Endpoint,
     Folders,
     FrontEnds,
-    Jwks,
     Models,
     Off,
     Port,
@@ -37,7 +37,7 @@ __all__ = ["Settings", "SettingsError"]
 MIB = 1024**2
 
 
-class Settings(ConnectionLimits):
+class Settings(AccessSettings, ConnectionLimits):
     """Everything that an operator can choose. Times are in seconds."""
 
     model_config = SettingsConfigDict(
@@ -64,53 +64,6 @@ class Settings(ConnectionLimits):
         False,
         description="Listen on any address, though what is said can be read or anyone may call; "
         "only as a flag.",
-    )
-    tls_cert: UserPath | None = Field(
-        None,
-        description="PEM file of the certificate to show on both ports, read anew when it changes; "
-        "unset: no TLS.",
-    )
-    tls_key: UserPath | None = Field(
-        None, description="PEM file of the key of tls_cert, without a password."
-    )
-    tls_client_ca: UserPath | None = Field(
-        None,
-        description="PEM file of authorities; only clients with a certificate of theirs may call.",
-    )
-    api_keys: UserPath | None = Field(
-        None, description="File of the API keys that `carousel keys` makes; unset: there are none."
-    )
-    jwt_issuer: str | None = Field(
-        None, description="Issuer whose tokens (JWT, OpenID Connect) are taken; unset: nobody's."
-    )
-    jwt_audience: str | None = Field(
-        None, description="Audience that tokens must be meant for.", min_length=1
-    )
-    jwt_jwks: Jwks | None = Field(
-        None, description="The issuer's signing keys: a JWKS file, or an https:// address of one."
-    )
-    jwt_tenant_claim: str = Field(
-        "tenant", description="Claim of tokens that names the tenant.", min_length=1
-    )
-    jwt_scopes_claim: str = Field(
-        "scope", description="Claim of tokens that lists the scopes.", min_length=1
-    )
-    jwt_operator: str | None = Field(
-        None,
-        description="What the tenant's claim of an operator says, who is over all tenants; unset: "
-        "no token is an operator's.",
-        min_length=1,
-    )
-    spiffe_ids: UserPath | None = Field(
-        None,
-        description="TOML file of the tenant and scopes of each SPIFFE id in client certificates; "
-        "unset: certificates identify nobody.",
-    )
-    public_health: bool = Field(
-        True, description="Answer grpc.health without a credential, where there are credentials."
-    )
-    public_reflection: bool = Field(
-        True, description="Answer reflection without a credential, where there are credentials."
     )
     store: UserPath = Field(
         default_factory=default_store, description="Folder of the models; made at first need."
@@ -314,13 +267,6 @@ class Settings(ConnectionLimits):
             raise ValueError(
                 f"default_ttl must be at most max_ttl, {self.max_ttl:g}, got {self.default_ttl:g}"
             )
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key must be given both, or neither")
-        if self.tls_client_ca is not None and self.tls_cert is None:
-            raise ValueError("tls_client_ca needs tls_cert and tls_key")
-        issued = (self.jwt_issuer, self.jwt_audience, self.jwt_jwks)
-        if any(issued) and not all(issued):
-            raise ValueError("jwt_issuer, jwt_audience and jwt_jwks are given together, or none")
         if not (self.insecure or is_loopback(self.host)):
             self._check_reach()
         return self
@@ -337,23 +283,6 @@ class Settings(ConnectionLimits):
                 f"host must be localhost or a loopback address without {' and '.join(missing)}, "
                 f"unless the flag --insecure is given, got {self.host!r}"
             )
-
-    @property
-    def certificate_files(self) -> Files | None:
-        """None: no TLS."""
-        if self.tls_cert is None or self.tls_key is None:
-            return None
-        return Files(self.tls_cert, self.tls_key, self.tls_client_ca)
-
-    @property
-    def has_credentials(self) -> bool:
-        """Whether callers must show who they are."""
-        return self.knows_callers or self.tls_client_ca is not None
-
-    @property
-    def knows_callers(self) -> bool:
-        """Whether calls need credentials."""
-        return any((self.api_keys, self.jwt_issuer, self.spiffe_ids))
 
     @property
     def shows_page(self) -> bool:

@@ -143,6 +143,30 @@ def writing() -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else does this in the folder meanwhile, of whatever server. Raises StoreUnwritable."""
+    with writing():
+        handle = os.open(folder, _FOLDER)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def try_lock(folder: Path) -> int | None:
+    """What to close to unlock a folder; None while somebody else has it locked, on any server."""
+    with writing():
+        handle = os.open(folder, _FOLDER)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+    return handle
+
+
 def sync(path: Path) -> None:
     """fsync a file, or a folder (its entries)."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -31,6 +31,7 @@ from carousel.errors import (
     VersionNotFound,
 )
 from carousel.server.aliases import aliases_moment, read_aliases, write_aliases
+from carousel.server.folders import bytes_in, entries_of
 from carousel.server.health_policy import (
     HealthPolicy,
     read_health_policy,
@@ -51,7 +52,7 @@ from carousel.server.names import (
     version_name,
 )
 from carousel.server.quotas import UNLIMITED, Quotas
-from carousel.server.staging import Staging, open_folder, sweep, sync, writing
+from carousel.server.staging import Staging, alone_in, open_folder, sweep, sync, try_lock, writing
 from carousel.server.version import StoredVersion, check_folder, is_promoted, is_version
 
 DEFAULT_ALIAS = "stable"
@@ -82,7 +83,7 @@ class ModelStore:
         self._shipped = {
             (model, int(entry.name)): Path(entry.path)
             for model, folder in (shipped or {}).items()
-            for entry in _entries(folder)
+            for entry in entries_of(folder)
             if is_number(entry.name)
         }
         self._lock = threading.Lock()  # one change at a time
@@ -128,9 +129,9 @@ class ModelStore:
 
     def _folders(self) -> dict[str, os.DirEntry[str]]:
         """Folders of models, of whatever is in them, by key."""
-        found = {entry.name: entry for entry in _entries(self.root) if is_id(entry.name)}
+        found = {entry.name: entry for entry in entries_of(self.root) if is_id(entry.name)}
         for tenant in tenants_in(self.root):
-            for entry in _entries(self.root / tenant_folder(tenant)):
+            for entry in entries_of(self.root / tenant_folder(tenant)):
                 if is_id(entry.name):
                     found[key_of(tenant, entry.name)] = entry
         return found
@@ -251,7 +252,7 @@ class ModelStore:
         staging.sync()
         with self._lock, writing():
             number = self.check_free(model, version)
-            self.check_room(model, _bytes_in(staging.folder))
+            self.check_room(model, bytes_in(staging.folder))
             target = self._own(model) / str(number)
             os.rename(staging.folder, target)
             sync(target.parent)
@@ -270,13 +271,14 @@ class ModelStore:
         """Of all versions of a tenant's models; none of the operator's are counted."""
         if not tenant:
             return 0
-        models = _entries(self.root / tenant_folder(tenant))
-        versions = [one for model in models for one in _entries(Path(model.path))]
-        return sum(_bytes_in(Path(one.path)) for one in versions)
+        models = entries_of(self.root / tenant_folder(tenant))
+        versions = [one for model in models for one in entries_of(Path(model.path))]
+        return sum(bytes_in(Path(one.path)) for one in versions)
 
     def delete(self, model: str, number: int) -> None:
         """Raises ModelNotFound, VersionNotFound, ModelInUse (an alias), StoreUnwritable."""
-        with self._lock:
+        self.version(model, number)
+        with self._lock, alone_in(self._own(model)):
             stored = self.version(model, number)
             aliases = [a for a, n in self.aliases(model).items() if n == number]
             if aliases:
@@ -294,18 +296,25 @@ class ModelStore:
 
     def set_alias(self, model: str, alias: str, number: int) -> StoredModel:
         """Raises ModelNotFound, VersionNotFound, StoreUnwritable."""
-        with self._lock:
+        self.version(model, number)
+        with self._lock, alone_in(self._own(model)):
             self.version(model, number)
             return self._write_aliases(model, {**self.aliases(model), alias: number})
 
     def delete_alias(self, model: str, alias: str) -> StoredModel:
         """Raises ModelNotFound, AliasNotFound, StoreUnwritable."""
-        with self._lock:
-            aliases = self.aliases(model)
-            if alias not in aliases:
-                raise AliasNotFound(f"there is no {ModelRef(model, alias=alias)}", field="alias")
+        self._known(model, alias)
+        with self._lock, alone_in(self._own(model)):
+            aliases = self._known(model, alias)
             del aliases[alias]
             return self._write_aliases(model, aliases)
+
+    def _known(self, model: str, alias: str) -> dict[str, int]:
+        """A model's aliases, of which this is one. Raises ModelNotFound, AliasNotFound."""
+        aliases = self.aliases(model)
+        if alias not in aliases:
+            raise AliasNotFound(f"there is no {ModelRef(model, alias=alias)}", field="alias")
+        return aliases
 
     def health_policy(self, model: str) -> HealthPolicy:
         """Raises ModelNotFound, WeightsInvalid (damaged)."""
@@ -320,6 +329,15 @@ class ModelStore:
                 raise _no_model(model)
             with self.stage() as staging, writing():
                 write_health_policy(self._own(model), policy, staging)
+
+    def try_turn(self) -> int | None:
+        """The turn of whoever promotes, of all servers on the store: what to close at its end.
+
+        None while somebody else has it. Raises StoreUnwritable.
+        """
+        with writing():
+            self.root.mkdir(parents=True, exist_ok=True)
+        return try_lock(self.root)
 
     def _write_aliases(self, model: str, aliases: Mapping[str, int]) -> StoredModel:
         with self.stage() as staging, writing():
@@ -342,7 +360,7 @@ class ModelStore:
         """Numbers that the store ever gave, also to versions that are deleted."""
         if self._is_link(model):
             return []
-        found = _entries(self._home(model))
+        found = entries_of(self._home(model))
         return [int(entry.name) for entry in found if is_number(entry.name)]
 
     def _is_shipped(self, model: str, number: int) -> bool:
@@ -366,28 +384,11 @@ class ModelStore:
     def _own(self, model: str) -> Path:
         """The model's folder in the store, made when there is none."""
         folder = self._home(model)
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing():
+            folder.mkdir(parents=True, exist_ok=True)
         if self._is_link(model):
             raise StoreUnwritable(f"the folder of {model_name(model)} is a symbolic link")
         return folder
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """The real folders in it; none where it can't be read."""
-    try:
-        with os.scandir(folder) as found:
-            return [entry for entry in found if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return []
-
-
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    with contextlib.suppress(OSError), os.scandir(folder) as found:  # it goes just now
-        for entry in found:
-            if entry.is_file(follow_symlinks=False):
-                total += entry.stat(follow_symlinks=False).st_size
-    return total
 
 
 def _no_model(model: str) -> ModelNotFound:

@@ -86,20 +86,29 @@ class Waiting:
 
     def _release_held(self) -> None:
         table, waiting = self._table, []
-        for one in self._held:
-            same = table.birth[one.slots] == one.births
-            if (same & (table.state[one.slots] != FREE)).all():
-                if (table.durable_index[one.slots] >= one.needs).all():
-                    one.answer.durable = table.durable_index[one.slots]
-                    self._deliver(one.answer)
-                else:
-                    waiting.append(one)
+        for one in map(self._without_ended, self._held):
+            if one is None:
+                continue
+            if (table.durable_index[one.slots] >= one.needs).all():
+                one.answer.durable = table.durable_index[one.slots]
+                self._deliver(one.answer)
             else:
-                why = SessionFenced(
-                    "the session ended or was taken over before its step was stored"
-                )
-                self._give_up(one, why)
+                waiting.append(one)
         self._held = waiting
+
+    def _without_ended(self, held: Held) -> Held | None:
+        """Say of each session that ended, or went on elsewhere, that it did; what is left."""
+        table, left = self._table, held
+        here = (table.birth[held.slots] == held.births) & (table.state[held.slots] != FREE)
+        for place in reversed(np.flatnonzero(~here).tolist()):
+            ended, rest = left.answer.split(np.array([place]))
+            work = ended.work
+            why = table.why_not(work.handles[int(ended.items[0])], work.lane.tenant)
+            self._give_up(left.part(ended, np.array([place])), why)
+            if rest is None:
+                return None
+            left = left.part(rest, np.delete(np.arange(len(left.slots)), place))
+        return left
 
     def _give_up(self, held: Held, why: CarouselError) -> None:
         self._failed(held, why)

@@ -68,7 +68,8 @@ class Answer:
         outputs, items = self.outputs[places], self.items[places]
         own = set(items.tolist()) if self.notices else set()
         told = tuple(one for one in self.notices if one[0] in own)
-        return Answer(self.work, items, None, outputs, (), self.expire_time, slots, durable, told)
+        known = (self.expire_time, slots, durable, told, self.held_since)
+        return Answer(self.work, items, None, outputs, (), *known)
 
 
 class Work:

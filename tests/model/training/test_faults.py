@@ -119,6 +119,19 @@ def test_a_kill_while_old_checkpoints_go_leaves_no_half_of_one(
     assert [path.name for path in checkpoints.folder.iterdir() if path.name.startswith(".")] == []
 
 
+def test_what_can_not_be_removed_is_in_no_later_one_s_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as where a disk refuses
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (1, 1, 1, 2):  # the job had been there before it rolled back
+        checkpoints.draft(step).mkdir()
+        (checkpoints.draft(step) / "state").write_text(str(step))
+        checkpoints.seal(step, best=False)
+    assert checkpoints.steps == [2]
+    checkpoints.check(2)
+
+
 def test_a_checkpoint_that_a_kill_left_untold_is_told_by_the_next_process(
     text_corpus: Corpus, tmp_path: Path
 ) -> None:

@@ -16,11 +16,13 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from carousel import tensors
+from carousel.server.fair_turn import FairTurn
 from carousel.server.frontends import engine_end
 from carousel.server.frontends.link import RING_BYTES
 from carousel.server.work import Work
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_service_pb2 as make
+from carousel.v1.model_service_pb2 import ListModelsRequest
 from tests.conftest import RunningServer
 from tests.oracle import Oracle
 from tests.processes import PATIENCE, until
@@ -197,3 +199,18 @@ def test_a_deadline_is_the_engine_s_too(
 def queued(server: RunningServer) -> list[Work]:
     """What the engine has not looked at."""
     return [work for _, work in server.server.hall.engine._inbox]
+
+
+def test_callers_without_a_tenant_take_turns_by_their_own_addresses(
+    server: RunningServer, channels: list[grpc.Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parties, of = list[str](), FairTurn.of
+
+    def seen(turn: FairTurn, party: str) -> Any:
+        parties.append(party)
+        return of(turn, party)
+
+    monkeypatch.setattr(FairTurn, "of", seen)
+    with grpc.insecure_channel(f"ipv4:127.0.0.1:{server.server.port}") as channel:
+        Wire(channel).models.ListModels(ListModelsRequest())
+    assert parties == ["ipv4:127.0.0.1"]

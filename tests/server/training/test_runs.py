@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import update
 
 from carousel.model.training.precision import has_bfloat16
+from carousel.server.store import ModelStore
 from carousel.server.training.bells import Bells
 from carousel.server.training.checks import MOST_BYTES
 from carousel.server.training.job_folder import JobFolder
@@ -28,7 +29,7 @@ from carousel.server.training.workshop import Workshop
 from carousel.v1 import model_service_pb2, training_pb2
 from carousel.v1 import training_service_pb2 as pb
 from tests.conftest import RunningServer
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, until
 from tests.server.contract import Wire, error_of
 from tests.server.training.conftest import Start
 from tests.server.training.wire import FOX, Training, recipe, states
@@ -127,6 +128,26 @@ def test_a_gate_asks_again_when_its_alias_moved_while_the_job_learned(
     assert not held.version
     assert "not promoted: its test loss" in held.state_message
     assert any("stable moved while it learned" in e.warning for e in training.watch("moved"))
+
+
+def test_a_gate_is_asked_when_no_other_server_promotes(
+    training: Training, trainer: RunningServer
+) -> None:
+    other = ModelStore(trainer.settings.store)
+    lock = other.try_turn()
+    assert lock is not None
+    try:
+        promotion = training_pb2.Promotion(model="models/both", alias="stable", margin=0.0)
+        training.create("both", promotion=promotion)
+        result = JobFolder(folder_of(trainer, "both")).result
+        until(result.exists)
+        other.set_alias("both", "stable", other.add("both", result).number)
+    finally:
+        os.close(lock)
+    held = training.finish("both")
+    assert held.state == training_pb2.JOB_STATE_SUCCEEDED
+    assert not held.version
+    assert "not promoted: its test loss" in held.state_message
 
 
 def test_bad_data_that_was_too_large_to_look_at_fails_its_job_with_row_and_column(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,9 +56,8 @@ class Checkpoints:
         for file in draft.iterdir():
             sync(file)
         sync(draft)
-        old = self.folder / f".{step:08}.old"
         if path.exists():  # the job had been here before it rolled back
-            path.rename(old)
+            self._put_aside(step, "old")
         draft.rename(path)
         sync(self.folder)
         if best:
@@ -80,8 +80,12 @@ class Checkpoints:
         kept = {*self.steps[-self._keep :], self.best}
         for step in self.steps:
             if step not in kept:
-                self.path(step).rename(self.folder / f".{step:08}.old")
+                self._put_aside(step, "old")
         self._clear()
+
+    def _put_aside(self, step: int, why: str) -> None:
+        """It is no checkpoint any more. Its name is new: what went before may still be there."""
+        self.path(step).rename(self.folder / f".{step:08}.{secrets.token_hex(4)}.{why}")
 
     def _clear(self) -> None:
         """Remove what is not, or no longer, a checkpoint."""
@@ -96,7 +100,7 @@ class Checkpoints:
                 self.check(step)
             except CheckpointError as error:
                 warn(f"{error}; the one before it is used")
-                self.path(step).rename(self.folder / f".{step:08}.damaged")
+                self._put_aside(step, "damaged")
             else:
                 return step
         return None

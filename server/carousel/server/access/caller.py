@@ -46,6 +46,9 @@ def acting_for(tenant: str) -> Iterator[None]:
         current.reset(token)
 
 
+forwarded_peer: ContextVar[str] = ContextVar("forwarded_peer", default="")
+"""Of a call through a front end: the caller's address, as gRPC writes it there."""
+
 denied: ContextVar[Caller | None] = ContextVar("denied", default=None)
 """Whom the gate knows and did not let in, for the access log."""
 

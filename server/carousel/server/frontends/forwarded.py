@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from carousel.errors import Unauthenticated
-from carousel.server.access.caller import Caller, caller_now
+from carousel.server.access.caller import Caller, caller_now, forwarded_peer
 from carousel.server.access.grant import Grant, Source
 from carousel.server.access.headers import AUTHORIZATION, TENANT
 from carousel.server.access.metrics import NONE
@@ -35,9 +35,11 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 def forwarded(context: Context) -> Metadata:
-    """What goes on to the engine of a call's metadata, with who calls and the request's id."""
+    """What goes on to the engine of a call's metadata, with who calls, from where, and the
+    request's id."""
     caller = caller_now()
-    who = json.dumps([caller.name, caller.tenant, sorted(caller.scopes)]).encode()
+    told = [caller.name, caller.tenant, sorted(caller.scopes), context.peer()]
+    who = json.dumps(told).encode()
     given = context.invocation_metadata() or ()
     kept = [
         (key, value)
@@ -63,7 +65,8 @@ class ForwardedGate:
     async def admit(self, rule: str, context: Context) -> Grant:
         for key, value in context.invocation_metadata() or ():
             if key == CALLER:
-                name, tenant, scopes = json.loads(value)
+                name, tenant, scopes, peer = json.loads(value)
+                forwarded_peer.set(peer)
                 caller = Caller(name, tenant, frozenset(scopes))
                 return Grant(caller=caller, kind=NONE, source=Source(), until=math.inf)
         raise Unauthenticated("this socket is for front ends")

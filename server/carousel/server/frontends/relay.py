@@ -1,10 +1,15 @@
-"""The relay: calls that a front end let in go on to the engine's process, and its answers back."""
+"""The relay: calls that a front end let in go on to the engine's process, and its answers back.
+
+What the engine's process has done and what a call is said to have come to must not differ, where
+its caller goes, or its deadline comes, while the answer is on its way: what sessions are made is
+kept only with a receipt (`receipts`), and what can't be undone is waited for.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf import message_factory
@@ -13,7 +18,7 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from carousel.errors import CarouselError, Unavailable, from_parts, from_status
-from carousel.server import one_step
+from carousel.server import one_step, receipts
 from carousel.server.ending import DETAILS_KEY
 from carousel.server.flow import owing
 from carousel.server.frontends.forwarded import forwarded
@@ -22,6 +27,16 @@ from carousel.server.rpc import Line
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Method = Callable[[Any, Context], Any]
+T = TypeVar("T")
+
+TO_THE_END = frozenset(
+    {
+        *("ImportModelVersion", "DeleteModelVersion", "SetModelAlias", "DeleteModelAlias"),
+        *("DeleteDataset", "CreateJob", "CancelJob", "ResumeJob", "DeleteJob"),
+    }
+)
+"""Methods that end what they began, whether or not their caller is there; as uploads do, once all
+of them has come."""
 
 
 class Relay:
@@ -37,19 +52,25 @@ class Relay:
 
 
 def _method(channel: grpc.aio.Channel, method: MethodDescriptor) -> Method:
-    kind = ("unary" if not method.client_streaming else "stream") + (
-        "_unary" if not method.server_streaming else "_stream"
+    needs_receipt = method.name in receipts.NEEDED
+    kind = ("stream" if method.client_streaming or needs_receipt else "unary") + (
+        "_stream" if method.server_streaming or needs_receipt else "_unary"
     )
+    both_ways = method.client_streaming and method.server_streaming
     ask = getattr(channel, kind)(
         f"/{method.containing_service.full_name}/{method.name}",
-        request_serializer=_bytes_of_streamed if kind == "stream_stream" else _bytes_of,
+        request_serializer=_bytes_of_streamed if both_ways else _bytes_of,
         response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
     )
-    if kind == "stream_stream":
+    if needs_receipt:
+        return _giving_receipts(ask)
+    if both_ways:
         return _exchanging(ask)
     if method.server_streaming:
         return _yielding(ask)
-    return _returning(ask, streams_in=method.client_streaming)
+    if method.client_streaming:
+        return _uploading(ask)
+    return _finishing(ask) if method.name in TO_THE_END else _returning(ask)
 
 
 def _bytes_of(request: OneStep | Message) -> bytes:
@@ -62,44 +83,60 @@ def _bytes_of_streamed(request: OneStep | Message) -> bytes:
     )
 
 
-class _Requests:
-    """A stream of requests on its way: what breaks it off is the call's end, not gRPC's matter."""
+class _Sending:
+    """A call with a stream of requests: what breaks that off is its end, not gRPC's matter."""
 
-    def __init__(self, requests: AsyncIterator[Any]) -> None:
+    def __init__(self, ask: Any, requests: AsyncIterator[Any], context: Context, **more: Any):
         self._requests = requests
-        self.call: Any = None
         self.error: Exception | None = None
         self.unanswered = False
+        self.all_came = False
+        self.call = ask(self._each(), metadata=forwarded(context), **more)
 
-    async def each(self) -> AsyncGenerator[Any]:
+    async def _each(self) -> AsyncGenerator[Any]:
         try:
             async for request in self._requests:
                 self.unanswered = True
                 yield request
+            self.all_came = True
         except Exception as error:
             self.error = error
             self.call.cancel()
 
 
-def _begin(ask: Any, request: Any, context: Context, *, streams_in: bool) -> tuple[Any, Any]:
-    """The call, and its requests where they are a stream."""
-    given = {"metadata": forwarded(context), "timeout": context.time_remaining()}
-    if not streams_in:
-        return ask(request, **given), None
-    requests = _Requests(request)
-    requests.call = ask(requests.each(), **given)
-    return requests.call, requests
+def _begin(ask: Any, request: Any, context: Context) -> Any:
+    return ask(request, metadata=forwarded(context), timeout=context.time_remaining())
 
 
-def _returning(ask: Any, *, streams_in: bool) -> Method:
+def _returning(ask: Any) -> Method:
     async def relayed(request: Any, context: Context) -> Any:
-        call, requests = _begin(ask, request, context, streams_in=streams_in)
         try:
-            return await call
+            return await _begin(ask, request, context)
+        except grpc.aio.AioRpcError as error:
+            raise refusal(error) from None
+
+    return relayed
+
+
+def _finishing(ask: Any) -> Method:
+    async def relayed(request: Any, context: Context) -> Any:
+        try:
+            return await _to_end(ask(request, metadata=forwarded(context)))
+        except grpc.aio.AioRpcError as error:
+            raise refusal(error) from None
+
+    return relayed
+
+
+def _uploading(ask: Any) -> Method:
+    async def relayed(requests: AsyncIterator[Any], context: Context) -> Any:
+        sending = _Sending(ask, requests, context)
+        try:
+            return await _to_end(sending.call, unless=lambda: not sending.all_came)
         except asyncio.CancelledError:
-            call.cancel()
-            if requests is not None and requests.error is not None:
-                raise requests.error from None
+            sending.call.cancel()
+            if sending.error is not None:
+                raise sending.error from None
             raise
         except grpc.aio.AioRpcError as error:
             raise refusal(error) from None
@@ -107,9 +144,46 @@ def _returning(ask: Any, *, streams_in: bool) -> Method:
     return relayed
 
 
+def _giving_receipts(ask: Any) -> Method:
+    async def relayed(request: Any, context: Context) -> Any:
+        received = asyncio.Event()
+
+        async def requests() -> AsyncGenerator[Any]:
+            yield request
+            await received.wait()
+
+        # Without a deadline of its own, which could come between the receipt and the status.
+        call = ask(requests(), metadata=forwarded(context))
+        answers = aiter(call)
+        try:
+            response = await anext(answers)
+            received.set()
+            await _to_end(anext(answers, None))  # which is kept now, or the engine says why not
+            return response
+        except grpc.aio.AioRpcError as error:
+            raise refusal(error) from None
+        finally:
+            call.cancel()
+            received.set()  # or what waits for it would wait for ever
+
+    return relayed
+
+
+async def _to_end(what: Awaitable[T], *, unless: Callable[[], object] = lambda: False) -> T:
+    """Wait for it also when the caller goes meanwhile: that comes too late."""
+    task = asyncio.ensure_future(what)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if unless():
+            raise
+        await asyncio.wait([task])
+        return task.result()
+
+
 def _yielding(ask: Any) -> Method:
     async def relayed(request: Any, context: Context) -> AsyncGenerator[Any]:
-        call, _ = _begin(ask, request, context, streams_in=False)
+        call = _begin(ask, request, context)
         try:
             async for response in call:
                 yield response
@@ -123,20 +197,20 @@ def _yielding(ask: Any) -> Method:
 
 def _exchanging(ask: Any) -> Callable[[Line, Context], Awaitable[None]]:
     async def relayed(line: Line, context: Context) -> None:
-        call, requests = _begin(ask, _lines(line), context, streams_in=True)
-        owing(lambda: requests.unanswered)
+        sending = _Sending(ask, _lines(line), context, timeout=context.time_remaining())
+        owing(lambda: sending.unanswered)
         try:
-            async for response in call:
-                requests.unanswered = False
+            async for response in sending.call:
+                sending.unanswered = False
                 await line.write(response)
         except asyncio.CancelledError:
-            if requests.error is not None:
-                raise requests.error from None
+            if sending.error is not None:
+                raise sending.error from None
             raise
         except grpc.aio.AioRpcError as error:
             raise refusal(error) from None
         finally:
-            call.cancel()
+            sending.call.cancel()
 
     return relayed
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +23,8 @@ from carousel.server.uploads import to_end
 from carousel.server.version import StoredVersion
 
 log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.1  # while another server promotes
 
 
 class Loader(Protocol):
@@ -35,7 +39,18 @@ class Promotion:
     def __init__(self, store: ModelStore, registry: Loader) -> None:
         self._store = store
         self._registry = registry
-        self.turn = asyncio.Lock()  # from asking what serves to moving the alias
+        self._turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """One job at a time, from asking what serves to moving the alias, of all servers."""
+        async with self._turn:
+            while (lock := self._store.try_turn()) is None:  # noqa: ASYNC110 (a lock rings no bell)
+                await asyncio.sleep(LOOK_SECONDS)
+            try:
+                yield
+            finally:
+                os.close(lock)
 
     def baseline(self, model: str, alias: str) -> Path | None:
         """The folder of the version that a new one has to beat; None when there is none yet."""

@@ -120,7 +120,7 @@ class Run:
         while True:
             while not self._folder.result.exists():
                 await self._train()
-            async with self._shop.promotion.turn:
+            async with self._shop.promotion.turn():
                 await self._obey()  # what it was told while others had their turn
                 await self._promote()
 
