@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from ipaddress import ip_network
 from pathlib import Path
@@ -24,6 +24,7 @@ from carousel.server.resets.guard import worst
 from carousel.server.resets.metrics import ResetMetrics
 from carousel.server.resets.networks import Network, network_of
 from carousel.server.resets.tally import Streams, Tally, newest_server
+from carousel.server.resets.witness import Witness
 from tests.conftest import RunningServer, running
 from tests.papers import Papers
 from tests.processes import PATIENCE, until
@@ -34,9 +35,10 @@ ELSEWHERE = "127.0.0.2"
 STEP = headers("InferenceService/Step")
 
 
-def taken_back(call: bytes) -> bytes:
+def taken_back(call: bytes, first: int = 1) -> bytes:
     return b"".join(
-        frame(1, 4, stream, call) + frame(3, 0, stream, CANCEL) for stream in range(1, 1001, 2)
+        frame(1, 4, stream, call) + frame(3, 0, stream, CANCEL)
+        for stream in range(first, first + 1000, 2)
     )
 
 
@@ -123,12 +125,12 @@ def test_calls_that_are_taken_back_before_they_begin_are_counted(
         assert hot.lost > 0
 
 
-def test_who_takes_back_too_many_on_a_new_connection_is_out_after_one_look(
+def test_who_takes_back_too_many_on_a_new_connection_is_out_after_a_look(
     unwatched: RunningServer,
 ) -> None:
     seen, lost, told = Tally(newest_server()), [0], list[ShutOut]()
     metrics = ResetMetrics(CollectorRegistry())
-    about = (seen, unwatched.server.port, metrics, lambda: lost[0])
+    about = (seen, unwatched.server.port, metrics, lambda: lost[0], Witness())
     guard = Guard(*about, most=20, seconds=30, tell=told.append)
     with connect(unwatched, ELSEWHERE) as connection:
         connection.sendall(PREFACE + SETTINGS + TAKEN_BACK)
@@ -137,11 +139,34 @@ def test_who_takes_back_too_many_on_a_new_connection_is_out_after_one_look(
             return sum(one.unanswered for one in seen.streams(seen.connections()).values())
 
         until(lambda: unanswered() > 400)
-        lost[0] += 1000
-        guard.look(time.monotonic())
+        for _ in range(2):  # the first asks the witness, who saw nothing
+            lost[0] += 1000
+            guard.look(time.monotonic())
     (event,) = told
     assert event.network == network_of(ELSEWHERE)
     assert event.connections == 1
+
+
+@pytest.mark.parametrize("call", [STREAM, STEP], ids=["StreamSteps", "Step"])
+def test_a_witness_knows_who_it_was_without_grpc(unwatched: RunningServer, call: bytes) -> None:
+    class Silent(Tally):
+        def streams(self, numbers: Iterable[int]) -> dict[int, Streams]:
+            raise AssertionError("gRPC was asked")
+
+    hot, flows, told = unwatched.server.calls.hot, unwatched.server.calls.flows, list[ShutOut]()
+    metrics = ResetMetrics(CollectorRegistry())
+    about = (Silent(newest_server()), unwatched.server.port, metrics)
+    counted = lambda: hot.lost + flows.lost  # noqa: E731
+    guard = Guard(*about, counted, hot.witness, most=20, seconds=30, tell=told.append)
+    with connect(unwatched, ELSEWHERE) as connection:
+        connection.sendall(PREFACE + SETTINGS + taken_back(call))
+        until(lambda: counted() > 400)
+        guard.look(time.monotonic())
+        connection.sendall(taken_back(call, 1001))
+        until(lambda: counted() > 900)
+        guard.look(time.monotonic())
+    (event,) = told
+    assert event.network == network_of(ELSEWHERE)
 
 
 def test_a_look_at_connections_that_answer_late_ends_in_time(
@@ -262,7 +287,7 @@ def test_a_guard_that_can_not_look_says_so_once(caplog: pytest.LogCaptureFixture
             looks.append(after)
             raise ValueError("no such server")
 
-    guard = Guard(Gone(0), 0, ResetMetrics(CollectorRegistry()), int, most=1, seconds=1)
+    guard = Guard(Gone(0), 0, ResetMetrics(CollectorRegistry()), int, Witness(), most=1, seconds=1)
     guard.start()
     until(lambda: len(looks) > 2)
     guard.stop()

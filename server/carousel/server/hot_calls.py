@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from carousel.server.resets.witness import Witness
+
 log = logging.getLogger("carousel.rpc")
 
 WAITING = 64  # requests for the next call of a method: so many are taken up in an iteration
@@ -41,6 +43,7 @@ class HotCalls:
     def __init__(self, server: grpc.aio.Server, handlers: Handlers) -> None:
         self._loop = asyncio.get_running_loop()
         self.lost = 0  # calls that were taken back before their request had come
+        self.witness = Witness()
         self.live: set[asyncio.Task[None]] = set()  # the loop itself would forget them
         self._core = inner_parts()
         self._server: Any = getattr(server, "_server", None)
@@ -66,12 +69,20 @@ class HotCalls:
             except self._core._RequestCallError:
                 continue  # mostly since the server stops
             end = End(self._core, state, self._loop)
+            if self.witness.watching:
+                end.tell = self.witness.came(self._peer(state))
             if streams:
                 await asyncio.sleep(0)  # by then gRPC says so if it was taken back at once
             if end.future.done():
                 self.lost += 1  # without a task, for half of what that would cost
+                end.tell()
             else:
                 end.cancels(self._keep(self._serve(state, serve, end)), self._lose)
+
+    def _peer(self, state: Any) -> str:
+        """Of a call that has just come: of one that has ended gRPC must not be asked."""
+        peer: str = self._core._ServicerContext(state, None, None, self._loop).peer()
+        return peer
 
     def _lose(self) -> None:
         self.lost += 1
@@ -120,17 +131,19 @@ class HotCalls:
 class End:
     """The end of a call that its caller takes back; `future` is done when it has come.
 
-    `has_begun` once a handler has the call, and counts it where it is lost.
+    `has_begun` once a handler has the call, and counts it where it is lost. `tell` is called too
+    when the call was taken back.
 
     The batch that waits for this is a coroutine, and a task for it would cost as much as all
     the rest here: it is driven by hand, over the one future that it waits for.
     """
 
-    __slots__ = ("_batch", "_closing", "_core", "_lose", "_task", "future", "has_begun")
+    __slots__ = ("_batch", "_closing", "_core", "_lose", "_task", "future", "has_begun", "tell")
 
     def __init__(self, core: Any, state: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._core = core
         self.has_begun = False
+        self.tell: Callable[[], None] = _nothing
         self._closing = core.ReceiveCloseOnServerOperation(NO_FLAGS)
         self._batch = core.execute_batch(state, (self._closing,), loop)
         self.future = self._batch.send(None)
@@ -146,11 +159,16 @@ class End:
             self._batch.send(None)
         except StopIteration:
             if self._closing.cancelled():
+                self.tell()
                 self._task.cancel()
                 if not self.has_begun:
                     self._lose()
         except self._core.ExecuteBatchError:
             self._task.cancel()
+
+
+def _nothing() -> None:
+    """Nobody asks."""
 
 
 def inner_parts() -> Any:

@@ -21,13 +21,14 @@ from carousel.server.resets.metrics import ResetMetrics
 from carousel.server.resets.networks import Network
 from carousel.server.resets.packet_filter import MOST_NETWORKS
 from carousel.server.resets.tally import NEWEST, Streams, Tally, some_of
+from carousel.server.resets.witness import Witness
 
 log = logging.getLogger("carousel.resets")
 
 LOOK_SECONDS = 0.05
 FEW_ANSWERED = 4  # calls without an answer for each that has one
-# As many as are allowed in a second, on connections made since the last look, are clear at once; of
-# older ones only two looks tell how many were lately.
+# As many as are allowed in a second, between two looks or on connections made since, are clear at
+# once; of older connections only two looks tell how many were lately.
 CLEAR_SECONDS = 1.0
 PAUSE_SECONDS = 2.0  # after somebody was shut out: what they left behind is nobody else's
 
@@ -64,6 +65,7 @@ class Guard:
         port: int,
         metrics: ResetMetrics,
         lost: Callable[[], int],
+        witness: Witness,
         *,
         most: int,
         seconds: float,
@@ -71,11 +73,12 @@ class Guard:
     ) -> None:
         """`lost` is how many calls were taken back, or never came as a whole, since the start."""
         self._tally, self._port, self._metrics = tally, port, metrics
-        self._lost = lost
+        self._lost, self._witness = lost, witness
         self._most, self._seconds, self._tell = most, seconds, tell
         self._out: dict[Network, float] = {}  # until when, by time.monotonic
         self._count, self._looked = lost(), time.monotonic()
         self._newest = 0  # gRPC's number of the connection that was made last
+        self._new: dict[int, Network] = {}  # made since the look before the witness was asked
         self._before: Sight | None = None
         self._rests_until = 0.0
         self._ending = threading.Event()
@@ -114,12 +117,19 @@ class Guard:
                 self._cut()
         if rests or not many:
             self._before = None
+            self._witness.stop()
         elif self._before is not None:
             before, self._before = self._before, None
             newer = self._inside(self._tally.connections(before.newest))
             after = self._tally.streams([*before.streams, *newer[-NEWEST:]])
             self._blame(before.streams, after, time.monotonic() - before.moment)
-        elif not self._blame({}, self._tally.streams(self._inside(new)), CLEAR_SECONDS):
+        elif not self._witness.watching:
+            self._new = new
+            self._witness.start()
+        elif not (
+            self._blame({}, self._witness.stop(), CLEAR_SECONDS)
+            or self._blame({}, self._tally.streams(self._inside(self._new | new)), CLEAR_SECONDS)
+        ):
             numbers = self._inside(self._tally.connections())
             moment = time.monotonic()
             self._before = Sight(self._tally.streams(some_of(numbers)), self._newest, moment)

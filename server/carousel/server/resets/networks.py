@@ -10,6 +10,15 @@ Network = IPv4Network | IPv6Network
 IPV6_PREFIX = 64
 
 
+def network_of_peer(name: str) -> Network:
+    """From a name of gRPC's, such as `ipv4:127.0.0.1:40000`, `chttp2 ipv6:%5B::1%5D:40000`.
+
+    Raises ValueError.
+    """
+    address = name.rpartition(" ")[2].partition(":")[2].rpartition(":")[0]
+    return network_of(address.removeprefix("%5B").removesuffix("%5D").partition("%")[0])
+
+
 def network_of(address: str) -> Network:
     """Raises ValueError."""
     found = ip_address(address)

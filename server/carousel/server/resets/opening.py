@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import grpc
 
 from carousel.server.access_log import Recorder
 from carousel.server.flow import Flows
-from carousel.server.hot_calls import HotCalls
 from carousel.server.limits import ConnectionLimits
 from carousel.server.resets.guard import Guard, ShutOut
 from carousel.server.resets.metrics import ResetMetrics
 from carousel.server.resets.tally import Arrivals, Tally, newest_server
+
+if TYPE_CHECKING:  # which has a witness
+    from carousel.server.hot_calls import HotCalls
 
 
 class Counted:
@@ -40,6 +43,7 @@ class Counted:
             port,
             metrics,
             lambda: self._arrivals.count - flows.begun + flows.lost + hot.lost,
+            hot.witness,
             most=limits.max_resets,
             seconds=limits.shut_out,
             tell=lambda event: _record(recorder, event),

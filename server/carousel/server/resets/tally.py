@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from carousel.server.resets.networks import Network, network_of
+from carousel.server.resets.networks import Network, network_of_peer
 
 # To look at one connection costs 0.15 ms. Of more than these, the newest and some others are looked
 # at, others each time, so that nobody hides among many.
@@ -61,7 +61,7 @@ class Tally:
             for one in page.get("socketRef", ()):
                 after = int(one["socketId"])
                 with contextlib.suppress(ValueError):  # of no TCP
-                    found[after] = _network(one["name"])
+                    found[after] = network_of_peer(one["name"])
             if page.get("end", False) or not page.get("socketRef"):
                 return found
 
@@ -98,13 +98,4 @@ def newest_server() -> int:
 def _streams(one: dict[str, Any]) -> Streams:
     name, data = one["ref"]["name"], one["data"]
     answered = int(data.get("streamsSucceeded", 0))
-    return Streams(_network(name), answered, int(data.get("streamsStarted", 0)) - answered)
-
-
-def _network(name: str) -> Network:
-    """Of the peer, from a name such as `chttp2 ipv4:127.0.0.1:40000` or `... ipv6:%5B::1%5D:40000`.
-
-    Raises ValueError.
-    """
-    address = name.rpartition(" ")[2].partition(":")[2].rpartition(":")[0]
-    return network_of(address.removeprefix("%5B").removesuffix("%5D").partition("%")[0])
+    return Streams(network_of_peer(name), answered, int(data.get("streamsStarted", 0)) - answered)
