@@ -135,7 +135,7 @@ class Turns:
         version.arena.write(ride.rows, ride.new)
         table.last_use[ride.slots] = committer._clock()
         table.serving[ride.slots] = plan.tickets + 1
-        committer._answer_steps(plan, ride, ride.outputs.numpy())
+        committer._answer_steps(plan, ride, ride.outputs)
 
     def _queue(self) -> None:
         """One step of every session, as if its messages had just come."""

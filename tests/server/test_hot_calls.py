@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import numpy as np
@@ -10,9 +12,13 @@ import pytest
 
 from carousel import tensors
 from carousel.server import hot_calls
+from carousel.server.receipts import NEEDED
+from carousel.server.rpc import TAKEN_UP
+from carousel.server.services.session_service import SessionService
 from carousel.v1 import inference_service_pb2 as pb
+from carousel.v1 import session_service_pb2 as pb2
 from tests.conftest import RunningServer
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, until
 from tests.server.contract import Wire
 
 CALLERS = 200  # more than are taken up in an iteration
@@ -50,7 +56,7 @@ def test_grpc_serves_steps_alone_where_it_lacks_a_part(
 def test_a_server_that_has_stopped_takes_nothing_up(serve: Callable[..., RunningServer]) -> None:
     server = serve(shipped=False)
     taking = set(server.server.calls.hot.live)
-    assert len(taking) == 4 * hot_calls.WAITING + hot_calls.STREAMS
+    assert len(taking) == (len(TAKEN_UP) - 1) * hot_calls.WAITING + hot_calls.STREAMS
     server.stop()
     assert all(task.done() for task in taking)
 
@@ -67,3 +73,36 @@ def test_what_a_call_was_about_is_gone_with_it(serve: Callable[..., RunningServe
             request = pb.StepRequest(handles=[handle], step_indexes=[index], inputs=inputs)
             assert not wire.inference.Step(request, metadata=own).errors
             assert wire.inference.Step(request, metadata=others).errors
+
+
+@pytest.mark.parametrize("method", sorted(NEEDED))
+def test_what_is_made_does_not_stay_when_its_answer_comes_too_late(
+    serve: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The deadline comes after the session was made, and before the answer is sent."""
+    make, made = getattr(SessionService, method), []
+
+    async def dawdle(self: SessionService, request: Any, context: Any) -> Any:
+        response = await make(self, request, context)
+        left = context.time_remaining()
+        if left is not None:  # of the call that is looked at
+            made.append(response)
+            time.sleep(left + 0.1)  # noqa: ASYNC251  as a loop does that has much to do
+        return response
+
+    monkeypatch.setattr(SessionService, method, dawdle)
+    server = serve(shipped=False)
+    table = server.server.hall.engine.table
+    with grpc.insecure_channel(server.target) as channel:
+        wire = Wire(channel)
+        source = wire.sessions.CreateSession(pb2.CreateSessionRequest(model="models/tiny"))
+        export = wire.sessions.ExportSession(pb2.ExportSessionRequest(name=source.name))
+        request = {
+            "CreateSession": pb2.CreateSessionRequest(model="models/tiny"),
+            "ForkSession": pb2.ForkSessionRequest(name=source.name, count=3),
+            "ImportSession": pb2.ImportSessionRequest(snapshot=export.snapshot),
+        }[method]
+        while not made:
+            with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+                getattr(wire.sessions, method)(request, timeout=0.5)
+        until(lambda: len(table) == 1)

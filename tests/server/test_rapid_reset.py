@@ -292,3 +292,17 @@ def test_a_guard_that_can_not_look_says_so_once(caplog: pytest.LogCaptureFixture
     until(lambda: len(looks) > 2)
     guard.stop()
     assert [record.name for record in caplog.records] == ["carousel.resets"]
+
+
+def test_a_witness_forgets_what_it_told() -> None:
+    witness = Witness()
+    assert not witness.stop()
+    witness.start()
+    honest = [witness.came("ipv4:10.0.0.1:4000") for _ in range(3)]
+    for tell in [witness.came("ipv6:%5B::1%5D:4000"), honest[0]]:
+        tell()
+    witness.came("unix:")()
+    seen = {one.network: (one.answered, one.unanswered) for one in witness.stop().values()}
+    assert seen == {network_of("10.0.0.1"): (2, 1), network_of("::1"): (0, 1)}
+    honest[1]()
+    assert not witness.stop()

@@ -94,6 +94,7 @@ class CallServer:
 
     async def stop(self, grace: float) -> None:
         """Take no more; calls that run have `grace` seconds."""
-        if self._guard is not None:  # of a server that has ended nothing can be counted
+        # Nobody new comes in from now on; of a server that has ended nothing can be counted.
+        if self._guard is not None:
             await asyncio.to_thread(self._guard.stop)
         await self.grpc.stop(grace)

@@ -22,6 +22,7 @@ from carousel.server.away import Away
 from carousel.server.batch_audit import BatchAudit
 from carousel.server.committer import Committer
 from carousel.server.company import Company
+from carousel.server.door import Lane
 from carousel.server.gates.sampler import GateSampler
 from carousel.server.gates.watch import Watches
 from carousel.server.held import turn as held
@@ -311,9 +312,13 @@ class Engine:
             return
         if self.away:
             return
+        full: set[Lane] = set()  # those that have much, each asked once
         for place in range(len(inbox)):  # what comes meanwhile comes behind
             version, work = inbox[place]
-            if len(work) > 1 or work.lengths is not None or not work.lane.is_modest:
+            if len(work) > 1 or work.lengths is not None or work.lane in full:
+                continue
+            if not work.lane.is_modest:
+                full.add(work.lane)
                 continue
             if version.accelerator is not None:
                 continue

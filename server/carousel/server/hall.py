@@ -104,7 +104,7 @@ class Hall:
         store, and their audit logs have begun: all of them or none.
 
         One visit makes them and has them stored, where no audit log comes before. They end at once
-        when their caller has gone, who will never know of them.
+        when the answer can't reach their caller, who will never know of them.
         """
         made: Made[Reply] | None = None
 

@@ -12,17 +12,21 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
 
+from carousel.server import receipts
 from carousel.server.resets.witness import Witness
 
 log = logging.getLogger("carousel.rpc")
 
 WAITING = 64  # requests for the next call of a method: so many are taken up in an iteration
-STREAMS = 8  # of a method with a stream, which few begin and who takes calls back begins most
+# Of a method with a stream, which few begin and who takes calls back begins most. (Behind front
+# ends what makes sessions is such a stream; nobody takes calls back there.)
+STREAMS = 8
 PARTS = (
     *("AioServer", "_ServicerContext", "execute_batch", "_receive_message"),
     *("SendInitialMetadataOperation", "SendMessageOperation", "SendStatusFromServerOperation"),
@@ -53,6 +57,8 @@ class HotCalls:
         for method, handler in handlers.items():
             streams = handler.response_streaming
             serve = self._streamed(handler) if streams else self._unary(handler)
+            if not streams and method.rpartition("/")[2] in receipts.NEEDED:
+                serve = _awaiting(serve)
             for _ in range(STREAMS if streams else WAITING):
                 self._keep(self._take_up(method.encode(), serve, streams=streams))
 
@@ -68,21 +74,34 @@ class HotCalls:
                 state = await self._server._request_registered_call(method)
             except self._core._RequestCallError:
                 continue  # mostly since the server stops
-            end = End(self._core, state, self._loop)
-            if self.witness.watching:
-                end.tell = self.witness.came(self._peer(state))
-            if streams:
-                await asyncio.sleep(0)  # by then gRPC says so if it was taken back at once
-            if end.future.done():
-                self.lost += 1  # without a task, for half of what that would cost
-                end.tell()
-            else:
-                end.cancels(self._keep(self._serve(state, serve, end)), self._lose)
+            try:
+                await self._begin(state, serve, streams=streams)
+            except Exception:  # whoever takes up calls goes on
+                log.exception("a call could not be taken up")
 
-    def _peer(self, state: Any) -> str:
-        """Of a call that has just come: of one that has ended gRPC must not be asked."""
-        peer: str = self._core._ServicerContext(state, None, None, self._loop).peer()
-        return peer
+    async def _begin(self, state: Any, serve: Serve, *, streams: bool) -> None:
+        end = End(self._core, state, self._loop)
+        if self.witness.watching:
+            end.tell = self._asked(state)
+        if streams:
+            await asyncio.sleep(0)  # by then gRPC says so if it was taken back at once
+        if end.future.done():
+            self.lost += 1  # without a task, for half of what that would cost
+            end.tell()
+        else:
+            end.cancels(self._keep(self._serve(state, serve, end)), self._lose)
+
+    def _asked(self, state: Any) -> Callable[[], None]:
+        """Of a call that has just come, to be called when it is taken back.
+
+        A deadline that comes takes nothing back: of that some clients' are too short.
+        """
+        context = self._core._ServicerContext(state, None, None, self._loop)
+        tell, left = self.witness.came(context.peer()), context.time_remaining()
+        if left is None:
+            return tell
+        end = time.monotonic() + left
+        return lambda: tell() if time.monotonic() < end else None
 
     def _lose(self) -> None:
         self.lost += 1
@@ -165,6 +184,14 @@ class End:
                     self._lose()
         except self._core.ExecuteBatchError:
             self._task.cancel()
+
+
+def _awaiting(serve: Serve) -> Serve:
+    async def within(state: Any, end: End) -> None:
+        with receipts.awaiting():
+            await serve(state, end)
+
+    return within
 
 
 def _nothing() -> None:

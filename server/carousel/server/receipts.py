@@ -1,13 +1,15 @@
-"""Receipts: what a call makes stays once whoever passes its answer on has said that it came.
+"""Receipts: what a call makes stays once it is known that its answer has gone to whoever asked.
 
-A front end may lose its caller, or its life, while an answer is on its way to it. So the engine's
-process serves the calls of NEEDED as streams: the request, the answer, and then the end of the
-requests, which is the receipt. Without one all is undone that was made.
+The caller may go, or its deadline come, while the answer is on its way. What serves the calls of
+NEEDED sees whether gRPC could send it. Between a front end and the engine's process more can get
+lost, the front end itself too: there these calls are streams, of the request, the answer, and then
+the end of the requests, which is the receipt. Without one all is undone that was made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,16 +21,37 @@ NEEDED = frozenset({"CreateSession", "ForkSession", "ImportSession"})
 """Methods that make what nobody would know of, if the answer were lost."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Undo = Callable[[], None]
+Act = Callable[[], None]
+Acts = list[tuple[Act, Act]]
 
-_undos: ContextVar[list[Undo] | None] = ContextVar("undos", default=None)
+_acts: ContextVar[Acts | None] = ContextVar("acts", default=None)
 
 
-def unless_received(undo: Undo) -> None:
-    """Undo what the running call has made, should its answer get lost between the processes."""
-    undos = _undos.get()
-    if undos is not None:
-        undos.append(undo)
+def is_awaited() -> bool:
+    """Whether it will be known what became of the running call's answer."""
+    return _acts.get() is not None
+
+
+def unless_received(undo: Act, *, received: Act = lambda: None) -> None:
+    """Undo what the running call has made, should its answer get lost; else call `received`."""
+    acts = _acts.get()
+    if acts is not None:
+        acts.append((undo, received))
+
+
+@contextmanager
+def awaiting() -> Iterator[None]:
+    """Around a handler and the sending of its answer: it got lost if this raises."""
+    acts: Acts = []
+    _acts.set(acts)
+    try:
+        yield
+    except BaseException:
+        for undo, _ in acts:
+            undo()
+        raise
+    for _, received in acts:
+        received()
 
 
 def awaited(
@@ -37,16 +60,10 @@ def awaited(
     """The handler of a call with one answer, as one that waits for the receipt of it."""
 
     async def exchange(_: object, context: Context) -> None:
-        undos: list[Undo] = []
-        _undos.set(undos)
-        try:
+        with awaiting():
             if (request := await context.read()) is not grpc.aio.EOF:
                 await sent(context.write(await handle(request, context)))
                 await context.read()
             await ended(context)
-        except BaseException:
-            for undo in undos:
-                undo()
-            raise
 
     return exchange

@@ -41,7 +41,8 @@ from carousel.v1 import inference_service_pb2 as pb
 log = logging.getLogger("carousel.rpc")
 
 HOT = frozenset({"Step", "StreamSteps", "StepStates"})  # called too often to log each
-TAKEN_UP = HOT | {"CreateSession", "DeleteSession"}  # many at a time: see HotCalls
+# Many at a time: see HotCalls, which knows whether an answer came, too.
+TAKEN_UP = HOT | {"DeleteSession"} | receipts.NEEDED
 
 USUAL: dict[type[Message], Callable[[bytes], OneStep | None]] = {
     pb.StepRequest: one_step.read,
@@ -171,6 +172,7 @@ def _unary(
         begin = time.perf_counter()
         trace = call.tracer.begin(call.name, context)
         if not call.hot:
+            caller.peer_now.set(context.peer())
             identify(context)
         try:
             await admit(call.gate, call.rule, context)
@@ -196,6 +198,7 @@ async def _flowing(call: Call, context: Context) -> AsyncIterator[Flow]:
     call.flows.begun += call.by_grpc
     begin = time.perf_counter()
     trace = call.tracer.begin(call.name, context)
+    caller.peer_now.set(context.peer())
     identify(context)
     flow = call.flows.begin(call.kind, context)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carousel.server.access.caller import caller_now, forwarded_peer
+from carousel.server.access.caller import caller_now, peer_now
 from carousel.server.logs import REQUEST_ID_KEY, is_request_id
 from carousel.server.rpc import Context
 
@@ -17,7 +17,7 @@ def tenant_of(context: Context) -> str:
 
 def party_of(context: Context) -> str:
     """Who takes turns with others: a tenant, or without one whoever has the peer's address."""
-    return tenant_of(context) or (forwarded_peer.get() or context.peer()).rpartition(":")[0]
+    return tenant_of(context) or peer_now.get().rpartition(":")[0]
 
 
 def caller_of(context: Context) -> tuple[str, Origin]:

@@ -46,8 +46,9 @@ def acting_for(tenant: str) -> Iterator[None]:
         current.reset(token)
 
 
-forwarded_peer: ContextVar[str] = ContextVar("forwarded_peer", default="")
-"""Of a call through a front end: the caller's address, as gRPC writes it there."""
+peer_now: ContextVar[str] = ContextVar("peer", default="")
+"""The caller's address, as gRPC writes it where the call came in. Of a call that has ended gRPC
+must not be asked; of calls that are too frequent it is not asked at all."""
 
 denied: ContextVar[Caller | None] = ContextVar("denied", default=None)
 """Whom the gate knows and did not let in, for the access log."""

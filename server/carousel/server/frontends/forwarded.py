@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from carousel.errors import Unauthenticated
-from carousel.server.access.caller import Caller, caller_now, forwarded_peer
+from carousel.server.access.caller import Caller, caller_now, peer_now
 from carousel.server.access.grant import Grant, Source
 from carousel.server.access.headers import AUTHORIZATION, TENANT
 from carousel.server.access.metrics import NONE
@@ -38,7 +38,7 @@ def forwarded(context: Context) -> Metadata:
     """What goes on to the engine of a call's metadata, with who calls, from where, and the
     request's id."""
     caller = caller_now()
-    told = [caller.name, caller.tenant, sorted(caller.scopes), context.peer()]
+    told = [caller.name, caller.tenant, sorted(caller.scopes), peer_now.get() or context.peer()]
     who = json.dumps(told).encode()
     given = context.invocation_metadata() or ()
     kept = [
@@ -66,7 +66,7 @@ class ForwardedGate:
         for key, value in context.invocation_metadata() or ():
             if key == CALLER:
                 name, tenant, scopes, peer = json.loads(value)
-                forwarded_peer.set(peer)
+                peer_now.set(peer)
                 caller = Caller(name, tenant, frozenset(scopes))
                 return Grant(caller=caller, kind=NONE, source=Source(), until=math.inf)
         raise Unauthenticated("this socket is for front ends")

@@ -8,6 +8,7 @@ kept only with a receipt (`receipts`), and what can't be undone is waited for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -145,6 +146,10 @@ def _uploading(ask: Any) -> Method:
 
 
 def _giving_receipts(ask: Any) -> Method:
+    """The engine has its receipt when the answer has gone on to the caller; where that can't be
+    known (`receipts.is_awaited`), when it has come here."""
+    ends: set[asyncio.Task[None]] = set()  # the event loop itself would forget them
+
     async def relayed(request: Any, context: Context) -> Any:
         received = asyncio.Event()
 
@@ -155,16 +160,34 @@ def _giving_receipts(ask: Any) -> Method:
         # Without a deadline of its own, which could come between the receipt and the status.
         call = ask(requests(), metadata=forwarded(context))
         answers = aiter(call)
-        try:
-            response = await anext(answers)
-            received.set()
-            await _to_end(anext(answers, None))  # which is kept now, or the engine says why not
-            return response
-        except grpc.aio.AioRpcError as error:
-            raise refusal(error) from None
-        finally:
+
+        def lose() -> None:
             call.cancel()
             received.set()  # or what waits for it would wait for ever
+
+        async def end() -> None:
+            received.set()
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+                await anext(answers, None)
+
+        def keep() -> None:
+            task = asyncio.ensure_future(end())
+            ends.add(task)
+            task.add_done_callback(ends.discard)
+
+        try:
+            response = await anext(answers)
+        except grpc.aio.AioRpcError as error:
+            lose()
+            raise refusal(error) from None
+        except BaseException:
+            lose()
+            raise
+        if receipts.is_awaited():
+            receipts.unless_received(lose, received=keep)
+        else:
+            await _to_end(end())
+        return response
 
     return relayed
 

@@ -152,7 +152,7 @@ class Guard:
         event = ShutOut(network, int(resets / seconds), self._cut(), self._seconds)
         self._metrics.shut_out.inc()
         log.warning(
-            "%s is shut out for %g s: it took back %d calls a second, %d are allowed",
+            "%s is shut out for %g s: it took back at least %d calls a second, %d are allowed",
             network, self._seconds, event.resets, self._most,
         )  # fmt: skip
         self._tell(event)

@@ -34,9 +34,13 @@ class Witness:
         self.watching = True
 
     def stop(self) -> dict[int, Streams]:
-        """What was seen since the start. What has not ended counts as answered."""
+        """What was seen since the start, nothing if there was none. What has not ended counts as
+        answered."""
+        if not self.watching:
+            return {}
         self.watching = False
         came, lost = self._came.copy(), self._lost.copy()
+        self._came, self._lost = Counter(), Counter()
         found = {}
         for number, (peer, count) in enumerate(came.items()):
             with suppress(ValueError):  # of no TCP
