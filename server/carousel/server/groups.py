@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from carousel.errors import CarouselError
 from carousel.server import records
 from carousel.server.departed import Ended
@@ -72,8 +74,15 @@ class Held:
     births: Ints
     needs: Ints  # durable indexes
 
-    def part(self, answer: Answer, places: Ints) -> Held:
-        """Those at these places, with their part of the answer."""
+    def split(self, chosen: Ints) -> tuple[Held, Held | None]:
+        """Those at these places, and the rest, if any."""
+        answer, rest = self.answer.split(chosen)
+        if rest is None:
+            return self, None
+        others = np.delete(np.arange(len(self.slots)), chosen)
+        return self._part(answer, chosen), self._part(rest, others)
+
+    def _part(self, answer: Answer, places: Ints) -> Held:
         return Held(answer, self.slots[places], self.births[places], self.needs[places])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from carousel.server.work import Answer, Ints
 class Waiting:
     """Those who wait, and what became of it; only the engine's thread may call its methods.
 
-    `failed` hears of outputs that go as errors.
+    `failed` hears of outputs that go as errors, one each.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class Waiting:
         table: SessionTable,
         deliver: Callable[[Answer], None],
         *,
-        failed: Callable[[Held, CarouselError], None],
+        failed: Callable[[Held, Sequence[CarouselError]], None],
     ) -> None:
         self._table = table
         self._deliver = deliver
@@ -59,7 +59,7 @@ class Waiting:
                 f"{error.message}; the step is committed in memory only: send it again",
                 retry_after=1.0,
             )
-            self._give_up(one, why)
+            self._give_up(one, [why] * len(one.slots))
 
     def release(self, written: dict[int, int], lost: set[int]) -> bool:
         """The store has these revisions, by birth, and refused others; whether some still wait."""
@@ -98,18 +98,16 @@ class Waiting:
 
     def _without_ended(self, held: Held) -> Held | None:
         """Say of each session that ended, or went on elsewhere, that it did; what is left."""
-        table, left = self._table, held
-        here = (table.birth[held.slots] == held.births) & (table.state[held.slots] != FREE)
-        for place in reversed(np.flatnonzero(~here).tolist()):
-            ended, rest = left.answer.split(np.array([place]))
-            work = ended.work
-            why = table.why_not(work.handles[int(ended.items[0])], work.lane.tenant)
-            self._give_up(left.part(ended, np.array([place])), why)
-            if rest is None:
-                return None
-            left = left.part(rest, np.delete(np.arange(len(left.slots)), place))
+        table, slots = self._table, held.slots
+        is_over = (table.birth[slots] != held.births) | (table.state[slots] == FREE)
+        if not is_over.any():
+            return held
+        over, left = held.split(np.flatnonzero(is_over))
+        work = over.answer.work
+        handles = [work.handles[item] for item in over.answer.items.tolist()]
+        self._give_up(over, [table.why_not(handle, work.lane.tenant) for handle in handles])
         return left
 
-    def _give_up(self, held: Held, why: CarouselError) -> None:
-        self._failed(held, why)
-        self._deliver(held.answer.failed(why))
+    def _give_up(self, held: Held, errors: Sequence[CarouselError]) -> None:
+        self._failed(held, errors)
+        self._deliver(held.answer.failed(errors))

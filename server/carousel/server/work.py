@@ -45,13 +45,13 @@ class Answer:
     notices: Told = ()
     held_since: float = 0.0
 
-    def failed(self, error: CarouselError) -> Answer:
-        """The same items, with an error in place of their outputs."""
-        errors = tuple((item, error) for item in self.items.tolist())
+    def failed(self, errors: Sequence[CarouselError]) -> Answer:
+        """The same items, each with its error in place of its outputs."""
+        given = tuple(zip(self.items.tolist(), errors, strict=True))
         nothing = self.items[:0]
         told, since = self.notices, self.held_since
         return Answer(
-            self.work, nothing, None, self.outputs[:0], errors, notices=told, held_since=since
+            self.work, nothing, None, self.outputs[:0], given, notices=told, held_since=since
         )
 
     def split(self, chosen: Ints) -> tuple[Answer, Answer | None]:

@@ -74,7 +74,7 @@ class WriteBehind:
         self._endings: dict[str, Ending] = {}
         self._spills: dict[int, Spill] = {}  # by slot
         self._underway: Group | None = None
-        self._waiting = Waiting(table, deliver, failed=self._count_failure)
+        self._waiting = Waiting(table, deliver, failed=self._count_failures)
         self._writer = None
         if store is not None:
             self._writer = StoreWriter(
@@ -389,11 +389,11 @@ class WriteBehind:
         self._metrics.fenced.inc()
         self._lose(slot)
 
-    def _count_failure(self, held: Held, why: CarouselError) -> None:
-        """An output that was held back goes as an error."""
-        version = self._version_at(int(held.slots[0]))
-        if version is not None:
-            version.metrics.failed(why.reason, len(held.answer.items))
+    def _count_failures(self, held: Held, errors: Sequence[CarouselError]) -> None:
+        """Outputs that were held back go as errors."""
+        if (version := self._version_at(int(held.slots[0]))) is not None:
+            for error in errors:
+                version.metrics.failed(error.reason)
 
     def _version_at(self, slot: int) -> LoadedVersion | None:
         ordinal = int(self._table.version[slot])
