@@ -83,12 +83,16 @@ class Departed:
             return None
         return session_id
 
-    def among(self, handles: Sequence[int]) -> list[int]:
-        """The places of handles that were a session's before; none is to be found soon."""
-        former = self._former
+    def among(self, handles: Sequence[int], tenant: str) -> list[int]:
+        """The places of handles that `session_of` knows; none is to be found soon."""
+        former, known = self._former, self.session_of
         if former.keys().isdisjoint(handles):
             return []
-        return [place for place, handle in enumerate(handles) if handle in former]
+        return [
+            place
+            for place, handle in enumerate(handles)
+            if handle in former and known(handle, tenant) is not None
+        ]
 
     def forget(self, now: float) -> None:
         """Drop the ends that were remembered for long enough."""

@@ -322,12 +322,12 @@ class SessionTable:
         return ended.error()
 
     def why_none(self, handles: Sequence[int], tenant: str) -> Runs:
-        """The same of a whole message; of many, those that nobody knows share one error."""
+        """The same of a whole message; of many, those that it can't know of share one error."""
         if len(handles) <= FEW:
             return [(self.why_not(handle, tenant), 1) for handle in handles]
         unknown: CarouselError = SessionNotFound("no session has this handle")
         runs, told = [], 0
-        for item in self.departed.among(handles):
+        for item in self.departed.among(handles, tenant):
             runs.append((unknown, item - told))
             runs.append((self.why_not(handles[item], tenant), 1))
             told = item + 1
