@@ -2,13 +2,14 @@
 
 What the engine's process has done and what a call is said to have come to must not differ, where
 its caller goes, or its deadline comes, while the answer is on its way: what sessions are made is
-kept only with a receipt (`receipts`), and what can't be undone is waited for.
+kept only with a receipt (`receipts`), and what can't be undone is waited for, up to LONGEST.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -29,6 +30,10 @@ from carousel.server.rpc import Line
 Context = grpc.aio.ServicerContext[Any, Any]
 Method = Callable[[Any, Context], Any]
 T = TypeVar("T")
+
+log = logging.getLogger("carousel.frontends")
+
+LONGEST = 600.0  # seconds that a call may go on without its caller
 
 TO_THE_END = frozenset(
     {
@@ -193,15 +198,22 @@ def _giving_receipts(ask: Any) -> Method:
 
 
 async def _to_end(what: Awaitable[T], *, unless: Callable[[], object] = lambda: False) -> T:
-    """Wait for it also when the caller goes meanwhile: that comes too late."""
+    """Wait for it also when the caller goes meanwhile: that comes too late.
+
+    Not for ever, or what callers have left behind at an engine that hangs would pile up.
+    """
     task = asyncio.ensure_future(what)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         if unless():
             raise
-        await asyncio.wait([task])
-        return task.result()
+        await asyncio.wait([task], timeout=LONGEST)
+        if task.done():
+            return task.result()
+        task.cancel()
+        log.warning("a call did not end in %g s after its caller had gone: given up", LONGEST)
+        raise
 
 
 def _yielding(ask: Any) -> Method:
