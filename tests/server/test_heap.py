@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import subprocess
 import sys
@@ -42,6 +43,13 @@ def held(size: int) -> list[int]:
     for address in addresses:
         ctypes.memset(address, 1, PIECE)
     return addresses
+
+
+def mapped(size: int) -> mmap.mmap:
+    """Memory in use that is none of the heap's."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    np.frombuffer(memory, np.uint8)[:] = 1
+    return memory
 
 
 def free(addresses: list[int]) -> None:
@@ -84,9 +92,9 @@ def test_where_it_was_in_vain_the_next_looks_are_passed_over() -> None:
     *many, last = held(4 * MUCH)
     free(many)
     assert heap.sweep()  # from now on much is free, of which nothing is held
-    tried = []
-    for part in np.zeros((4, TOUCHED), np.uint8):
-        part[:] = 1
+    tried, kept = [], []
+    for _ in range(4):
+        kept.append(mapped(TOUCHED))
         tried.append(heap.sweep())
     assert tried == [True, False, True, False]
     free(held(4 * MUCH))
