@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -15,6 +14,8 @@ from typing import BinaryIO, Self
 from carousel.errors import ImportRefused, StoreUnwritable, WeightsInvalid
 from carousel.model import BASELINE
 from carousel.server import beneath
+from carousel.server.folders import entries_of
+from carousel.server.locks import LOCK, try_lock
 from carousel.server.version import (
     CARD,
     CONFIG,
@@ -36,23 +37,27 @@ FILES = {
     WEIGHTS: None,
 }
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
 
 class Staging:
-    """A folder in the store's root, removed when its `with` block ends unless it was renamed.
+    """A folder below the store's root, removed when its `with` block ends unless it was renamed.
 
-    It is locked for as long as it is in use, so that another server on the same store, starting
-    up and sweeping, does not take it for what a crash left.
+    Beside it lies a lock for as long as it is in use, so that another server on the same store,
+    starting up and sweeping, does not take it for what a crash left.
     """
 
     def __init__(self, root: Path) -> None:
-        with writing():
-            root.mkdir(parents=True, exist_ok=True)
-            self.folder = root / f"{PREFIX}{secrets.token_hex(8)}"
-            self.folder.mkdir()
-            self._lock = os.open(self.folder, _FOLDER)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._place = root / f"{PREFIX}{secrets.token_hex(8)}"
+        self.folder = self._place / "new"
+        self._lock: int | None = None
+        try:
+            with writing():
+                root.mkdir(parents=True, exist_ok=True)
+                self._place.mkdir()
+                self._lock = try_lock(self._place / LOCK)
+                self.folder.mkdir()
+        except StoreUnwritable:
+            self.discard()
+            raise
 
     @classmethod
     def of(cls, root: Path, source: int) -> Self:
@@ -73,10 +78,10 @@ class Staging:
 
     def discard(self) -> None:
         """Remove the folder, if it is still there. Harmless when repeated."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self._lock >= 0:
+        if self._lock is not None:  # first: over NFS what is open keeps its folder
             os.close(self._lock)
-            self._lock = -1
+            self._lock = None
+        shutil.rmtree(self._place, ignore_errors=True)
 
     def write_text(self, config_json: str, *, card: str = "", baseline_json: str = "") -> None:
         """Write config.json and, unless they are empty, README.md and baseline.json."""
@@ -143,30 +148,6 @@ def writing() -> Iterator[None]:
         ) from error
 
 
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Nobody else does this in the folder meanwhile, of whatever server. Raises StoreUnwritable."""
-    with writing():
-        handle = os.open(folder, _FOLDER)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-def try_lock(folder: Path) -> int | None:
-    """What to close to unlock a folder; None while somebody else has it locked, on any server."""
-    with writing():
-        handle = os.open(folder, _FOLDER)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            return None
-    return handle
-
-
 def sync(path: Path) -> None:
     """fsync a file, or a folder (its entries)."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -201,11 +182,8 @@ def open_folder(root: Path, path: str) -> Iterator[int]:
 
 def sweep(root: Path) -> None:
     """Remove what a crash left: staging folders that nobody holds locked."""
-    for folder in root.glob(f"{PREFIX}*"):
+    for place in (Path(e.path) for e in entries_of(root) if e.name.startswith(PREFIX)):
         with contextlib.suppress(OSError):  # a store that can't be written still serves
-            handle = os.open(folder, _FOLDER)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(handle)
+            if (lock := try_lock(place / LOCK)) is not None:
+                os.close(lock)
+                shutil.rmtree(place, ignore_errors=True)

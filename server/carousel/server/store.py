@@ -4,6 +4,8 @@
     {root}/{model}/aliases.json, health.json
     {root}/@{tenant}/{model}/...
 
+Names that begin with a dot are of locks, and of what is on its way.
+
 Models that come with Carousel, folders of versions too, lie over it, read-only. Where the store
 has, or had, a version of that very number, it wins; others of the same name, and aliases, add up.
 A deleted version leaves an empty folder behind, so that its number is never given again. What
@@ -16,7 +18,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +39,7 @@ from carousel.server.health_policy import (
     read_health_policy,
     write_health_policy,
 )
+from carousel.server.locks import alone_in
 from carousel.server.names import (
     MAX_VERSION,
     ModelRef,
@@ -52,7 +55,7 @@ from carousel.server.names import (
     version_name,
 )
 from carousel.server.quotas import UNLIMITED, Quotas
-from carousel.server.staging import Staging, alone_in, open_folder, sweep, sync, try_lock, writing
+from carousel.server.staging import Staging, open_folder, sweep, sync, writing
 from carousel.server.version import StoredVersion, check_folder, is_promoted, is_version
 
 DEFAULT_ALIAS = "stable"
@@ -278,7 +281,7 @@ class ModelStore:
     def delete(self, model: str, number: int) -> None:
         """Raises ModelNotFound, VersionNotFound, ModelInUse (an alias), StoreUnwritable."""
         self.version(model, number)
-        with self._lock, alone_in(self._own(model)):
+        with self._changing(model):
             stored = self.version(model, number)
             aliases = [a for a, n in self.aliases(model).items() if n == number]
             if aliases:
@@ -297,14 +300,14 @@ class ModelStore:
     def set_alias(self, model: str, alias: str, number: int) -> StoredModel:
         """Raises ModelNotFound, VersionNotFound, StoreUnwritable."""
         self.version(model, number)
-        with self._lock, alone_in(self._own(model)):
+        with self._changing(model):
             self.version(model, number)
             return self._write_aliases(model, {**self.aliases(model), alias: number})
 
     def delete_alias(self, model: str, alias: str) -> StoredModel:
         """Raises ModelNotFound, AliasNotFound, StoreUnwritable."""
         self._known(model, alias)
-        with self._lock, alone_in(self._own(model)):
+        with self._changing(model):
             aliases = self._known(model, alias)
             del aliases[alias]
             return self._write_aliases(model, aliases)
@@ -330,14 +333,12 @@ class ModelStore:
             with self.stage() as staging, writing():
                 write_health_policy(self._own(model), policy, staging)
 
-    def try_turn(self) -> int | None:
-        """The turn of whoever promotes, of all servers on the store: what to close at its end.
-
-        None while somebody else has it. Raises StoreUnwritable.
-        """
-        with writing():
-            self.root.mkdir(parents=True, exist_ok=True)
-        return try_lock(self.root)
+    @contextlib.contextmanager
+    def _changing(self, model: str) -> Iterator[None]:
+        """Nobody else changes the model meanwhile, of whatever server. Raises StoreUnwritable."""
+        # The model first: a server that is stopped in a change of it holds up no other model here.
+        with writing(), alone_in(self._own(model)), self._lock:
+            yield
 
     def _write_aliases(self, model: str, aliases: Mapping[str, int]) -> StoredModel:
         with self.stage() as staging, writing():

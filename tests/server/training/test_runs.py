@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from threading import get_ident
+from typing import Any
 
 import grpc
 import numpy as np
@@ -23,6 +28,7 @@ from carousel.server.training.leases import Leases
 from carousel.server.training.metrics import TrainingMetrics
 from carousel.server.training.office import Office
 from carousel.server.training.process import Share, signal_all
+from carousel.server.training.promotion import try_turn
 from carousel.server.training.records import RUNNING, JobRecord
 from carousel.server.training.run import Run
 from carousel.server.training.workshop import Workshop
@@ -103,6 +109,27 @@ def test_checkpoints_can_be_promoted_and_looked_at(training: Training) -> None:
 
 
 @pytest.mark.usefixtures("first")
+def test_a_checkpoint_is_promoted_when_no_other_server_promotes(
+    training: Training, trainer: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, were = trainer.settings.store / "later", list[bool]()
+    with ExitStack() as turn:
+        assert try_turn(trainer.settings.store, turn)
+
+        def refused() -> None:
+            were.append(model.exists())
+            turn.close()
+
+        when_refused(monkeypatch, refused)
+        best = "jobs/first/checkpoints/best"
+        made = training.stub.PromoteCheckpoint(
+            pb.PromoteCheckpointRequest(name=best, model="models/later"), timeout=PATIENCE
+        )
+    assert made.version == "models/later/versions/1"
+    assert were == [False]
+
+
+@pytest.mark.usefixtures("first")
 def test_a_margin_keeps_what_is_no_better_from_being_promoted(training: Training) -> None:
     promotion = training_pb2.Promotion(model="models/fox", alias="stable", margin=0.99)
     training.create("shut", promotion=promotion)
@@ -134,16 +161,13 @@ def test_a_gate_is_asked_when_no_other_server_promotes(
     training: Training, trainer: RunningServer
 ) -> None:
     other = ModelStore(trainer.settings.store)
-    lock = other.try_turn()
-    assert lock is not None
-    try:
+    with ExitStack() as turn:
+        assert try_turn(other.root, turn)
         promotion = training_pb2.Promotion(model="models/both", alias="stable", margin=0.0)
         training.create("both", promotion=promotion)
         result = JobFolder(folder_of(trainer, "both")).result
         until(result.exists)
         other.set_alias("both", "stable", other.add("both", result).number)
-    finally:
-        os.close(lock)
     held = training.finish("both")
     assert held.state == training_pb2.JOB_STATE_SUCCEEDED
     assert not held.version
@@ -217,20 +241,92 @@ def test_a_job_that_is_cancelled_while_its_process_is_started_is_cancelled(
     assert ended.attempts == 0
 
 
-def test_a_job_that_is_cancelled_while_others_are_promoted_is_not_promoted(start: Start) -> None:
+def test_a_job_that_waits_for_its_turn_to_promote_does_what_it_is_told(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server, training = start(training_jobs_at_once=0)
     training.upload(FOX, name="fox.txt", id="fox")
-    training.create("job")
-    office = server.server.office
-    shop, job = claimed(office)
-    folder = JobFolder(office.folder.job(job.number))
+    promotion = {"promotion": FOX_STABLE}
+    with ExitStack() as turn:
+        assert try_turn(server.settings.store, turn)  # as another server has it
+        run = run_with_result(server, training, "cancelled", **promotion)
+        training.cancel("cancelled")
+        threads = told_while_it_waits(run, run.cancel, monkeypatch)
+        run = run_with_result(server, training, "left", **promotion)
+        threads |= told_while_it_waits(run, lambda: run.leave(1.0), monkeypatch)
+        lost = run_with_result(server, training, "lost", priority=1, **promotion)
+        threads |= told_while_it_waits(lost, lost.lose, monkeypatch)
+    assert training.get("cancelled").state == training_pb2.JOB_STATE_CANCELLED
+    assert training.get("left").state == training_pb2.JOB_STATE_QUEUED
+    assert training.get("lost").state == training_pb2.JOB_STATE_PREPARING
+    assert get_ident() not in threads  # of the event loop, which a slow disk would hold up
+
+
+def test_a_job_that_promotes_to_nothing_waits_for_nobody(start: Start) -> None:
+    server, training = start(training_jobs_at_once=0)
+    training.upload(FOX, name="fox.txt", id="fox")
+    with ExitStack() as turn:
+        assert try_turn(server.settings.store, turn)
+        run = run_with_result(server, training, "job")
+        asyncio.run(asyncio.wait_for(run.main(), PATIENCE))
+        assert training.get("job").state == training_pb2.JOB_STATE_SUCCEEDED
+
+
+def test_who_gives_up_waiting_for_a_turn_holds_up_nobody(trainer: RunningServer) -> None:
+    promotion = trainer.server.office.promotion
+
+    async def turns() -> str:
+        async with promotion.turn():
+            with pytest.raises(KeyError):
+                async with promotion.turn(meanwhile=gives_up):
+                    pass
+        async with promotion.turn():
+            return "mine"
+
+    async def gives_up() -> None:
+        raise KeyError
+
+    assert asyncio.run(asyncio.wait_for(turns(), PATIENCE)) == "mine"
+
+
+def run_with_result(server: RunningServer, training: Training, job_id: str, **more: Any) -> Run:
+    """Of a job that has learned all and is still to be promoted."""
+    training.create(job_id, **more)
+    shop, job = claimed(server.server.office)
+    folder = JobFolder(server.server.office.folder.job(job.number))
     for one in (folder.corpus, folder.result):
         one.mkdir(parents=True)
-    run = Run(job, shop)
-    training.cancel("job")
-    run.cancel()
-    asyncio.run(run.main())
-    assert training.finish("job").state == training_pb2.JOB_STATE_CANCELLED
+    return Run(job, shop)
+
+
+def told_while_it_waits(
+    run: Run, tell: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> set[int]:
+    """Tell a run something each time that it does not get its turn, until it ends: the threads."""
+    threads = set[int]()
+
+    def refused() -> None:
+        threads.add(get_ident())
+        tell()
+
+    with monkeypatch.context() as patch:
+        when_refused(patch, refused)
+        asyncio.run(asyncio.wait_for(run.main(), PATIENCE))
+    return threads
+
+
+def when_refused(patch: pytest.MonkeyPatch, tell: Callable[[], None]) -> None:
+    """Have it known when somebody does not get a lock."""
+    real = fcntl.flock
+
+    def telling(handle: int, how: int) -> None:
+        try:
+            real(handle, how)
+        except BlockingIOError:
+            tell()
+            raise
+
+    patch.setattr(fcntl, "flock", telling)
 
 
 def claimed(office: Office) -> tuple[Workshop, JobRecord]:

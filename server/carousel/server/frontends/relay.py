@@ -39,6 +39,7 @@ TO_THE_END = frozenset(
     {
         *("ImportModelVersion", "DeleteModelVersion", "SetModelAlias", "DeleteModelAlias"),
         *("DeleteDataset", "CreateJob", "CancelJob", "ResumeJob", "DeleteJob"),
+        "PromoteCheckpoint",
     }
 )
 """Methods that end what they began, whether or not their caller is there; as uploads do, once all

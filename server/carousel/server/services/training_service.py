@@ -226,10 +226,10 @@ class TrainingService:
         alias = names.check_alias(request.alias) if request.alias else ""
         job_folder = JobFolder(self._office.folder.job(job.number))
         await asyncio.to_thread(job_folder.add_baseline, checkpoint["step"])
-        with reading(folder, request.name):
-            version = await self._office.promotion.add(
-                folder, model, alias, announce=lambda _: None
-            )
+        promotion = self._office.promotion
+        async with promotion.turn():
+            with reading(folder, request.name):
+                version = await promotion.add(folder, model, alias, announce=lambda _: None)
         return pb.PromoteCheckpointResponse(version=version.name)
 
     async def DiagnoseGradients(

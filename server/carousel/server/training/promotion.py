@@ -9,14 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from carousel.errors import CarouselError, VersionExists
 from carousel.model import digest
+from carousel.server.locks import try_lock
 from carousel.server.names import ModelRef
+from carousel.server.staging import writing
 from carousel.server.store import DEFAULT_ALIAS, ModelStore
 from carousel.server.training.records import JobRecord, Object
 from carousel.server.uploads import to_end
@@ -24,7 +28,8 @@ from carousel.server.version import StoredVersion
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.1  # while another server promotes
+LOOK_SECONDS = 0.1  # while others promote
+PROMOTING = ".promoting"  # in the store; locked by who promotes
 
 
 class Loader(Protocol):
@@ -39,18 +44,29 @@ class Promotion:
     def __init__(self, store: ModelStore, registry: Loader) -> None:
         self._store = store
         self._registry = registry
-        self._turn = asyncio.Lock()
+        self._queue: deque[object] = deque()  # for the turn, of this server
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """One job at a time, from asking what serves to moving the alias, of all servers."""
-        async with self._turn:
-            while (lock := self._store.try_turn()) is None:  # noqa: ASYNC110 (a lock rings no bell)
-                await asyncio.sleep(LOOK_SECONDS)
-            try:
+    async def turn(
+        self, *, meanwhile: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncIterator[None]:
+        """One promotion at a time, from asking what serves to moving the alias, of all servers.
+
+        `meanwhile` is called again and again while others have their turn; what it raises ends the
+        wait. Raises StoreUnwritable.
+        """
+        ticket = object()
+        self._queue.append(ticket)
+        try:
+            with ExitStack() as held:
+                take = partial(try_turn, self._store.root, held)
+                while self._queue[0] is not ticket or not await to_end(take):
+                    if meanwhile is not None:
+                        await meanwhile()
+                    await asyncio.sleep(LOOK_SECONDS)  # a lock rings no bell
                 yield
-            finally:
-                os.close(lock)
+        finally:
+            self._queue.remove(ticket)
 
     def baseline(self, model: str, alias: str) -> Path | None:
         """The folder of the version that a new one has to beat; None when there is none yet."""
@@ -106,6 +122,19 @@ class Promotion:
                 lambda: self._store.set_alias(version.model, alias, version.number), final=True
             )
         log.info("%s was promoted", version.name, extra={"alias": alias})
+
+
+def try_turn(root: Path, held: ExitStack) -> bool:
+    """Take the turn of whoever promotes, of all servers on a store, until `held` closes.
+
+    False while somebody else has it. Raises StoreUnwritable.
+    """
+    with writing():
+        root.mkdir(parents=True, exist_ok=True)
+        lock = try_lock(root / PROMOTING)
+    if lock is not None:
+        held.callback(os.close, lock)
+    return lock is not None
 
 
 def why_not(job: JobRecord, finished: Object) -> str:

@@ -120,8 +120,11 @@ class Run:
         while True:
             while not self._folder.result.exists():
                 await self._train()
-            async with self._shop.promotion.turn():
-                await self._obey()  # what it was told while others had their turn
+            await self._obey()
+            if not self.job.model:
+                await self._end(SUCCEEDED)
+            async with self._shop.promotion.turn(meanwhile=self._heed):
+                await self._heed()
                 await self._promote()
 
     def _settle(self) -> None:
@@ -249,19 +252,22 @@ class Run:
         await asyncio.to_thread(signal_all, self._folder.path, number)
 
     async def _obey(self) -> None:
+        """Do what it was told; else whatever it was told to its process is over."""
+        await self._heed()
+        self._folder.forget_to_stop()
+        self._deadline = 0.0
+
+    async def _heed(self) -> None:
+        """Do what it was told, if anything."""
         if self._order == "lose":
             raise LeaseLost
         if self._order == "cancel":
             await self._end(CANCELLED)
         if self._order == "leave":
             await self._end(QUEUED)
-        self._folder.forget_to_stop()
-        self._deadline = 0.0
 
     async def _promote(self) -> None:
         """Returns when its gate has to be asked again, since the alias moved meanwhile."""
-        if not self.job.model:
-            await self._end(SUCCEEDED)
         promotion, result = self._shop.promotion, self._folder.result
         model, alias, number = self.job.model, self.job.alias, self.job.version
         if number and await promotion.finish(result, model, number, alias):
