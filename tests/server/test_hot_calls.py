@@ -102,7 +102,9 @@ def test_what_is_made_does_not_stay_when_its_answer_comes_too_late(
             "ForkSession": pb2.ForkSessionRequest(name=source.name, count=3),
             "ImportSession": pb2.ImportSessionRequest(snapshot=export.snapshot),
         }[method]
+        getattr(wire.sessions, method)(request)  # grpc.aio has the first, and then one of 65
+        before = len(table)
         while not made:
             with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
                 getattr(wire.sessions, method)(request, timeout=0.5)
-        until(lambda: len(table) == 1)
+        until(lambda: len(table) == before)

@@ -156,7 +156,10 @@ def test_a_witness_knows_who_it_was_without_grpc(unwatched: RunningServer, call:
     hot, flows, told = unwatched.server.calls.hot, unwatched.server.calls.flows, list[ShutOut]()
     metrics = ResetMetrics(CollectorRegistry())
     about = (Silent(newest_server()), unwatched.server.port, metrics)
-    counted = lambda: hot.lost + flows.lost  # noqa: E731
+
+    def counted() -> int:
+        return hot.lost + flows.lost
+
     guard = Guard(*about, counted, hot.witness, most=20, seconds=30, tell=told.append)
     with connect(unwatched, ELSEWHERE) as connection:
         connection.sendall(PREFACE + SETTINGS + taken_back(call))
