@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import cast
 
+from carousel.server.access.caller import peer_now
 from carousel.server.fair_turn import FairTurn
 from carousel.server.rpc import Context
 from carousel.server.services.model_service import Loader, ModelService
@@ -112,16 +113,6 @@ def test_what_fails_in_its_turn_does_not_keep_it() -> None:
     assert played(scene) == ["b"]
 
 
-class Peer:
-    """As much of gRPC's context as such a call looks at."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def peer(self) -> str:
-        return self._address
-
-
 def test_lists_of_models_are_read_for_one_address_after_the_other(model_store: Path) -> None:
     async def play() -> list[str]:
         service = ModelService(
@@ -130,9 +121,8 @@ def test_lists_of_models_are_read_for_one_address_after_the_other(model_store: P
         seen: list[str] = []
 
         async def listed(address: str) -> None:
-            models = await service.ListModels(
-                pb.ListModelsRequest(), cast("Context", Peer(address))
-            )
+            peer_now.set(address)
+            models = await service.ListModels(pb.ListModelsRequest(), cast("Context", None))
             assert models.models
             seen.append(address)
 
