@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 
 from carousel.client._async_transport import AsyncTransport
-from carousel.client._errors import is_refusal, translate
+from carousel.client._errors import is_refusal, may_go_better, translate
 from carousel.client._events import Event
 from carousel.client._retry import ATTEMPTS, RESENT, delay
 from carousel.client._trace_context import with_trace
-from carousel.errors import CarouselError, InternalError, ServerUnreachable
+from carousel.errors import CarouselError, InternalError, ServerUnreachable, Unavailable
 from carousel.v1 import inference_service_pb2 as pb
 
 PATH = "carousel.v1.InferenceService/StreamSteps"
@@ -76,6 +76,10 @@ class StepStream:
         except grpc.RpcError as failure:
             error = translate(failure, self._transport.link.tls)
             error.__cause__ = failure
+            if may_go_better(error) and not isinstance(error, Unavailable):
+                # gRPC's own words: whoever survives a server waits for the next one all the same.
+                error = ServerUnreachable(f"the stream of steps broke: {error.message}")
+                error.__cause__ = failure
             return error, failure.code() in RESENT and not is_refusal(failure)
         except Exception as failure:
             # An answer that makes no sense: nobody must wait for the rest of it.
