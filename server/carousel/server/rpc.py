@@ -41,8 +41,8 @@ from carousel.v1 import inference_service_pb2 as pb
 log = logging.getLogger("carousel.rpc")
 
 HOT = frozenset({"Step", "StreamSteps", "StepStates"})  # called too often to log each
-# Many at a time: see HotCalls, which knows whether an answer came, too.
-TAKEN_UP = HOT | {"DeleteSession"} | receipts.NEEDED
+# Many at a time: see HotCalls. Forks that are asked for again must come in their order.
+TAKEN_UP = HOT | {"CreateSession", "DeleteSession"}
 
 USUAL: dict[type[Message], Callable[[bytes], OneStep | None]] = {
     pb.StepRequest: one_step.read,
