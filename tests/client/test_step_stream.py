@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -13,21 +12,21 @@ from carousel.client import AsyncClient
 from carousel.client._step_stream import StepStream
 from carousel.errors import CarouselError, ServerUnreachable
 from carousel.v1 import inference_service_pb2 as pb
-from carousel.v1 import inference_service_pb2_grpc as services
 from tests.processes import PATIENCE
 
 Code = grpc.StatusCode
 
 
-class Broken(services.InferenceServiceServicer):
+def broken(code: grpc.StatusCode) -> grpc.GenericRpcHandler:
     """Ends every stream as gRPC itself does when one breaks: without details of ours."""
 
-    def __init__(self, code: grpc.StatusCode) -> None:
-        self._code = code
+    async def stream(_: object, context: Any) -> None:
+        await context.abort(code, "Internal error from Core")
 
-    async def StreamSteps(self, requests: Any, context: Any) -> AsyncIterator[Any]:
-        await context.abort(self._code, "Internal error from Core")
-        yield
+    handler = grpc.stream_stream_rpc_method_handler(stream)
+    return grpc.method_handlers_generic_handler(
+        "carousel.v1.InferenceService", {"StreamSteps": handler}
+    )
 
 
 @pytest.mark.parametrize("code", [Code.INTERNAL, Code.CANCELLED, Code.UNKNOWN, Code.UNAVAILABLE])
@@ -36,7 +35,7 @@ def test_a_stream_that_breaks_is_a_server_that_is_lost_by_whatever_word(
 ) -> None:
     async def main() -> CarouselError:
         server = grpc.aio.server()
-        services.add_InferenceServiceServicer_to_server(Broken(code), server)
+        server.add_generic_rpc_handlers((broken(code),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         told: asyncio.Future[CarouselError] = asyncio.get_running_loop().create_future()
