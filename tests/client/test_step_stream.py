@@ -23,7 +23,7 @@ def broken(code: grpc.StatusCode) -> grpc.GenericRpcHandler:
     async def stream(_: object, context: Any) -> None:
         await context.abort(code, "Internal error from Core")
 
-    handler = grpc.stream_stream_rpc_method_handler(stream)
+    handler: Any = grpc.stream_stream_rpc_method_handler(stream)
     return grpc.method_handlers_generic_handler(
         "carousel.v1.InferenceService", {"StreamSteps": handler}
     )
