@@ -3,35 +3,30 @@
 Modules with signatures for typer can't postpone the evaluation of annotations.
 """
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from carousel.cli.serve_flag import flag
+from carousel.cli.serve_flag import flag, listening
 
-
-def _shown(default: str, text: str) -> Any:
-    return flag("Listening", default, text)
-
-
-def _access(default: str, text: str, **more: Any) -> Any:
-    return flag("Who may call", default, text, **more)
+_access = partial(flag, "Who may call")
 
 
 def access_options(
     tls_cert: Annotated[
         Path | None,
-        _shown(
+        listening(
             "none",
             "PEM file of the certificate to show on both ports, read anew when it changes; unset: "
             "no TLS.",
         ),
     ] = None,
     tls_key: Annotated[
-        Path | None, _shown("none", "PEM file of the key of tls_cert, without a password.")
+        Path | None, listening("none", "PEM file of the key of tls_cert, without a password.")
     ] = None,
     tls_client_ca: Annotated[
         Path | None,
-        _shown(
+        listening(
             "none",
             "PEM file of authorities; only clients with a certificate of theirs may call.",
         ),

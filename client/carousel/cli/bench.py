@@ -5,6 +5,7 @@ Modules with signatures for typer can't postpone the evaluation of annotations.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -102,7 +103,7 @@ def precision(
         found = compare(network, x, precision)
     except (ModelError, OSError) as error:
         exits.leave(exits.USAGE, str(error))
-    output.show(found, view=_prices if text else _differences, as_json=as_json)
+    output.show(found, view=partial(_prices, of_text=text is not None), as_json=as_json)
 
 
 def _folder(model: str) -> Path:
@@ -125,25 +126,16 @@ def _text(file: Path) -> str:
         exits.leave(exits.USAGE, f"--text must be a file in UTF-8, {file} is not")
 
 
-def _prices(found: "Comparison") -> "RenderableType":
-    facts = _facts(found)
-    if not math.isnan(found.bits):
-        bits = f"{found.bits_float32:.4f} in float32, {found.bits:.4f} in {found.precision}"
-        facts["bits a token"] = f"{bits}: {found.more_bits:+.4f}"
-    return tables.facts(facts)
-
-
-def _differences(found: "Comparison") -> "RenderableType":
-    """Of random inputs, which nobody can foretell."""
-    return tables.facts(_facts(found))
-
-
-def _facts(found: "Comparison") -> "dict[str, RenderableType]":
-    return {
+def _prices(found: "Comparison", *, of_text: bool) -> "RenderableType":
+    facts: dict[str, RenderableType] = {
         "steps": f"{found.steps:,}",
         "largest difference of an output": f"{found.largest_difference:.2g}",
         "of the largest output": f"{found.share:.2%}",
     }
+    if of_text and not math.isnan(found.bits):  # random inputs nobody can foretell
+        bits = f"{found.bits_float32:.4f} in float32, {found.bits:.4f} in {found.precision}"
+        facts["bits a token"] = f"{bits}: {found.more_bits:+.4f}"
+    return tables.facts(facts)
 
 
 @app.command()

@@ -3,17 +3,13 @@
 Modules with signatures for typer can't postpone the evaluation of annotations.
 """
 
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
 from carousel.cli.serve_flag import flag
 
-
-def _connection(default: str, text: str, **more: Any) -> Any:
-    return flag("Connections", default, text, **more)
-
-
-def _patience(default: str, text: str) -> Any:
-    return _connection(default, text, metavar="SECONDS")
+_connection = partial(flag, "Connections")
+_patience = partial(_connection, metavar="SECONDS")
 
 
 def connection_options(

@@ -6,43 +6,20 @@ checks values. Modules with signatures for typer can't postpone the evaluation o
 """
 
 import inspect
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import typer
+from typing import Annotated, Literal
 
 from carousel.cli.access_options import access_options
 from carousel.cli.connection_options import connection_options
-from carousel.cli.serve_flag import flag
+from carousel.cli.serve_flag import flag, listening
 
-
-def _listen(default: str, text: str) -> Any:
-    return flag("Listening", default, text)
-
-
-def _models(default: str, text: str, **more: Any) -> Any:
-    return flag("Models and device", default, text, **more)
-
-
-def _audit(default: str, text: str, **more: Any) -> Any:
-    return flag("Sessions", default, text, **more)
-
-
-def _limit(default: str, text: str, **more: Any) -> Any:
-    return flag("Limits", default, text, **more)
-
-
-def _seconds(default: str, text: str) -> Any:
-    return _limit(default, text, metavar="SECONDS")
-
-
-def _training(default: str, text: str, *names: str, **more: Any) -> Any:
-    help_text = f"{text} Default: {default}."
-    return typer.Option(*names, help=help_text, rich_help_panel="Training", **more)
-
-
-def _log(default: str, text: str, **more: Any) -> Any:
-    return flag("Logs and traces", default, text, **more)
+_models = partial(flag, "Models and device")
+_audit = partial(flag, "Sessions")
+_limit = partial(flag, "Limits")
+_seconds = partial(_limit, metavar="SECONDS")
+_training = partial(flag, "Training")
+_log = partial(flag, "Logs and traces")
 
 
 def all_options() -> list[inspect.Parameter]:
@@ -52,11 +29,11 @@ def all_options() -> list[inspect.Parameter]:
 
 
 def options(
-    host: Annotated[str | None, _listen("localhost", "Address to listen on.")] = None,
-    port: Annotated[int | None, _listen("50051", "Port of gRPC; 0: a free one.")] = None,
+    host: Annotated[str | None, listening("localhost", "Address to listen on.")] = None,
+    port: Annotated[int | None, listening("50051", "Port of gRPC; 0: a free one.")] = None,
     frontends: Annotated[
         int | None,
-        _listen(
+        listening(
             "0",
             "Processes that take the calls, sharing the port, beside the engine's; 0: it takes "
             "them itself.",
@@ -64,18 +41,18 @@ def options(
     ] = None,
     http_port: Annotated[
         str | None,
-        _listen("9464", "Port of /metrics and health; 0: a free one; off: none."),
+        listening("9464", "Port of /metrics and health; 0: a free one; off: none."),
     ] = None,
     page: Annotated[
         bool | None,
-        _listen(
+        listening(
             "on loopback",
             "Show the status page on the port of /metrics; unset: where host is loopback.",
         ),
     ] = None,
     insecure: Annotated[
         bool | None,
-        _listen(
+        listening(
             "no",
             "Listen on any address, though what is said can be read or anyone may call; only as "
             "a flag.",

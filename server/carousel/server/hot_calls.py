@@ -75,21 +75,18 @@ class HotCalls:
             except self._core._RequestCallError:
                 continue  # mostly since the server stops
             try:
-                await self._begin(state, serve, streams=streams)
+                end = End(self._core, state, self._loop)
+                if self.witness.watching:
+                    end.tell = self._asked(state)
+                if streams:
+                    await asyncio.sleep(0)  # by then gRPC says so if it was taken back at once
+                if end.future.done():
+                    self.lost += 1  # without a task, for half of what that would cost
+                    end.tell()
+                else:
+                    end.cancels(self._keep(self._serve(state, serve, end)), self._lose)
             except Exception:  # whoever takes up calls goes on
                 log.exception("a call could not be taken up")
-
-    async def _begin(self, state: Any, serve: Serve, *, streams: bool) -> None:
-        end = End(self._core, state, self._loop)
-        if self.witness.watching:
-            end.tell = self._asked(state)
-        if streams:
-            await asyncio.sleep(0)  # by then gRPC says so if it was taken back at once
-        if end.future.done():
-            self.lost += 1  # without a task, for half of what that would cost
-            end.tell()
-        else:
-            end.cancels(self._keep(self._serve(state, serve, end)), self._lose)
 
     def _asked(self, state: Any) -> Callable[[], None]:
         """Of a call that has just come, to be called when it is taken back.

@@ -1,9 +1,10 @@
 """Receipts: what a call makes stays once it is known that its answer has gone to whoever asked.
 
-The caller may go, or its deadline come, while the answer is on its way. What serves the calls of
-NEEDED sees whether gRPC could send it. Between a front end and the engine's process more can get
-lost, the front end itself too: there these calls are streams, of the request, the answer, and then
-the end of the requests, which is the receipt. Without one all is undone that was made.
+The caller may go, or its deadline come, while the answer is on its way. `hot_calls` sees whether
+gRPC could send those of calls that it takes up; of others nobody knows. Between a front end and the
+engine's process more can get lost, the front end itself too: there all calls of NEEDED are streams,
+of the request, the answer, and then the end of the requests, which is the receipt. Without one all
+is undone that was made.
 """
 
 from __future__ import annotations

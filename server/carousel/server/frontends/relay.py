@@ -183,16 +183,16 @@ def _giving_receipts(ask: Any) -> Method:
 
         try:
             response = await anext(answers)
-        except grpc.aio.AioRpcError as error:
+            if receipts.is_awaited():
+                receipts.unless_received(lose, received=keep)
+            else:
+                received.set()
+                await _to_end(anext(answers, None))  # it is kept now, or the engine says why not
+        except BaseException as error:
             lose()
-            raise refusal(error) from None
-        except BaseException:
-            lose()
+            if isinstance(error, grpc.aio.AioRpcError):
+                raise refusal(error) from None
             raise
-        if receipts.is_awaited():
-            receipts.unless_received(lose, received=keep)
-        else:
-            await _to_end(end())
         return response
 
     return relayed
