@@ -56,7 +56,7 @@ class World:
         behind = hall.engine.behind
 
         def forget() -> None:
-            behind._touched.clear()
+            behind._moved.clear()
             hall.engine.table.touched[:] = False
             behind._endings.clear()
             behind._spills.clear()

@@ -22,6 +22,7 @@ from carousel.server.accelerator import Accelerator
 from carousel.server.arena import Arena
 from carousel.server.buckets import bucket_sizes
 from carousel.server.loaded import LoadedVersion
+from carousel.server.parties import Parties
 from carousel.server.settings import Settings
 from carousel.server.work import Inputs, Ints
 from tests.conftest import RunningServer, running
@@ -192,8 +193,8 @@ def server(model_store: Path, device: Watched) -> Iterator[RunningServer]:
     """A server whose versions are accelerated, eight riders a turn."""
     made = LoadedVersion._make_room
 
-    def accelerated(version: LoadedVersion, settings: Settings) -> None:
-        made(version, settings)
+    def accelerated(version: LoadedVersion, settings: Settings, parties: Parties | None) -> None:
+        made(version, settings, parties)
         version.computes_on = device
         version.accelerate(settings.max_batch)
 

@@ -375,7 +375,7 @@ def test_a_session_that_has_just_ended_is_not_attached_again(
 
 def test_a_stream_whose_errors_wait_is_read_no_further() -> None:
     async def main() -> list[bool]:
-        stream = Stream("", None)
+        stream = Stream("", "", None)
         refused = refuse(pb.StepRequest(handles=[1] * 1000), SessionNotFound("no session"))
         calm = []
         for _ in range(STREAM_ANSWERS):

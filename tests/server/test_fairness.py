@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carousel.server.door import FEW, QUEUE_FULL, TENANT_FULL, Door
+from carousel.server.door import QUEUE_FULL, TENANT_FULL, Door
+from carousel.server.parties import FEW
 from tests.server.bakery import Bakery
 
 BATCH = 32

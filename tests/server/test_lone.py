@@ -13,8 +13,8 @@ import pytest
 
 from carousel.server import engine, gatekeeper, lone
 from carousel.server.company import QUIET_SECONDS, Company
-from carousel.server.door import FEW
 from carousel.server.loaded import LoadedVersion
+from carousel.server.parties import FEW
 from carousel.server.table import QUARANTINED
 from carousel.server.work import Work
 from tests.conftest import RunningServer

@@ -96,7 +96,7 @@ def test_a_stream_of_which_enough_is_refused_is_read_no_further_until_it_was_tol
     monkeypatch.setattr(refused, "LONGEST", 3600.0)
 
     async def main() -> list[int]:
-        stream, full, items = Stream("", None), QueueFull("full", retry_after=1e6), 0
+        stream, full, items = Stream("", "", None), QueueFull("full", retry_after=1e6), 0
 
         def refuse_one(message: pb.StepRequest) -> None:
             nonlocal items

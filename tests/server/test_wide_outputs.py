@@ -161,7 +161,7 @@ def test_a_restored_session_answers_the_same_retries(wire: Wire) -> None:
 
 def test_a_stream_is_not_read_further_while_its_chunks_gather_many_outputs() -> None:
     async def check() -> None:
-        stream = Stream("", None)
+        stream = Stream("", "", None)
         steps = STREAM_BYTES // WIDTH // 4
         inputs = np.zeros((steps, 1), np.float32)
         for mode, calm in ((LAST, True), (NONE, True), (ALL, False)):

@@ -15,6 +15,7 @@ from carousel.server.door import SHED, Door, Lane
 from carousel.server.loaded import LoadedVersion
 from carousel.server.scheduler import BULK_SHARE
 from carousel.server.shares import Shares
+from carousel.server.tenants import party_now
 from carousel.server.tracing.trace import NO_TRACER, Trace, Tracer, current
 
 ALONE = np.array([0, 1])  # the bounds of a turn with one call
@@ -48,7 +49,7 @@ class CallQueue:
         self, version: LoadedVersion, steps: int, *, tenant: str, bulk: bool = False
     ) -> AsyncIterator[None]:
         """Wait for a call's turn; the next call comes when the block ends. Raises QueueFull."""
-        lane = self.door.lane(tenant, bulk=bulk)
+        lane = self.door.lane(tenant, party=party_now(), bulk=bulk)
         if lane.room() < 1:
             error, why = lane.refusal("whole sequences")
             version.metrics.rejected(why)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 
 WAIT_EACH = 0.0005  # seconds for each message of the last turn: what the event loop needs for one
 LONGEST_WAIT = 0.01
 FORGET = 16  # turns after which a crowd is about forgotten
 QUIET_SECONDS = 0.001  # without a message of anybody else: whoever comes then is alone
+# After a step of who has little beside others, rounds of turns rest for so long for this part of
+# what they take: the next such step finds the engine and a processor free.
+MODEST_SECONDS = 5.0
+REST, LONGEST_REST = 0.5, 0.001
 
 
 class Company:
@@ -25,6 +30,7 @@ class Company:
         self._rode = 0
         self._crowd = 0.0
         self._latest, self._latest_time = 0, 0.0  # handle and moment of the last message
+        self._modest_until = 0.0
 
     def is_alone(self, handle: int, now: float) -> bool:
         """Whether a message, of the session of this handle, has nobody to ride with.
@@ -46,6 +52,18 @@ class Company:
             return True
         self._rode = 0
         return False
+
+    def let_by(self, now: float) -> None:
+        """A step of who has little rode ahead of the others."""
+        self._modest_until = now + MODEST_SECONDS
+
+    def has_modest(self, now: float) -> bool:
+        """Whether one has lately; on the clock of time.monotonic."""
+        return now < self._modest_until
+
+    def make_way(self, took: float) -> None:
+        """Rest a moment after a round of turns that took so long, whoever waits."""
+        time.sleep(min(REST * took, LONGEST_REST))
 
     def gather(self) -> None:
         """Rest until enough are waiting, or for as long as they may take."""

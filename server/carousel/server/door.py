@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 
 from carousel.errors import QueueFull
+from carousel.server.parties import Parties
 
 PACE_SECONDS = 0.25  # how often the served rate is measured anew
-FEW = 16  # a lane is modest that has less than this part of what each tenant has on average
 UNKNOWN_RETRY, SHORTEST_RETRY, LONGEST_RETRY = 1.0, 0.01, 60.0
 
 SESSION_FULL, TENANT_FULL, QUEUE_FULL, SHED = "session_full", "tenant_full", "queue_full", "shed"
@@ -15,28 +15,28 @@ SESSION_FULL, TENANT_FULL, QUEUE_FULL, SHED = "session_full", "tenant_full", "qu
 
 
 class Lane:
-    """The work of one tenant and one priority that is on its way through a version.
+    """The work of one party and one priority that is on its way through a version.
 
-    `number` is even for interactive and odd for bulk work; `other` is the same tenant's lane of
+    `number` is even for interactive and odd for bulk work; `other` is the same party's lane of
     the other priority.
     """
 
-    __slots__ = ("_door", "bulk", "inside", "number", "other", "tenant")
+    __slots__ = ("_door", "bulk", "inside", "number", "other", "party", "tenant")
 
     other: Lane
 
-    def __init__(self, door: Door, tenant: str, *, bulk: bool) -> None:
+    def __init__(self, door: Door, tenant: str, party: str, *, bulk: bool) -> None:
         self._door = door
         self.tenant = tenant
+        self.party = party
         self.bulk = bulk
         self.number = int(bulk)
         self.inside = 0
 
     @property
     def is_modest(self) -> bool:
-        """Whether it is interactive and has little beside what others have; from any thread."""
-        door = self._door
-        return not self.bulk and self.inside * FEW * len(door) < door.inside
+        """Whether it is interactive, of who has little beside others; from any thread."""
+        return not self.bulk and self._door.parties.is_modest(self.party)
 
     def room(self) -> int:
         """How many more items may come in."""
@@ -45,14 +45,18 @@ class Lane:
     def refusal(self, what: str) -> tuple[QueueFull, str]:
         """Why there is no room for more items of `what`: for the caller, and for the metrics."""
         door = self._door
-        of_tenant, of_all = self._rooms()
-        if of_all < of_tenant:
+        of_party, of_all = self._rooms()
+        if of_all < of_party:
             return door.full(f"at most {door.limit} items may wait for {what}"), QUEUE_FULL
-        message = f"at most {door.tenant_limit} items of one tenant may wait for {what}"
+        message = f"at most {door.tenant_limit} items of one {self._kind} may wait for {what}"
         return door.full(message), TENANT_FULL
 
+    @property
+    def _kind(self) -> str:
+        return "tenant" if self.tenant else "connection"
+
     def _rooms(self) -> tuple[int, int]:
-        """Room that the tenant has, and that there is for all.
+        """Room that the party has, and that there is for all.
 
         Bulk work is not in the way of interactive work: it is shed where more waits than may.
         """
@@ -68,6 +72,7 @@ class Lane:
             door.register(self)
         self.inside += count
         door.enter(count, now)
+        door.parties.enter(self.party, count)
         if self.bulk:
             door.bulk_inside += count
 
@@ -77,6 +82,7 @@ class Lane:
         self.inside -= count
         door.inside -= count
         door.served += served
+        door.parties.leave(self.party, count)
         if self.bulk:
             door.bulk_inside -= count
         if not (self.inside or self.other.inside):
@@ -89,47 +95,46 @@ class Door:
     To refuse must cost far less than to serve, so this is asked before a message is decoded.
     """
 
-    def __init__(self, *, limit: int, tenant_limit: int) -> None:
+    def __init__(self, *, limit: int, tenant_limit: int, parties: Parties | None = None) -> None:
+        self.parties = parties or Parties()  # of all doors
         self.limit = limit
         self.tenant_limit = tenant_limit
         self.inside = 0
         self.bulk_inside = 0
         self.served = 0
-        self._tenants: dict[str, tuple[Lane, Lane]] = {}  # those with something inside
-        self.is_shared = False  # whether they are more than one; looked at in every turn
-        self._numbers: deque[int] = deque()  # of tenants that left, to be given again
+        self._lanes: dict[str, tuple[Lane, Lane]] = {}  # of parties with something inside
+        self._numbers: deque[int] = deque()  # of parties that left, to be given again
         self._rate = 0.0  # items served a second
         self._since, self._served_before = 0.0, 0
 
-    def __len__(self) -> int:
-        """How many tenants have something inside."""
-        return len(self._tenants)
-
-    def lane(self, tenant: str, *, bulk: bool = False) -> Lane:
-        pair = self._tenants.get(tenant)
+    def lane(self, tenant: str, *, party: str = "", bulk: bool = False) -> Lane:
+        """`party` counts where there is no tenant."""
+        party = tenant or party
+        pair = self._lanes.get(party)
         if pair is None:
-            pair = Lane(self, tenant, bulk=False), Lane(self, tenant, bulk=True)
+            pair = (
+                Lane(self, tenant, party, bulk=False),
+                Lane(self, tenant, party, bulk=True),
+            )
             pair[0].other, pair[1].other = pair[1], pair[0]
         return pair[bulk]
 
     def inside_of(self, tenant: str) -> int:
         """A tenant's items, of both priorities."""
-        pair = self._tenants.get(tenant)
+        pair = self._lanes.get(tenant)
         return 0 if pair is None else pair[0].inside + pair[1].inside
 
     def register(self, lane: Lane) -> None:
-        """The first work of a tenant comes in."""
-        number = self._numbers.popleft() if self._numbers else len(self._tenants)
+        """The first work of a party comes in."""
+        number = self._numbers.popleft() if self._numbers else len(self._lanes)
         pair = (lane.other, lane) if lane.bulk else (lane, lane.other)
         for bulk, one in enumerate(pair):
             one.number = 2 * number + bulk
-        self._tenants[lane.tenant] = pair
-        self.is_shared = len(self._tenants) > 1
+        self._lanes[lane.party] = pair
 
     def forget(self, lane: Lane) -> None:
-        """The last work of a tenant left."""
-        del self._tenants[lane.tenant]
-        self.is_shared = len(self._tenants) > 1
+        """The last work of a party left."""
+        del self._lanes[lane.party]
         self._numbers.append(lane.number // 2)
 
     def enter(self, count: int, now: float) -> None:

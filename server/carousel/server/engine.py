@@ -29,6 +29,7 @@ from carousel.server.held import turn as held
 from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import Metrics
 from carousel.server.outbox import Outbox
+from carousel.server.parties import Parties
 from carousel.server.scheduler import Plan
 from carousel.server.stores import StateStore
 from carousel.server.table import SessionTable
@@ -71,6 +72,7 @@ class Engine:
         tracer: Tracer = NO_TRACER,
     ) -> None:
         self.table = SessionTable()
+        self.parties = Parties()
         self.watches = Watches(self.table, clock)
         self.versions: list[LoadedVersion] = []  # those that can be stepped
         self.clock = clock  # seconds since the epoch
@@ -145,32 +147,40 @@ class Engine:
         """Queue a work; its answers come through `work.deliver`. Only for the event loop's thread.
 
         What arrives in one iteration of the loop is handed over together: a turn for each message
-        would cost far more than the loop's next iteration, which comes at once. Whoever is alone
-        is stepped here and now: to go to the other thread and back takes as long as the turn.
+        would cost far more than the loop's next iteration, which comes at once. Whoever is alone,
+        or has little, is stepped here and now if the engine rests: to go to the other thread and
+        back takes as long as the turn.
         """
-        alone = len(work) == 1 and self._company.is_alone(work.handles[0], work.arrived)
-        if alone and version.lone_seconds < SHORT_SECONDS and self._turn_here(version, work):
-            return
+        if len(work) == 1:
+            here = self._company.is_alone(work.handles[0], work.arrived) or work.lane.is_modest
+            if here and version.lone_seconds < SHORT_SECONDS and self._turn_here(version, work):
+                return
         if not self._arrivals:
             self._loop.call_soon(self._hand_over)
         self._arrivals.append((version, work))
 
     def _turn_here(self, version: LoadedVersion, work: Work) -> bool:
-        """Run the turn of a single step, if nothing else is under way; gives whether it was."""
-        if work.lengths is not None or self._arrivals or not self._reins.acquire(blocking=False):
+        """Run the turn of a single step, if no turn is under way and who waits lets it by; gives
+        whether it was.
+        """
+        if work.lengths is not None or not self._reins.acquire(blocking=False):
             return False
         try:
-            busy = self._calls or self.waiting
-            if busy or self._stopping or version.accelerator is not None:
+            if self._calls or self._stopping or version.accelerator is not None:
+                return False
+            others = self._arrivals or self.waiting
+            if others and (self.away or not work.lane.is_modest):
                 return False
             plan = lone.plan_of(self.table, version, work, time.monotonic())
-            if plan is None:
-                if self.table.parked:
-                    return False  # its session may have to be brought back
+            if plan is not None:
+                self._ride(version, plan, checked=True)
+            elif others or self.table.parked:
+                return False  # its session may have to be brought back
+            else:
                 self._admit(version, [work])
                 self._safe_turn(version)
-            else:
-                self._ride(version, plan, checked=True)
+            if others:
+                self._let_by_again()
             self._company.is_expected(0)
             if self.behind.due_in(now := time.monotonic()) < self._rests_until - now:
                 self._wake.set()
@@ -234,13 +244,15 @@ class Engine:
                 for version in self.versions:
                     self._outbox.add(gatekeeper.shed_bulk(self.table, version))
                 self._outbox.deliver()  # who was refused at the door must not wait for anything
-                turned = [self._safe_turn(version) for version in tuple(self.versions)]
+                turned = [self._turn(version) for version in tuple(self.versions)]
                 turned += [held.turn(version, self._tracer) for version in tuple(self.versions)]
                 followed = any(turned) and self.waiting
                 if self.turns.under_way and not followed:
                     turned.append(self.turns.land())
                 turned.append(self.away.make_room())
-                self.behind.flush()
+                self._let_by()
+                beside_modest = self._company.has_modest(time.monotonic())
+                self.behind.flush(gently=beside_modest)
                 waiting = self.waiting
                 if waiting == len(self._inbox) and self._company.is_expected(waiting):
                     self._wake.clear()
@@ -248,6 +260,8 @@ class Engine:
                         self._rest(self._company.gather)
                 elif not (any(turned) and waiting):
                     self._sleep()
+                elif beside_modest:
+                    self._make_way()
                 full = self.table.chunk_replies.full
                 if (now := time.monotonic()) - swept >= SWEEP_SECONDS or full:
                     swept = now
@@ -279,6 +293,12 @@ class Engine:
         self._rests_until = now + min(SWEEP_SECONDS, max(self.behind.due_in(now), 0.0))
         self._rest(lambda: self._wake.wait(self._rests_until - now))
 
+    def _make_way(self) -> None:
+        """Between two rounds, while others wait: who has little is stepped in the event loop."""
+        self._outbox.deliver()
+        took = self.turn_age
+        self._rest(lambda: self._company.make_way(took))
+
     def _take_in(self) -> None:
         """Run the calls and queue the works that came since the last turn."""
         if self._calls or self.table.parked or self.away:
@@ -305,12 +325,7 @@ class Engine:
         To be queued with the others' and to ride among them would take several times as long.
         """
         inbox = self._inbox
-        for version in self.versions:
-            if version.door.is_shared:
-                break
-        else:
-            return
-        if self.away:
+        if not inbox or not self.parties.are_several or self.away:
             return
         full: set[Lane] = set()  # those that have much, each asked once
         for place in range(len(inbox)):  # what comes meanwhile comes behind
@@ -329,10 +344,16 @@ class Engine:
                 return
             if plan is not None:
                 del inbox[place]
-                version.scheduler.let_by()
+                self._let_by_again()
                 self._ride(version, plan, checked=True)
                 self._outbox.deliver()
                 return
+
+    def _let_by_again(self) -> None:
+        """The next step of a modest lane may come at any moment: turns are short for a while."""
+        self._company.let_by(time.monotonic())
+        for version in self.versions:
+            version.scheduler.let_by()
 
     def _admit(self, version: LoadedVersion, works: list[Work], items: Ints | None = None) -> None:
         """Queue works whose sessions are in the arena: of one that comes alone, maybe not all."""
@@ -354,6 +375,11 @@ class Engine:
             self._fences = self.table.fences
             for version in self.versions:
                 self._outbox.add(gatekeeper.dismiss_fenced(self.table, version))
+
+    def _turn(self, version: LoadedVersion) -> bool:
+        """The version's turn in a round; who has little waits for no more than one version's."""
+        self._let_by()
+        return self._safe_turn(version)
 
     def _safe_turn(self, version: LoadedVersion) -> bool:
         plan = version.scheduler.next(self.table.serving)

@@ -39,6 +39,7 @@ from carousel.server.registry import Registry
 from carousel.server.sessions import Sessions
 from carousel.server.settings import Settings
 from carousel.server.store import ModelStore
+from carousel.server.tenants import party_now
 from carousel.server.tracing import trace
 from carousel.server.tracing.trace import NO_TRACER, Tracer
 from carousel.server.work import NEVER, Answer, Floats, Inputs, Work
@@ -228,7 +229,7 @@ class Hall:
         Raises the item's error. What the model's health policy has to say is added to `notices`.
         """
         self.check_quotas(version, tenant, items=1, steps=len(inputs))
-        lane = version.door.lane(tenant, bulk=bulk)
+        lane = version.door.lane(tenant, party=party_now(), bulk=bulk)
         if lane.room() < 1:
             version.metrics.failed(QueueFull.reason)
             raise version.refuse(lane, 1)
@@ -264,7 +265,9 @@ class Hall:
             work.cancelled = True
             raise
 
-    async def run_held(self, version: LoadedVersion, work: HeldWork, *, tenant: str = "") -> None:
+    async def run_held(
+        self, version: LoadedVersion, work: HeldWork, *, tenant: str = "", party: str = ""
+    ) -> None:
         """Run a work to its end: its rows, outputs and errors say what came of it.
 
         Raises QueueFull, QuotaExceeded, ModelNotLoaded.
@@ -274,7 +277,7 @@ class Hall:
             return
         steps = int(work.lengths[work.open].sum())
         self.check_quotas(version, tenant, items=count, steps=steps)
-        lane = version.door.lane(tenant)
+        lane = version.door.lane(tenant, party=party)
         if lane.room() < count:
             version.metrics.failed(QueueFull.reason, len(work.lengths))
             raise version.refuse(lane, count)

@@ -31,6 +31,7 @@ from carousel.server.held.queue import HeldQueue
 from carousel.server.metrics import VersionMetrics
 from carousel.server.names import version_key, version_name
 from carousel.server.one_step import tensor_head
+from carousel.server.parties import Parties
 from carousel.server.scheduler import Scheduler
 from carousel.server.settings import Settings
 from carousel.server.state_health import StateHealth, Touch
@@ -58,6 +59,7 @@ class LoadedVersion:
         metrics: VersionMetrics,
         precision: StepPrecision = "float32",
         baseline: Baseline | None = None,
+        parties: Parties | None = None,
     ) -> None:
         self.model = model
         self.version = version
@@ -90,9 +92,9 @@ class LoadedVersion:
         self._know_the_wire()
         self.stepwise = not self.config.bidirectional
         if self.stepwise:
-            self._make_room(settings)
+            self._make_room(settings, parties)
 
-    def _make_room(self, settings: Settings) -> None:
+    def _make_room(self, settings: Settings, parties: Parties | None) -> None:
         """What sessions need: rows, replies and queues."""
         self.schema = StateSchema.of(self.config)
         limit = settings.device_rows or settings.max_sessions
@@ -108,7 +110,9 @@ class LoadedVersion:
             max_tenant_queue=settings.tenant_limit,
         )
         self.held = HeldQueue(chunk_slice=settings.chunk_slice)
-        self.door = Door(limit=settings.max_queue, tenant_limit=settings.tenant_limit)
+        self.door = Door(
+            limit=settings.max_queue, tenant_limit=settings.tenant_limit, parties=parties
+        )
         self.replies: Floats = np.zeros((self.arena.capacity, self.config.output_size), np.float32)
         self.sessions = 0
         self.riding = 0  # items in the present turn

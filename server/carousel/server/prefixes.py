@@ -16,6 +16,7 @@ from carousel.server.hall import Hall
 from carousel.server.held.queue import HeldWork
 from carousel.server.inputs import bad_inputs, read_inputs
 from carousel.server.loaded import LoadedVersion
+from carousel.server.tenants import party_now
 from carousel.server.texts import encode_text
 from carousel.server.work import NEVER, Floats, Inputs
 from carousel.v1 import session_service_pb2 as pb
@@ -106,7 +107,7 @@ class Prefixes:
             arrived=time.monotonic(),
             deadline=NEVER,
         )
-        await self._hall.run_held(version, work, tenant=tenant)
+        await self._hall.run_held(version, work, tenant=tenant, party=party_now())
         if work.errors:
             raise work.errors[0]
         prefix = Prefix(len(inputs), torch.from_numpy(work.rows[0]), work.outputs)

@@ -212,6 +212,7 @@ class Registry:
                 metrics=metrics,
                 precision=self._precision(network, precision),
                 baseline=_baseline(folder, network),
+                parties=self._engine.parties,
             )
             if version.stepwise:
                 warm_up(version, self._settings.max_batch, self._settings.chunk_slice)

@@ -69,7 +69,8 @@ class FirstOfEach:
     @classmethod
     def among(cls, lanes: Ints, limit: int) -> Self:
         """Of items in these lanes, at most `limit` of each lane."""
-        order = np.argsort(lanes.astype(np.uint16), kind="stable")  # of 16 bits: a radix sort
+        short = lanes.astype(np.uint16) if lanes.max() < 2**16 else lanes  # a radix sort
+        order = np.argsort(short, kind="stable")
         grouped = lanes[order]
         begins = np.flatnonzero(np.diff(grouped, prepend=-1))
         counts = np.diff(begins, append=len(grouped))

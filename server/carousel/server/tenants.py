@@ -15,9 +15,23 @@ def tenant_of(context: Context) -> str:
     return caller_now().tenant
 
 
-def party_of(context: Context) -> str:
+def address_of(context: Context) -> str:
     """Who takes turns with others: a tenant, or without one whoever has the peer's address."""
     return tenant_of(context) or peer_now.get().rpartition(":")[0]
+
+
+def party_of(context: Context) -> str:
+    """Whose place in the queues of steps a call takes: its tenant's, or without one that of its
+    connection.
+
+    To be asked when the call comes: of one that has ended gRPC must not be asked.
+    """
+    return tenant_of(context) or peer_now.get() or context.peer()
+
+
+def party_now() -> str:
+    """The same, within a call that is not one of those which are too frequent."""
+    return caller_now().tenant or peer_now.get()
 
 
 def caller_of(context: Context) -> tuple[str, Origin]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,22 +19,36 @@ from carousel.server.copies import columns_of
 from carousel.server.departed import Ended
 from carousel.server.groups import Done, Ending, Group, Held, Spill
 from carousel.server.loaded import LoadedVersion
+from carousel.server.moved import NOBODY, Moved
 from carousel.server.records import Columns
 from carousel.server.store_metrics import StoreMetrics
 from carousel.server.store_writer import StoreWriter
 from carousel.server.stores import StateStore
-from carousel.server.table import FREE, MEMORY, NO_ROW, SYNC, SessionTable
+from carousel.server.table import FREE, MEMORY, NO_ROW, SessionTable
 from carousel.server.waiting import Waiting
 from carousel.server.work import NEVER, Answer, Ints
 
 log = logging.getLogger("carousel.store")
 
-MOST = 512  # sessions of one group: the engine copies them between two turns, in about 0.6 ms
-MOST_AT_EASE = 128  # where nobody waits: 512 records take 12 to 16 ms of the machine at a stretch
-# Seconds of rest for each second of writing while nobody waits: where all sessions move all the
-# time, what is written takes a part of the machine that stays small, and grows older instead.
-REST, LONGEST_REST = 4.0, 1.0
-NOBODY = np.zeros(0, np.int64)
+LONGEST_REST = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What is written at once: so many sessions, of which the replies to chunks have so many bytes.
+
+    `rest` is in seconds for each second of writing while nobody waits: where all sessions move all
+    the time, what is written takes a part of the machine that stays small, and grows older instead.
+    """
+
+    sessions: int
+    reply_bytes: int
+    rest: float
+
+
+MUCH = Portion(512, 2**40, 4.0)  # while somebody waits: a copy between two turns takes 0.6 ms
+USUAL = Portion(128, 2**40, 4.0)  # 512 records take 12 to 16 ms of the machine at a stretch
+LITTLE = Portion(32, 2**16, 8.0)  # beside a party with little, whose steps feel even that
 
 
 class WriteBehind:
@@ -66,9 +81,10 @@ class WriteBehind:
         self._metrics = metrics
         self._interval = interval
         self._steps = steps
-        self._touched: list[Ints] = []  # each slot once, as `table.touched` says; oldest first
+        self._moved = Moved(table)
         self._since = NEVER  # time.monotonic of the first change that waits
         self._rest_until = 0.0
+        self._portion = USUAL  # of the last group
         self._urgent = False  # somebody waits
         self._behind = False  # some session is `steps` ahead
         self._endings: dict[str, Ending] = {}
@@ -101,10 +117,7 @@ class WriteBehind:
         slots = slots[table.durability[slots] != MEMORY]
         if self.store is None or not len(slots):
             return
-        new = slots[~table.touched[slots]]
-        if len(new):
-            table.touched[new] = True
-            self._touched.append(new)
+        self._moved.add(slots)
         self._since = min(self._since, time.monotonic())
         ahead = table.next_index[slots] - table.flushed_index[slots]
         self._behind |= bool(ahead.max() >= self._steps)
@@ -239,7 +252,7 @@ class WriteBehind:
 
     @property
     def _has_news(self) -> bool:
-        return bool(self._touched or self._endings or self._spills)
+        return bool(self._moved or self._endings or self._spills)
 
     def due_in(self, now: float) -> float:
         """Seconds until something should be written; on the clock of time.monotonic."""
@@ -250,12 +263,13 @@ class WriteBehind:
         soonest = 0.0 if self._behind else self._since + self._interval - now
         return max(soonest, self._rest_until - now)
 
-    def flush(self) -> None:
-        """Send off the next group if it is time."""
+    def flush(self, *, gently: bool = False) -> None:
+        """Send off the next group if it is time; `gently`: a small one, unless somebody waits."""
         begin = time.monotonic()
         if self.due_in(begin) > 0:
             return
-        slots, more = self._next_slots()
+        self._portion = MUCH if self._urgent else LITTLE if gently else USUAL
+        slots = self._moved.take(self._portion.sessions, self._portion.reply_bytes)
         table = self._table
         endings = list(self._endings.values())
         ended = {ending.ended.session_id for ending in endings}
@@ -271,32 +285,15 @@ class WriteBehind:
         group = Group(self._copy(slots), spills, endings)
         self._endings.clear()
         self._spills.clear()
-        self._touched = [more] if len(more) else []
-        self._since = time.monotonic() if len(more) else NEVER
-        self._urgent = self._urgent and bool(len(more))
-        self._behind = bool(len(more))
+        more = bool(self._moved)
+        self._since = time.monotonic() if more else NEVER
+        self._urgent = self._urgent and more
+        self._behind = more
         if group.columns or spills or endings:
             assert self._writer is not None, "without a store nothing is touched, spilled or ended"
             self._underway = group
             self._writer.put(group)
             self._metrics.copy_seconds.observe(time.monotonic() - begin)
-
-    def _next_slots(self) -> tuple[Ints, Ints]:
-        """Sessions to write now, and those for the next group: SYNC first, then as they came."""
-        table = self._table
-        if not self._touched:
-            return NOBODY, NOBODY
-        slots = np.concatenate(self._touched)
-        is_sync = table.durability[slots] == SYNC
-        if is_sync.any():
-            slots = np.concatenate([slots[is_sync], slots[~is_sync]])
-        here = (table.state[slots] != FREE) & (table.durability[slots] != MEMORY)
-        here &= table.row[slots] != NO_ROW
-        most = MOST if self._urgent else MOST_AT_EASE
-        now, more = slots[here][:most], slots[here][most:]
-        table.touched[slots] = False
-        table.touched[more] = True
-        return now, more
 
     def _copy(self, slots: Ints) -> list[Columns]:
         """The sessions as they are now, by model version."""
@@ -327,7 +324,7 @@ class WriteBehind:
             log.info("the store of sessions works again")
             self.trouble = None
         self._underway = None
-        self._rest_until = time.monotonic() + min(REST * seconds, LONGEST_REST)
+        self._rest_until = time.monotonic() + min(self._portion.rest * seconds, LONGEST_REST)
         self._metrics.write_seconds.observe(seconds)
         written: dict[int, int] = {}  # revisions by birth
         lost: set[int] = set()  # births

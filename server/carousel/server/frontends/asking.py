@@ -47,6 +47,7 @@ class Asking:
         end: End,
         *,
         tenant: str,
+        party: str,
         request_id: str,
         stream: int = NO_STREAM,
     ) -> int:
@@ -61,6 +62,7 @@ class Asking:
             stream=stream,
             deadline=work.deadline,
             tenant=tenant,
+            party=party,
             request_id=request_id,
         )
         self._link.send(record)

@@ -97,7 +97,8 @@ class EngineEnd:
         self._streams.clear()
 
     def _step(self, record: bytes) -> None:
-        call, stream, deadline, tenant, request_id, message = records.read_step(record)
+        call, stream, deadline, *names, message = records.read_step(record)
+        tenant, party, request_id = names
         request = one_step.read(message) or pb.StepRequest.FromString(message)
         calls = self._calls if stream == NO_STREAM else self._streams[stream][1]
         running = _Running(self, call, calls, len(request.handles))
@@ -106,6 +107,7 @@ class EngineEnd:
                 request,
                 running.deliver,
                 tenant=tenant,
+                party=party,
                 origin=origin_of(request_id),
                 deadline=deadline,
                 in_stream=stream != NO_STREAM,

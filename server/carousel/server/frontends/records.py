@@ -6,6 +6,7 @@ answer as the engine's columns, of which the front end makes the message.
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 from collections.abc import Mapping
@@ -26,8 +27,8 @@ BEGIN, ANSWER, RESPONSE, REFUSED, OPENED, DRAIN, STOP = range(11, 18)
 
 _NAMED = struct.Struct("<BQ")  # kind; number of a call or a stream
 # kind, call, its stream (0: none), deadline on the clock of time.monotonic, which all share,
-# lengths of the tenant's name and of the request's id
-_STEP = struct.Struct("<BQQdBB")
+# lengths of the tenant's name, of the party's where there is no tenant, and of the request's id
+_STEP = struct.Struct("<BQQdBBB")
 # kind, call, time of expiry, items, rows, width, whether there are lengths, and durable indexes
 _ANSWER = struct.Struct("<BQdIII??")
 _SECONDS = struct.Struct("<Bd")
@@ -64,21 +65,28 @@ def read_stop(record: bytes) -> float:
 
 
 def step(
-    call: int, message: bytes, *, stream: int, deadline: float, tenant: str, request_id: str
+    call: int,
+    message: bytes,
+    *,
+    stream: int,
+    deadline: float,
+    tenant: str,
+    party: str,
+    request_id: str,
 ) -> bytes:
     """A request for steps."""
     who, which = tenant.encode(), request_id.encode()
-    head = _STEP.pack(STEP, call, stream, deadline, len(who), len(which))
-    return b"".join((head, who, which, message))
+    whose = b"" if tenant else party.encode()[:255]
+    head = _STEP.pack(STEP, call, stream, deadline, len(who), len(whose), len(which))
+    return b"".join((head, who, whose, which, message))
 
 
-def read_step(record: bytes) -> tuple[int, int, float, str, str, bytes]:
-    """The call, its stream, deadline, tenant, request's id and message."""
-    _, call, stream, deadline, who, which = _STEP.unpack_from(record)
-    names = _STEP.size + who
-    message = names + which
-    tenant, request_id = record[_STEP.size : names].decode(), record[names:message].decode()
-    return call, stream, deadline, tenant, request_id, record[message:]
+def read_step(record: bytes) -> tuple[int, int, float, str, str, str, bytes]:
+    """The call, its stream, deadline, tenant, party, request's id and message."""
+    _, call, stream, deadline, *lengths = _STEP.unpack_from(record)
+    ends = list(itertools.accumulate(lengths, initial=_STEP.size))
+    who, whose, which = (record[a:b].decode() for a, b in itertools.pairwise(ends))
+    return call, stream, deadline, who, who or whose, which, record[ends[-1] :]
 
 
 def answer(call: int, given: Answer) -> bytes:

@@ -17,7 +17,7 @@ from carousel.server.one_step import OneStep
 from carousel.server.rpc import Context, Line
 from carousel.server.services import SERVICES
 from carousel.server.services.step_answers import Reply, Request, Stream, deadline_of
-from carousel.server.tenants import caller_of, tenant_of
+from carousel.server.tenants import caller_of, party_of, tenant_of
 from carousel.server.work import NEVER, Answer, Inputs, Work
 from carousel.v1 import inference_service_pb2 as pb
 
@@ -65,7 +65,8 @@ class Stepping(Relay):
         )
         reply.left = len(work)
         name = origin["request_id"] if origin else ""
-        call = self._asking.ask(message, work, end, tenant=tenant, request_id=name)
+        party = party_of(context)
+        call = self._asking.ask(message, work, end, tenant=tenant, party=party, request_id=name)
         try:
             answers = await reply.future
         except asyncio.CancelledError:
@@ -74,9 +75,9 @@ class Stepping(Relay):
         return whole[0] if whole else steps.encode(answers, in_order=True)
 
     async def StreamSteps(self, line: Line, context: Context) -> None:
-        tenant = tenant_of(context)
+        tenant, party = tenant_of(context), party_of(context)
         number = await self._asking.open(tenant)
-        stream = _Stream(self._asking, number, tenant)
+        stream = _Stream(self._asking, number, tenant, party)
         owing(lambda: stream.flying > 0)
         self._streams.add(stream)
         reader = asyncio.create_task(stream.read(line, stream.start))
@@ -100,8 +101,8 @@ class Stepping(Relay):
 class _Stream(Stream):
     """The answers of one stream, and how its messages get there."""
 
-    def __init__(self, asking: Asking, number: int, tenant: str) -> None:
-        super().__init__(tenant, None)
+    def __init__(self, asking: Asking, number: int, tenant: str, party: str) -> None:
+        super().__init__(tenant, party, None)
         self._asking = asking
         self._number = number
         self._request_id = request_id.get()
@@ -125,8 +126,8 @@ class _Stream(Stream):
                 self.put(outcome)
             self.settle(work)
 
-        names = {"tenant": self.tenant, "request_id": self._request_id}
-        self._asking.ask(message, work, end, stream=self._number, **names)
+        about = {"tenant": self.tenant, "party": self.party, "request_id": self._request_id}
+        self._asking.ask(message, work, end, stream=self._number, **about)
 
     def _refuse(self, request: Request, error: CarouselError) -> None:
         if isinstance(error, QueueFull):

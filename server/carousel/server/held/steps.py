@@ -47,6 +47,7 @@ class HeldSteps:
         request: pb.StepStatesRequest,
         *,
         tenant: str,
+        party: str,
         deadline: float,
         origin: Mapping[str, str] | None = None,
     ) -> pb.StepStatesResponse:
@@ -54,7 +55,7 @@ class HeldSteps:
         version = self._hall.registry.resolve(request.model, tenant)
         version.check_stepwise()
         lengths = _lengths(request)
-        lane = version.door.lane(tenant)
+        lane = version.door.lane(tenant, party=party)
         if lane.room() <= 0:
             version.metrics.failed(QueueFull.reason, len(lengths))
             raise version.refuse(lane, len(lengths))
@@ -77,7 +78,7 @@ class HeldSteps:
             errors=broken | dict(wrong),
             origin=origin,
         )
-        await self._hall.run_held(version, work, tenant=tenant)
+        await self._hall.run_held(version, work, tenant=tenant, party=party)
         for error in work.errors.values():
             version.metrics.failed(error.reason)
         return await _aside(size, _encode, sealer, version, work, request.output_mode)

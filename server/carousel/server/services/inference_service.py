@@ -18,7 +18,7 @@ from carousel.server.logs import request_id
 from carousel.server.one_step import OneStep
 from carousel.server.rpc import Context, Line
 from carousel.server.services.step_answers import Reply, Request, Stream, deadline_of
-from carousel.server.tenants import caller_of, origin_of, tenant_of
+from carousel.server.tenants import caller_of, origin_of, party_of, tenant_of
 from carousel.server.work import NEVER, Work
 from carousel.v1 import inference_service_pb2 as pb
 
@@ -43,7 +43,12 @@ class InferenceService:
         reply = Reply()
         (tenant, origin), deadline = caller_of(context), deadline_of(context)
         found = self._decode(
-            request, reply.deliver, tenant=tenant, origin=origin, deadline=deadline
+            request,
+            reply.deliver,
+            tenant=tenant,
+            party=party_of(context),
+            origin=origin,
+            deadline=deadline,
         )
         if isinstance(found, pb.StepResponse):
             return found
@@ -61,7 +66,7 @@ class InferenceService:
         self._hall.refuse_when_draining()
         tenant = tenant_of(context)
         with self._hall.quotas.stream(tenant):
-            stream = Stream(tenant, origin_of(request_id.get()))
+            stream = Stream(tenant, party_of(context), origin_of(request_id.get()))
             owing(lambda: stream.flying > 0)
             self._streams.add(stream)
             reader = asyncio.create_task(stream.read(line, partial(self._start, stream)))
@@ -84,7 +89,11 @@ class InferenceService:
         """Submit one message; whatever is wrong with it becomes an error of its items."""
         try:
             found = self._decode(
-                request, stream.deliver, tenant=stream.tenant, origin=stream.origin
+                request,
+                stream.deliver,
+                tenant=stream.tenant,
+                party=stream.party,
+                origin=stream.origin,
             )
         except QueueFull as error:
             stream.refuse(request, error)
@@ -111,6 +120,7 @@ class InferenceService:
         deliver: steps.Deliver,
         *,
         tenant: str,
+        party: str,
         origin: Mapping[str, str] | None,
         deadline: float,
         in_stream: bool,
@@ -121,7 +131,9 @@ class InferenceService:
         """
         if not in_stream:  # what was sent on a stream is finished
             self._hall.refuse_when_draining()
-        found = self._decode(request, deliver, tenant=tenant, origin=origin, deadline=deadline)
+        found = self._decode(
+            request, deliver, tenant=tenant, party=party, origin=origin, deadline=deadline
+        )
         if isinstance(found, pb.StepResponse):
             return found
         version, work = found
@@ -140,6 +152,7 @@ class InferenceService:
         deliver: steps.Deliver,
         *,
         tenant: str,
+        party: str,
         origin: Mapping[str, str] | None,
         deadline: float = NEVER,
     ) -> tuple[LoadedVersion, Work] | pb.StepResponse:
@@ -149,14 +162,15 @@ class InferenceService:
         items may wait.
         """
         if isinstance(request, OneStep):
-            if (one := self._decode_one(request, deliver, tenant, origin, deadline)) is not None:
+            about = (tenant, party, origin, deadline)
+            if (one := self._decode_one(request, deliver, *about)) is not None:
                 return one
             request = request.parsed()
         steps.check_columns(request)
         version = self._hall.version_of(request.handles, tenant)
         if version is None:
             return self._refuse_strays(request, tenant)
-        lane = version.door.lane(tenant, bulk=request.priority == pb.PRIORITY_BULK)
+        lane = version.door.lane(tenant, party=party, bulk=request.priority == pb.PRIORITY_BULK)
         room, count = lane.room(), len(request.handles)
         if self._hall.quotas.on:
             most = count * self._hall.settings.max_chunk  # longer ones are refused
@@ -193,6 +207,7 @@ class InferenceService:
         request: OneStep,
         deliver: steps.Deliver,
         tenant: str,
+        party: str,
         origin: Mapping[str, str] | None,
         deadline: float,
     ) -> tuple[LoadedVersion, Work] | None:
@@ -200,7 +215,7 @@ class InferenceService:
         version = self._hall.version_of(request.handles, tenant)
         if version is None or (inputs := steps.inputs_of(request, version)) is None:
             return None
-        lane = version.door.lane(tenant)
+        lane = version.door.lane(tenant, party=party)
         size = steps.reply_size(version, steps=1, items=1)
         if lane.room() <= 0 or size > self._hall.settings.max_message_bytes:
             return None
@@ -231,7 +246,8 @@ class InferenceService:
     ) -> pb.StepStatesResponse:
         self._hall.refuse_when_draining()
         (tenant, origin), deadline = caller_of(context), deadline_of(context)
-        return await self._held.step(request, tenant=tenant, deadline=deadline, origin=origin)
+        about = {"tenant": tenant, "party": party_of(context)}
+        return await self._held.step(request, **about, deadline=deadline, origin=origin)
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         self._hall.refuse_when_draining()

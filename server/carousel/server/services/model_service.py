@@ -37,7 +37,7 @@ from carousel.server.services.model_messages import (
 from carousel.server.settings import Settings
 from carousel.server.staging import Staging
 from carousel.server.store import DEFAULT_ALIAS, ModelStore
-from carousel.server.tenants import party_of, tenant_of
+from carousel.server.tenants import address_of, tenant_of
 from carousel.server.texts import MAX_TEXT_LENGTH, encode_text
 from carousel.server.uploads import Requests, read_header, read_rest, receive, staged, to_end
 from carousel.server.version import StoredVersion
@@ -283,7 +283,7 @@ class ModelService:
 
         Each thread that is in Python keeps steps waiting, and more of them read no faster.
         """
-        async with self._reading.of(party_of(context)):
+        async with self._reading.of(address_of(context)):
             return await to_end(lambda: read(*args))
 
     def _lock(self, version: StoredVersion) -> asyncio.Lock:

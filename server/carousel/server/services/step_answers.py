@@ -48,8 +48,9 @@ class Reply:
 class Stream:
     """The answers of one stream, coalesced: what one turn finished goes out as one message."""
 
-    def __init__(self, tenant: str, origin: Mapping[str, str] | None) -> None:
+    def __init__(self, tenant: str, party: str, origin: Mapping[str, str] | None) -> None:
         self.tenant = tenant
+        self.party = party
         self.origin = origin
         self.latest: Sequence[int] = ()  # handles of the last message
         self._messages: deque[bytes] = deque()
