@@ -44,6 +44,13 @@ BARS = (
     Bar("overload", "3 x the rate offered, 64 a message: served / peak", 0.9, 0.97),
     Bar("overload-unary", "3 x the rate offered, one call a step: served / peak", 0.9, 0.97),
     Bar("fairness-1", "p99 of 1 session beside a greedy client / alone", 3, 2, at_most=True),
+    Bar(
+        "fairness-unary",
+        "p99 of 1 session beside 64 unary callers of a greedy client / alone",
+        3,
+        2,
+        at_most=True,
+    ),
     Bar("fairness-16", "p99 of 16 sessions beside a greedy client / alone", 3, 2, at_most=True),
     Bar(
         "beside",

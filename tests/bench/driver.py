@@ -102,9 +102,15 @@ class Driver:
         self._await(arm.open())
 
     def open_beside(
-        self, key: str, port: int, model: str, modest: Shape, greedy: Shape | None
+        self,
+        key: str,
+        port: int,
+        model: str,
+        modest: Shape,
+        greedy: Shape | None,
+        other: str = "",
     ) -> None:
-        self._arms[key] = arm = Beside(port, model, modest, greedy)
+        self._arms[key] = arm = Beside(port, model, modest, greedy, other)
         self._await(arm.open())
 
     def open_churn(self, key: str, port: int, model: str, live: int, flying: int) -> None:

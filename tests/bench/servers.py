@@ -46,10 +46,9 @@ async def _carousel(
         http_port=0,
         store=store,
         shipped=False,
-        load=(model,),
         log_level="error",
         # Not beside the store: that folder is everybody's.
-        **{"data": store / f"data-{os.getpid()}", **options},
+        **{"data": store / f"data-{os.getpid()}", "load": (model,), **options},
     )
     server = Server(settings)
     await server.start()

@@ -11,6 +11,7 @@ from tests.bench.audited import audit
 from tests.bench.bench import Bench, Ratio, check, ratio
 from tests.bench.closed_loop import Shape
 from tests.bench.durability import durability
+from tests.bench.fairness import fairness
 from tests.bench.gpu import gpu
 from tests.bench.models import HIDDEN, name_of
 from tests.bench.sample import Sample
@@ -239,35 +240,6 @@ def overload(bench: Bench) -> None:
         note = f"{rate:,.0f} steps/s offered three times; server {cpu[0]:.0f} us a step at the rate"
         bench.bar(key, ratio(arms[2], peak), f"{note}, {cpu[1]:.0f} at three times it")
         bench.stop_servers()
-
-
-def fairness(bench: Bench) -> None:
-    """A modest client's p99 beside a greedy one of another tenant, against its p99 alone."""
-    name = name_of("lstm", 256)
-    greedy = {
-        "steps": Shape(4096, 64, 1, tenant="greedy"),
-        "bulk chunks": Shape(512, 16, 1, tenant="greedy", length=64, bulk=True),
-    }
-    for sessions in (1, 16):
-        modest = Shape(sessions, 1, 1, tenant="modest")
-        alone = bench.looped("beside", name, modest, None, name="alone")
-        beside = [
-            bench.looped("beside", name, modest, shape, name=f"beside {what}")
-            for what, shape in greedy.items()
-        ]
-        facts = {"cell": "lstm", "hidden": 256, "sessions": sessions}
-        bench.compare("fairness", [alone, *beside], facts, seconds=bench.seconds * 2)
-        ratios = [
-            Ratio.of(
-                [
-                    _milliseconds(one, 99) / _milliseconds(other, 99)
-                    for one, other in zip(arm.samples, alone.samples, strict=True)
-                ]
-            )
-            for arm in beside
-        ]
-        worst = max(ratios, key=lambda one: one.median)
-        bench.bar(f"fairness-{sessions}", worst, "the worse of steps and bulk chunks")
 
 
 def churn(bench: Bench) -> None:
