@@ -25,7 +25,7 @@ def test_the_demo_tells_the_whole_story(carousel: Command) -> None:
         r"carousel serve listens on localhost:\d+ as process \d+",
         r"step \d+ of 75: loss [\d.]+",
         r"bits per character +[\d.]+",
-        r"python-docs/1, served beside .* \| The ",
+        r"python-docs/1, served beside .* \| The\b",
         r"alice, process \d+ *\| In the beginning",
         r"bob, process \d+ *\| And Moses",
         r"alice, seed 3 *\| ",

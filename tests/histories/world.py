@@ -57,7 +57,6 @@ class World:
 
         def forget() -> None:
             behind._moved.clear()
-            hall.engine.table.touched[:] = False
             behind._endings.clear()
             behind._spills.clear()
             behind._since = NEVER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carousel.server.door import QUEUE_FULL, TENANT_FULL, Door
-from carousel.server.parties import FEW
+from tests.processes import PATIENCE
 from tests.server.bakery import Bakery
 
 BATCH = 32
@@ -291,23 +292,6 @@ def test_the_door_holds_the_bounds_of_tenants_and_of_all(
     assert len(set(numbers)) == len(numbers)
 
 
-def test_a_lane_is_modest_that_has_little_beside_what_each_tenant_has() -> None:
-    door = Door(limit=10_000, tenant_limit=10_000)
-    one, greedy, bulk = door.lane("one"), door.lane("greedy"), door.lane("batch", bulk=True)
-    one.enter(1, 0.0)
-    assert not one.is_modest, "nobody else is there"
-    greedy.enter(2 * FEW, 0.0)
-    assert one.is_modest
-    assert not greedy.is_modest
-    one.enter(1, 0.0)
-    assert not one.is_modest, "it has more than a small part of the average"
-    one.leave(1, 0)
-    bulk.enter(1, 0.0)
-    assert not bulk.is_modest, "bulk work can wait"
-    greedy.leave(2 * FEW, 0)
-    assert not one.is_modest, "all that are left have as little"
-
-
 def test_a_refusal_says_after_how_long_what_waits_will_have_been_served() -> None:
     door = Door(limit=100, tenant_limit=100)
     lane = door.lane("a")
@@ -335,15 +319,35 @@ def slow_turns(bakery: Bakery, turns: int) -> int:
     return riders
 
 
-def test_turns_are_short_beside_a_tenant_with_little_and_full_between_those_with_much() -> None:
+def test_turns_are_full_between_lanes_with_much_and_short_once_that_is_said() -> None:
     bakery = Bakery(4 * BATCH, sessions=4002)
     for slot in range(4000):
         bakery.push([slot], f"greedy-{slot % 2}")
     assert slow_turns(bakery, 4) == 4 * BATCH
     for slot in (4000, 4001):
         bakery.push([slot], "modest")
+        bakery.scheduler.be_short(time.monotonic() + PATIENCE)
         assert slow_turns(bakery, 1) == BATCH  # the least, since a step costs more in a small turn
         assert bakery.serving[slot] == 1
+
+
+def test_turns_are_short_while_a_few_interactive_steps_stand_beside_bulk_work() -> None:
+    bakery = Bakery(4 * BATCH, sessions=4001)
+    for slot in range(4000):
+        bakery.push([slot], f"greedy-{slot % 2}", bulk=True)
+    assert slow_turns(bakery, 4) == 4 * BATCH
+    bakery.push([4000], "one")
+    assert slow_turns(bakery, 1) == BATCH
+    assert bakery.serving[4000] == 1
+
+
+def test_lanes_that_came_together_and_fit_into_a_turn_ride_it_together() -> None:
+    bakery = Bakery(BATCH, sessions=BATCH)
+    for place in range(3):
+        bakery.push([2 * place, 2 * place + 1], f"tenant-{place}")
+    assert sorted(bakery.turn()) == list(range(6))
+    assert not bakery.scheduler.steps.lanes
+    assert bakery.steps == {f"tenant-{place}": 2 for place in range(3)}
 
 
 def test_a_step_now_and_then_does_not_wait_for_many_short_turns_of_bulk_slices() -> None:

@@ -14,11 +14,9 @@ import pytest
 from carousel.server import engine, gatekeeper, lone
 from carousel.server.company import QUIET_SECONDS, Company
 from carousel.server.loaded import LoadedVersion
-from carousel.server.parties import FEW
 from carousel.server.table import QUARANTINED
 from carousel.server.work import Work
 from tests.conftest import RunningServer
-from tests.processes import PATIENCE
 from tests.server.contract import Floats, Wire
 
 ROUNDS = 20
@@ -146,44 +144,6 @@ def test_whatever_is_amiss_is_left_to_the_gatekeeper(server: RunningServer, wire
         table.tail[plan.slots] -= 1
 
     in_engine(server, look)
-
-
-def test_one_step_of_a_modest_tenant_rides_before_what_a_greedy_one_has_waiting(
-    server: RunningServer, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held, version = server.server.hall.engine, version_of(server)
-    rode, ride = list[list[Work]](), held.turns.ride
-
-    def seen(*args: Any, **options: Any) -> None:
-        rode.append(args[1].works)
-        ride(*args, **options)
-
-    monkeypatch.setattr(held.turns, "ride", seen)
-    many = [wire.create_for("greedy").handle for _ in range(3 * FEW)]
-    few = [wire.create_for(tenant).handle for tenant in ("modest", "other")]
-
-    def come(handles: list[int], tenant: str) -> Work:
-        done = threading.Event()
-        answered.append(done)
-        work = Work(
-            handles,
-            [0] * len(handles),
-            np.ones((len(handles), 3), np.float32),
-            lambda answer: done.set(),
-            lane=version.door.lane(tenant),
-        )
-        work.lane.enter(len(handles), 0.0)
-        held._inbox.append((version, work))
-        return work
-
-    def queue() -> list[Work]:
-        return [come(many, "greedy"), come(few[:1], "modest"), come(few[1:], "other")]
-
-    answered = list[threading.Event]()
-    works = in_engine(server, queue)
-    assert all(done.wait(PATIENCE) for done in answered)
-    assert rode[0] == works[1:2], "alone, and before what came earlier"
-    assert [works[0], works[2]] in rode, "the others share their turns"
 
 
 def test_whoever_calls_again_or_after_a_while_is_alone() -> None:

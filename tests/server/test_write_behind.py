@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 
 from carousel.errors import CarouselError
@@ -15,7 +16,7 @@ from carousel.server.store_metrics import StoreMetrics
 from carousel.server.stores import Batch
 from carousel.server.stores.sqlite import SqliteStore
 from carousel.server.table import ASYNC, NO_ROW, SessionTable
-from carousel.server.write_behind import WriteBehind
+from carousel.server.write_behind import LITTLE, USUAL, WriteBehind
 from tests.processes import PATIENCE
 
 
@@ -59,3 +60,29 @@ def test_an_end_is_waited_for_while_it_is_on_its_way(tmp_path: Path) -> None:
     with_it = SqliteStore(tmp_path / "sessions.db")
     assert with_it.read(["one"])["one"].handle == 0
     with_it.close()
+
+
+def test_beside_who_has_little_few_sessions_are_written_at_once(tmp_path: Path) -> None:
+    table = SessionTable()
+    store = SqliteStore(tmp_path / "sessions.db")
+    behind = WriteBehind(
+        table,
+        [],
+        store,
+        post=lambda function: None,
+        deliver=lambda answer: None,
+        lose=lambda slot: None,
+        metrics=StoreMetrics(CollectorRegistry()),
+        interval=0.0,
+    )
+    terms = {"version": 0, "ttl": 60, "lifetime": 60, "now": 0, "durability": ASYNC}
+    slots = np.array([table.insert(f"s{row}", row=row, **terms) for row in range(400)])
+    written = []
+    for gently in (True, False):
+        behind.touched(slots)
+        before = int(table.touched.sum())
+        behind.flush(gently=gently)
+        written.append(before - int(table.touched.sum()))
+    assert written == [LITTLE.sessions, USUAL.sessions]
+    assert LITTLE.sessions < USUAL.sessions
+    store.close()

@@ -11,7 +11,7 @@ FORGET = 16  # turns after which a crowd is about forgotten
 QUIET_SECONDS = 0.001  # without a message of anybody else: whoever comes then is alone
 # After a step of who has little beside others, rounds of turns rest for so long for this part of
 # what they take: the next such step finds the engine and a processor free.
-MODEST_SECONDS = 5.0
+MODEST_SECONDS = 2.0
 REST, LONGEST_REST = 0.5, 0.001
 
 
@@ -53,12 +53,12 @@ class Company:
         self._rode = 0
         return False
 
-    def let_by(self, now: float) -> None:
-        """A step of who has little rode ahead of the others."""
+    def expect_modest(self, now: float) -> None:
+        """Who has little beside others has come, and may again at any moment."""
         self._modest_until = now + MODEST_SECONDS
 
     def has_modest(self, now: float) -> bool:
-        """Whether one has lately; on the clock of time.monotonic."""
+        """Whether such a one has lately; on the clock of time.monotonic."""
         return now < self._modest_until
 
     def make_way(self, took: float) -> None:

@@ -38,6 +38,10 @@ class Lane:
         """Whether it is interactive, of who has little beside others; from any thread."""
         return not self.bulk and self._door.parties.is_modest(self.party)
 
+    def may_grow(self, now: float) -> bool:
+        """Whether its party's work has only begun to come."""
+        return self._door.parties.may_grow(self.party, now)
+
     def room(self) -> int:
         """How many more items may come in."""
         return min(self._rooms())
@@ -72,7 +76,7 @@ class Lane:
             door.register(self)
         self.inside += count
         door.enter(count, now)
-        door.parties.enter(self.party, count)
+        door.parties.enter(self.party, count, now)
         if self.bulk:
             door.bulk_inside += count
 

@@ -180,7 +180,7 @@ class Engine:
                 self._admit(version, [work])
                 self._safe_turn(version)
             if others:
-                self._let_by_again()
+                self._expect_next(work.lane)
             self._company.is_expected(0)
             if self.behind.due_in(now := time.monotonic()) < self._rests_until - now:
                 self._wake.set()
@@ -330,12 +330,13 @@ class Engine:
         full: set[Lane] = set()  # those that have much, each asked once
         for place in range(len(inbox)):  # what comes meanwhile comes behind
             version, work = inbox[place]
-            if len(work) > 1 or work.lengths is not None or work.lane in full:
+            if work.lane in full:
                 continue
             if not work.lane.is_modest:
                 full.add(work.lane)
                 continue
-            if version.accelerator is not None:
+            self._expect_next(work.lane)
+            if len(work) > 1 or work.lengths is not None or version.accelerator is not None:
                 continue
             try:
                 plan = lone.plan_of(self.table, version, work, time.monotonic())
@@ -344,16 +345,19 @@ class Engine:
                 return
             if plan is not None:
                 del inbox[place]
-                self._let_by_again()
                 self._ride(version, plan, checked=True)
                 self._outbox.deliver()
                 return
 
-    def _let_by_again(self) -> None:
-        """The next step of a modest lane may come at any moment: turns are short for a while."""
-        self._company.let_by(time.monotonic())
-        for version in self.versions:
-            version.scheduler.let_by()
+    def _expect_next(self, lane: Lane) -> None:
+        """Of a modest lane: others' turns are short for a while, and rest between.
+
+        What has only begun to come may be the first of many steps.
+        """
+        if not lane.may_grow(now := time.monotonic()):
+            self._company.expect_modest(now)
+            for version in self.versions:
+                version.scheduler.be_short(now)
 
     def _admit(self, version: LoadedVersion, works: list[Work], items: Ints | None = None) -> None:
         """Queue works whose sessions are in the arena: of one that comes alone, maybe not all."""

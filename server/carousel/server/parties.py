@@ -5,29 +5,78 @@ A party is a tenant or, where a caller names none, its connection. Of the event 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 FEW = 16  # who has less than this part of what each has on average has little
+WINDOW = 1.0  # seconds
+GROWS = 0.02  # seconds after it had more than ever in which a party may still get more
+
+
+@dataclass(slots=True)
+class Party:
+    """Items that came in and have no answer yet: now, and the most at a time.
+
+    `grew` is when that became more, on the clock of time.monotonic.
+    """
+
+    inside: int = 0
+    grew: float = 0.0
+    most: int = 0  # in this window and the one before
+    latest: int = 0  # in this window
 
 
 class Parties:
-    """Items that came in and have no answer yet, of each who has any."""
+    """Those who had anything inside lately."""
 
     def __init__(self) -> None:
-        self.are_several = False  # looked at in every turn
-        self._inside: dict[str, int] = {}
-        self._total = 0
+        self.are_several = False  # that have something inside; looked at in every turn
+        self._parties: dict[str, Party] = {}
+        self._present = 0  # that have something inside
+        self._inside = 0
+        self._window = 0.0  # when it began
 
-    def enter(self, party: str, count: int) -> None:
-        self._inside[party] = self._inside.get(party, 0) + count
-        self._total += count
-        self.are_several = len(self._inside) > 1
+    def enter(self, name: str, count: int, now: float) -> None:
+        if now - self._window > WINDOW:
+            self._next_window(now)
+        party = self._parties.get(name)
+        if party is None:
+            party = self._parties[name] = Party()
+        if not party.inside:
+            self._present += 1
+            self.are_several = self._present > 1
+        party.inside += count
+        party.latest = max(party.latest, party.inside)
+        if party.inside > party.most:
+            party.most, party.grew = party.inside, now
+        self._inside += count
 
-    def leave(self, party: str, count: int) -> None:
-        left = self._inside.pop(party, 0) - count
-        if left:
-            self._inside[party] = left
-        self._total -= count
-        self.are_several = len(self._inside) > 1
+    def leave(self, name: str, count: int) -> None:
+        party = self._parties.get(name)
+        if party is None:
+            return  # it came through no door
+        party.inside -= count
+        self._inside -= count
+        if not party.inside:
+            self._present -= 1
+            self.are_several = self._present > 1
 
-    def is_modest(self, party: str) -> bool:
-        """Whether it has little beside what others have; from any thread."""
-        return self._inside.get(party, 0) * FEW * len(self._inside) < self._total
+    def is_modest(self, name: str) -> bool:
+        """Whether it has little beside what others have now; from any thread.
+
+        Its own is the most that it had at a time: who has many sessions and has just got all of
+        its answers has nothing for a moment.
+        """
+        party = self._parties.get(name)
+        return party is not None and party.most * FEW * self._present < self._inside
+
+    def may_grow(self, name: str, now: float) -> bool:
+        """Whether its work has only begun to come, so that nobody knows how much it will be."""
+        party = self._parties.get(name)
+        return party is None or now - party.grew < GROWS
+
+    def _next_window(self, now: float) -> None:
+        """Forget who had nothing inside in the last one."""
+        self._window = now
+        self._parties = {name: one for name, one in self._parties.items() if one.latest}
+        for party in self._parties.values():
+            party.most, party.latest = party.latest, party.inside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 
@@ -25,7 +26,7 @@ LONG_TURN = 8  # a turn of slices that no single step waits for may be so much l
 SHARED_SECONDS = 0.001  # so turns beside a lane with little are kept to about this long,
 SHARED_STEPS = 32  # but no smaller: a step costs more in a smaller turn
 SLICES_AT_LEAST = 16  # that ride a turn, if so many wait
-SHARED_TURNS = 4096  # turns that are short after such a lane waited
+SHORT_SECONDS = 2.0  # in which turns are short after such a lane waited
 
 
 class Scheduler:
@@ -57,7 +58,7 @@ class Scheduler:
         self._bulk_owed = 0.0  # steps
         self._rode_slices = True  # in the last turn
         self._is_shared = False  # more than one lane waits
-        self._short_turns = 0  # to come
+        self._short_until = 0.0  # on the clock of time.monotonic
         self._steps_in_time = [float(max_batch), float(max_batch)]  # of single steps, of slices
 
     def __len__(self) -> int:
@@ -66,10 +67,8 @@ class Scheduler:
     def next(self, serving: Ints) -> Plan | None:
         """The riders of the next turn, or None when nobody can ride."""
         self._is_shared = self._several_wait()
-        if self._is_shared and self._has_modest_lane():
-            self._short_turns = SHARED_TURNS
-        elif self._short_turns:
-            self._short_turns -= 1
+        if self._is_shared and self._bulk_is_in_the_way():
+            self.be_short(time.monotonic())
         if self._slices_first():
             return self._slices(serving) or self._singles(serving)
         return self._singles(serving) or self._slices(serving)
@@ -77,12 +76,12 @@ class Scheduler:
     def limit_beside(self) -> int:
         """How many may ride a turn beside those of these queues: few while somebody comes here."""
         if len(self):
-            self._short_turns = SHARED_TURNS
+            self.be_short(time.monotonic())
         return self._limit(self.max_batch, slices=False)
 
-    def let_by(self) -> None:
-        """A step of a modest lane rides without the queues: the next may come at any moment."""
-        self._short_turns = SHARED_TURNS
+    def be_short(self, now: float) -> None:
+        """Who has little beside others has come, and may again at any moment."""
+        self._short_until = now + SHORT_SECONDS
 
     def took(self, steps: int, seconds: float) -> None:
         """How long the last turn took."""
@@ -143,12 +142,14 @@ class Scheduler:
             return False
         return len(steps) > 1 or len(chunks) > 1 or steps.keys() != chunks.keys()
 
-    def _has_modest_lane(self) -> bool:
-        """Whether an interactive lane has no more waiting than its share of a full turn.
+    def _bulk_is_in_the_way(self) -> bool:
+        """Whether beside bulk work an interactive lane has no more than its share of a full turn.
 
         Lanes that all have more want many steps, and get most of them in full turns.
         """
         steps, chunks = self.steps.lanes, self.chunks.lanes
+        if not any(lane & 1 for lane in (*steps, *chunks)):
+            return False
         share = self.max_batch / len(steps.keys() | chunks.keys())
         if any(count <= share for lane, count in steps.items() if not lane & 1):
             return True
@@ -176,10 +177,12 @@ class Scheduler:
         if not len(self.steps):
             return None
         limit = self._limit(self.max_batch, slices=False)
-        if not self._is_shared and (plan := self.steps.take_whole(serving, limit)) is not None:
-            self._rode_slices = False
-            self._ride_alone(len(plan))
-            return plan
+        if not (self._is_shared and len(self.chunks)):  # nobody is owed anything who comes along
+            plan = self.steps.take_whole(serving, limit)
+            if plan is not None:
+                self._rode_slices = False
+                self._ride_alone(len(plan))
+                return plan
         ready = self.steps.ready(serving, limit + 1)
         if not len(ready):
             return None
@@ -191,7 +194,8 @@ class Scheduler:
 
     def _limit(self, steps: int, *, slices: bool) -> int:
         """How many steps the next turn has at most, where it might have so many."""
-        return min(steps, int(self._steps_in_time[slices])) if self._short_turns else steps
+        is_short = time.monotonic() < self._short_until
+        return min(steps, int(self._steps_in_time[slices])) if is_short else steps
 
     def _share(self, ready: Ints, limit: int) -> Ints:
         """Those of the ready items that ride, when several lanes wait."""

@@ -60,12 +60,12 @@ class StepQueue:
         inputs: Inputs,
     ) -> None:
         """Queue items of works, counts[i] of works[i], in columns."""
-        if not self._count and all(work.lane is works[0].lane for work in works):
+        lanes = self._enter(works, counts.tolist())
+        if not self._count:
             bounds = np.empty(len(works) + 1, np.int64)
             bounds[0] = 0
             counts.cumsum(out=bounds[1:])
             self._whole = Plan(list(works), bounds, items, slots, tickets, handles, indexes, inputs)
-            self._enter(works, [len(items)])
             self._count = len(items)
             return
         self._spread()
@@ -77,7 +77,7 @@ class StepQueue:
             indexes=indexes,
             slots=slots,
             tickets=tickets,
-            lanes=self._enter(works, counts.tolist()),
+            lanes=lanes,
             inputs=inputs,
         )
         self._count += len(items)
@@ -97,15 +97,16 @@ class StepQueue:
         """Put what came as a whole where items are looked at one by one."""
         if (plan := self._whole) is not None:
             self._whole = None
+            counts = np.diff(plan.bounds)
             self._append(
                 plan.works,
-                np.diff(plan.bounds),
+                counts,
                 items=plan.items,
                 handles=plan.handles,
                 indexes=plan.indexes,
                 slots=plan.slots,
                 tickets=plan.tickets,
-                lanes=plan.works[0].lane.number,
+                lanes=np.repeat([work.lane.number for work in plan.works], counts),
                 inputs=plan.inputs,
             )
 

@@ -1,0 +1,247 @@
+"""Who has little waits for no queue of others: of no other tenant, model or connection."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from carousel import tensors
+from carousel.server.company import LONGEST_REST, REST, Company
+from carousel.server.engine import Engine
+from carousel.server.loaded import LoadedVersion
+from carousel.server.parties import FEW
+from carousel.server.work import Work
+from carousel.v1 import inference_service_pb2 as pb
+from tests.conftest import RunningServer
+from tests.processes import PATIENCE, until
+from tests.server.contract import Wire
+
+MANY = 3 * FEW
+
+
+@pytest.fixture
+def one_server(serve: Callable[..., RunningServer]) -> RunningServer:
+    return serve()
+
+
+@pytest.fixture
+def held(one_server: RunningServer) -> Engine:
+    return one_server.server.hall.engine
+
+
+@pytest.fixture
+def wire(one_server: RunningServer) -> Iterator[Wire]:
+    with grpc.insecure_channel(one_server.target) as channel:
+        yield Wire(channel)
+
+
+def version_of(server: RunningServer, model: str) -> LoadedVersion:
+    return server.server.hall.registry.resolve(f"models/{model}")
+
+
+class Rides:
+    """The works of each turn, and the thread that ran it."""
+
+    def __init__(self, held: Engine, patch: pytest.MonkeyPatch) -> None:
+        self.works = list[list[Work]]()
+        self.threads = list[int]()
+        self._ride = held.turns.ride
+        patch.setattr(held.turns, "ride", self._seen)
+
+    def _seen(self, version: LoadedVersion, plan: Any, **options: Any) -> None:
+        self.works.append(plan.works)
+        self.threads.append(threading.get_ident())
+        self._ride(version, plan, **options)
+
+
+class Caller:
+    """Puts works into the engine's inbox; `answered` once all of them are."""
+
+    def __init__(self, held: Engine) -> None:
+        self._held = held
+        self._done = list[threading.Event]()
+
+    def come(self, version: LoadedVersion, handles: list[int], tenant: str, now: float = 0) -> Work:
+        done = threading.Event()
+        self._done.append(done)
+        inputs = np.ones((len(handles), *version.input_shape), version.input_dtype)
+        work = Work(
+            handles,
+            [0] * len(handles),
+            inputs,
+            lambda answer: done.set(),
+            lane=version.door.lane(tenant),
+        )
+        work.lane.enter(len(handles), now)
+        self._held._inbox.append((version, work))
+        return work
+
+    def wait(self) -> None:
+        assert all(done.wait(PATIENCE) for done in self._done)
+
+
+@contextmanager
+def standing_still(server: RunningServer) -> Iterator[None]:
+    """The engine, meanwhile."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def stand() -> None:
+        reached.set()
+        go_on.wait(PATIENCE)
+
+    server.loop.call_soon_threadsafe(server.server.hall.engine.call, stand)
+    assert reached.wait(PATIENCE)
+    try:
+        yield
+    finally:
+        go_on.set()
+
+
+def test_one_step_of_a_modest_tenant_rides_before_what_a_greedy_one_has_waiting(
+    one_server: RunningServer, held: Engine, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [wire.create_for("greedy").handle for _ in range(MANY)]
+    few = [wire.create_for(tenant).handle for tenant in ("modest", "other")]
+    version, caller, rides = version_of(one_server, "tiny"), Caller(held), Rides(held, monkeypatch)
+    with standing_still(one_server):
+        greedy = caller.come(version, many, "greedy")
+        first = caller.come(version, few[:1], "modest")
+        second = caller.come(version, few[1:], "other")
+    caller.wait()
+    assert rides.works[0] == [first], "alone, and before what came earlier"
+    assert rides.works[1:] in ([[second], [greedy]], [[greedy, second]])
+
+
+def test_a_step_waits_for_the_turn_of_one_other_model_and_not_for_the_round(
+    one_server: RunningServer, held: Engine, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = [one for one in held.versions if one.model in ("tiny", "letters")]
+    many = [
+        [wire.create_for("greedy", f"models/{one.model}").handle for _ in range(MANY)]
+        for one in versions
+    ]
+    one = wire.create_for("modest").handle
+    caller, rides, came = Caller(held), Rides(held, monkeypatch), list[Work]()
+    turn = held.turns.turn
+
+    def meanwhile(*args: Any, **options: Any) -> None:
+        if not came:  # the turn of the first model
+            came.append(caller.come(version_of(one_server, "tiny"), [one], "modest"))
+        turn(*args, **options)
+
+    monkeypatch.setattr(held.turns, "turn", meanwhile)
+    with standing_still(one_server):
+        greedy = [
+            caller.come(version, handles, "greedy")
+            for version, handles in zip(versions, many, strict=True)
+        ]
+    caller.wait()
+    assert rides.works == [greedy[:1], came, greedy[1:]]
+
+
+def test_while_the_engine_makes_way_a_modest_step_runs_in_the_event_loop(
+    one_server: RunningServer, held: Engine, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resting, go_on = threading.Event(), threading.Event()
+
+    def rest(company: Company, took: float) -> None:
+        resting.set()
+        assert go_on.wait(PATIENCE)
+
+    monkeypatch.setattr(Company, "make_way", rest)
+    many = [wire.create_for("greedy").handle for _ in range(2 * one_server.settings.max_batch)]
+    one = wire.create_for("modest").handle
+    version, caller = version_of(one_server, "tiny"), Caller(held)
+    monkeypatch.setattr(version, "lone_seconds", 0.0)
+    with standing_still(one_server):
+        held._company.expect_modest(math.inf)
+        caller.come(version, many, "greedy")
+    assert resting.wait(PATIENCE), "some of the greedy one's steps still wait"
+    rides = Rides(held, monkeypatch)
+    answer = wire.inference.Step(
+        pb.StepRequest(
+            handles=[one], step_indexes=[0], inputs=tensors.encode(np.ones((1, 3), np.float32))
+        ),
+        metadata=(("x-carousel-tenant", "modest"),),
+        timeout=PATIENCE,
+    )
+    assert not answer.errors
+    assert not go_on.is_set(), "the engine rests"
+    assert len(rides.works) == 1
+    assert rides.threads == [one_server.run(ident())]
+    go_on.set()
+    caller.wait()
+
+
+async def ident() -> int:
+    return threading.get_ident()
+
+
+def test_the_engine_makes_way_only_after_somebody_modest_has_come(
+    one_server: RunningServer, held: Engine, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests = list[float]()
+    monkeypatch.setattr(Company, "make_way", lambda company, took: rests.append(took))
+    many = [wire.create_for("greedy").handle for _ in range(2 * one_server.settings.max_batch)]
+    one = wire.create_for("modest").handle
+    version, caller = version_of(one_server, "tiny"), Caller(held)
+    with standing_still(one_server):
+        caller.come(version, many[::2], "greedy")
+        caller.come(version, many[1::2], "greedy-too")
+    caller.wait()
+    assert rests == [], "both have much"
+    with standing_still(one_server):
+        for handles in (many[::2], many[1::2]):
+            caller.come(version, handles, "greedy")  # of a step that was: answered in their turn
+        modest = caller.come(version, [one], "modest", now=-math.inf)
+    caller.wait()
+    assert modest.lane.inside == 0
+    assert rests, "it came, and some of the others' steps waited on"
+
+
+@pytest.mark.parametrize(("took", "rest"), [(0.0004, REST * 0.0004), (1.0, LONGEST_REST)])
+def test_a_round_makes_way_for_a_part_of_what_it_took(
+    took: float, rest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = list[float]()
+    monkeypatch.setattr("carousel.server.company.time.sleep", slept.append)
+    Company(threading.Event()).make_way(took)
+    assert slept == [pytest.approx(rest)]
+
+
+def test_callers_without_a_tenant_are_told_apart_by_their_connections(
+    one_server: RunningServer, held: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(wire: Wire, handles: list[int]) -> Any:
+        return wire.inference.Step.future(
+            pb.StepRequest(
+                handles=handles,
+                step_indexes=[0] * len(handles),
+                inputs=tensors.encode(np.ones((len(handles), 3), np.float32)),
+            ),
+            timeout=PATIENCE,
+        )
+
+    own = (("grpc.use_local_subchannel_pool", 1),)
+    with (
+        grpc.insecure_channel(one_server.target, own) as here,
+        grpc.insecure_channel(one_server.target, own) as there,
+    ):
+        greedy, modest = Wire(here), Wire(there)
+        many = [greedy.create().handle for _ in range(MANY)]
+        few = [modest.create().handle]
+        rides = Rides(held, monkeypatch)
+        with standing_still(one_server):
+            calls = [step(greedy, many)]
+            until(lambda: len(held._inbox) == 1)
+            calls.append(step(modest, few))
+            until(lambda: len(held._inbox) == 2)
+        assert not [error for call in calls for error in call.result().errors]
+    assert [len(works[0]) for works in rides.works] == [1, MANY]
