@@ -43,7 +43,8 @@ def test_a_snapshot_in_a_file_goes_on_where_it_was_taken(inside: Command, tmp_pa
     steps = [inside("step", name, "4,5,6", "--json").json for name in ("before", "after")]
     assert steps[0]["outputs"][0][0] == pytest.approx(steps[1]["outputs"][0][0], rel=1e-5)
 
-    file.write_bytes(file.read_bytes()[:-1] + b"\x00")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     damaged = inside("sessions", "import", file)
     assert damaged.code == 1
     assert "[SEAL_BROKEN]" in damaged.err

@@ -28,7 +28,7 @@ def test_a_crowd_is_expected_until_as_many_are_back() -> None:
     company = Company(threading.Event())
     company.ride(4, 2)
     assert company.is_expected(2)
-    company.gather()
+    company.gather([])
     assert not company.is_expected(0), "it was waited for"
     company.ride(4, 4)
     assert not company.is_expected(4)

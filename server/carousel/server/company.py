@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sized
+
+from carousel.server.scheduler import SHORT_FOR
 
 WAIT_EACH = 0.0005  # seconds for each message of the last turn: what the event loop needs for one
 LONGEST_WAIT = 0.01
 FORGET = 16  # turns after which a crowd is about forgotten
 QUIET_SECONDS = 0.001  # without a message of anybody else: whoever comes then is alone
-# After a step of who has little beside others, rounds of turns rest for so long for this part of
-# what they take: the next such step finds the engine and a processor free.
-MODEST_SECONDS = 2.0
+# Beside who has little, rounds of turns rest for this part of what they take: the next step of
+# such a one finds the engine and a processor free.
 REST, LONGEST_REST = 0.5, 0.001
 
 
@@ -55,7 +57,7 @@ class Company:
 
     def expect_modest(self, now: float) -> None:
         """Who has little beside others has come, and may again at any moment."""
-        self._modest_until = now + MODEST_SECONDS
+        self._modest_until = now + SHORT_FOR
 
     def has_modest(self, now: float) -> bool:
         """Whether such a one has lately; on the clock of time.monotonic."""
@@ -65,9 +67,13 @@ class Company:
         """Rest a moment after a round of turns that took so long, whoever waits."""
         time.sleep(min(REST * took, LONGEST_REST))
 
-    def gather(self) -> None:
-        """Rest until enough are waiting, or for as long as they may take."""
+    def gather(self, inbox: Sized) -> None:
+        """Rest until enough are waiting, or for as long as they may take.
+
+        Who has not come by then is not waited for the next time.
+        """
         rode, self._rode = self._rode, 0
         self.enough = int(self._crowd)
-        self._wake.wait(min(WAIT_EACH * rode, LONGEST_WAIT))
+        if not self._wake.wait(min(WAIT_EACH * rode, LONGEST_WAIT)):
+            self._crowd = float(len(inbox))
         self.enough = 0

@@ -244,20 +244,21 @@ class Engine:
                 for version in self.versions:
                     self._outbox.add(gatekeeper.shed_bulk(self.table, version))
                 self._outbox.deliver()  # who was refused at the door must not wait for anything
-                turned = [self._turn(version) for version in tuple(self.versions)]
+                turned = [self._safe_turn(version) for version in tuple(self.versions)]
                 turned += [held.turn(version, self._tracer) for version in tuple(self.versions)]
                 followed = any(turned) and self.waiting
                 if self.turns.under_way and not followed:
                     turned.append(self.turns.land())
                 turned.append(self.away.make_room())
-                self._let_by()
+                if self._inbox:
+                    self._let_by()
                 beside_modest = self._company.has_modest(time.monotonic())
                 self.behind.flush(gently=beside_modest)
                 waiting = self.waiting
                 if waiting == len(self._inbox) and self._company.is_expected(waiting):
                     self._wake.clear()
                     if not self.turns.land() and not self._calls:
-                        self._rest(self._company.gather)
+                        self._rest(lambda: self._company.gather(self._inbox))
                 elif not (any(turned) and waiting):
                     self._sleep()
                 elif beside_modest:
@@ -325,7 +326,7 @@ class Engine:
         To be queued with the others' and to ride among them would take several times as long.
         """
         inbox = self._inbox
-        if not inbox or not self.parties.are_several or self.away:
+        if not self.parties.are_several or self.away:
             return
         full: set[Lane] = set()  # those that have much, each asked once
         for place in range(len(inbox)):  # what comes meanwhile comes behind
@@ -380,12 +381,9 @@ class Engine:
             for version in self.versions:
                 self._outbox.add(gatekeeper.dismiss_fenced(self.table, version))
 
-    def _turn(self, version: LoadedVersion) -> bool:
-        """The version's turn in a round; who has little waits for no more than one version's."""
-        self._let_by()
-        return self._safe_turn(version)
-
     def _safe_turn(self, version: LoadedVersion) -> bool:
+        if self._inbox:
+            self._let_by()  # who has little waits for the turn of one version, not of all
         plan = version.scheduler.next(self.table.serving)
         if plan is None:
             return False

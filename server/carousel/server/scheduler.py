@@ -26,7 +26,7 @@ LONG_TURN = 8  # a turn of slices that no single step waits for may be so much l
 SHARED_SECONDS = 0.001  # so turns beside a lane with little are kept to about this long,
 SHARED_STEPS = 32  # but no smaller: a step costs more in a smaller turn
 SLICES_AT_LEAST = 16  # that ride a turn, if so many wait
-SHORT_SECONDS = 2.0  # in which turns are short after such a lane waited
+SHORT_FOR = 2.0  # seconds after such a one has come
 
 
 class Scheduler:
@@ -81,7 +81,7 @@ class Scheduler:
 
     def be_short(self, now: float) -> None:
         """Who has little beside others has come, and may again at any moment."""
-        self._short_until = now + SHORT_SECONDS
+        self._short_until = now + SHORT_FOR
 
     def took(self, steps: int, seconds: float) -> None:
         """How long the last turn took."""
