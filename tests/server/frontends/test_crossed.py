@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import pytest
 
+from carousel.errors import StoreUnavailable
 from carousel.server import receipts
 from carousel.server.frontends import relay
 from carousel.server.frontends.forwarded import CALLER
@@ -127,6 +128,25 @@ def test_what_is_made_stays_with_a_receipt_alone(
             call.cancel()
             until(lambda: live(server) == before)
             requests.put(None)
+
+
+@pytest.mark.parametrize("kind", ["fork", "import"])
+def test_what_the_engine_could_not_keep_is_told_and_does_not_stay(
+    server: RunningServer,
+    channels: list[grpc.Channel],
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(context: Any) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    method, request = request_of(Wire(channels[0]), kind)
+    before = live(server)
+    monkeypatch.setattr(receipts, "ended", refuse)
+    with pytest.raises(grpc.RpcError) as failure:
+        getattr(Wire(channels[0]).sessions, method)(request, timeout=PATIENCE)
+    assert "the disk is full" in str(failure.value)
+    until(lambda: live(server) == before)
 
 
 def test_what_was_made_for_a_front_end_that_is_killed_does_not_stay(
