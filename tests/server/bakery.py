@@ -44,6 +44,23 @@ class Bakery:
             inputs=queued.inputs,
         )
 
+    def push_together(self, groups: dict[str, list[int]]) -> None:
+        """Single steps of several tenants, as they come in one iteration of the event loop."""
+        works = [self._work(slots, [1] * len(slots), name, False) for name, slots in groups.items()]
+        slots = np.array([slot for group in groups.values() for slot in group])
+        tickets = self.tail[slots]
+        self.tail[slots] += 1
+        self.scheduler.steps.push(
+            works,
+            np.array([len(group) for group in groups.values()]),
+            items=np.concatenate([np.arange(len(group)) for group in groups.values()]),
+            handles=slots.astype(np.uint64),
+            indexes=np.zeros(len(slots), np.int64),
+            slots=slots,
+            tickets=tickets,
+            inputs=np.concatenate([work.inputs for work in works]),
+        )
+
     def push_chunk(self, slot: int, length: int, tenant: str = "", *, bulk: bool = False) -> None:
         queued = self._work([slot], [length], tenant, bulk)
         ticket = int(self.tail[slot])

@@ -292,6 +292,21 @@ def test_the_door_holds_the_bounds_of_tenants_and_of_all(
     assert len(set(numbers)) == len(numbers)
 
 
+def test_callers_without_a_tenant_have_one_bound_together() -> None:
+    door = Door(limit=20, tenant_limit=12)
+    here, there = door.lane("", party="ipv4:1"), door.lane("", party="ipv4:2")
+    here.enter(7, 0.0)
+    assert there.room() == 5
+    there.enter(5, 0.0)
+    assert there.room() == 0
+    assert there.refusal("m")[1] == TENANT_FULL
+    assert "of callers without a tenant may wait" in there.refusal("m")[0].message
+    assert door.lane("", party="ipv4:3", bulk=True).room() == 0
+    assert door.lane("shop", party="ipv4:1").room() == 8
+    here.leave(7, 0)
+    assert there.room() == 7
+
+
 def test_a_refusal_says_after_how_long_what_waits_will_have_been_served() -> None:
     door = Door(limit=100, tenant_limit=100)
     lane = door.lane("a")
@@ -341,13 +356,49 @@ def test_turns_are_short_while_a_few_interactive_steps_stand_beside_bulk_work() 
     assert bakery.serving[4000] == 1
 
 
-def test_lanes_that_came_together_and_fit_into_a_turn_ride_it_together() -> None:
+def three_lanes(bakery: Bakery) -> None:
+    bakery.push_together({f"tenant-{n}": [2 * n, 2 * n + 1] for n in range(3)})
+
+
+def test_lanes_that_came_together_and_fit_into_a_turn_ride_it_as_they_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     bakery = Bakery(BATCH, sessions=BATCH)
-    for place in range(3):
-        bakery.push([2 * place, 2 * place + 1], f"tenant-{place}")
-    assert sorted(bakery.turn()) == list(range(6))
-    assert not bakery.scheduler.steps.lanes
-    assert bakery.steps == {f"tenant-{place}": 2 for place in range(3)}
+    monkeypatch.setattr(bakery.scheduler, "_share", None)  # nobody chooses among them
+    for _ in range(3):
+        three_lanes(bakery)
+        assert bakery.turn() == list(range(6))
+        assert not bakery.scheduler.steps.lanes
+    assert bakery.steps == {f"tenant-{n}": 6 for n in range(3)}
+
+
+def test_lanes_that_came_together_are_told_apart_when_others_follow() -> None:
+    bakery = Bakery(BATCH, sessions=BATCH)
+    three_lanes(bakery)
+    bakery.push([6], "tenant-3")
+    assert sorted(bakery.scheduler.steps.lanes.values()) == [1, 2, 2, 2]
+    assert sorted(bakery.turn()) == list(range(7))
+    assert bakery.steps == {"tenant-0": 2, "tenant-1": 2, "tenant-2": 2, "tenant-3": 1}
+
+
+def test_who_rides_along_leaves_no_debt_to_bulk_work() -> None:
+    bakery = Bakery(BATCH, sessions=4 * BATCH)
+    bakery.scheduler._bulk_owed = float(BATCH)
+    three_lanes(bakery)
+    assert len(bakery.turn()) == 6
+    assert bakery.scheduler._bulk_owed == 0.0
+
+
+def test_turns_are_short_for_single_steps_beside_long_chunks_of_another_lane() -> None:
+    bakery = Bakery(4 * BATCH, sessions=100)
+    for slot in range(16):
+        bakery.push_chunk(slot, 10_000, "greedy")
+    slow_turns(bakery, 4)
+    bakery.push([99], "one")
+    assert bakery.turn() == [99]
+    bakery.scheduler.took(1, 0.0001)
+    bakery.turn()
+    assert time.monotonic() < bakery.scheduler._short_until
 
 
 def test_a_step_now_and_then_does_not_wait_for_many_short_turns_of_bulk_slices() -> None:

@@ -187,8 +187,14 @@ async def ident() -> int:
 def test_the_engine_makes_way_only_after_somebody_modest_has_come(
     one_server: RunningServer, held: Engine, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rests = list[float]()
+    rests, gently, flush = list[float](), list[bool](), held.behind.flush
+
+    def flushing(**options: bool) -> None:
+        gently.append(options["gently"])
+        flush(**options)
+
     monkeypatch.setattr(Company, "make_way", lambda company, took: rests.append(took))
+    monkeypatch.setattr(held.behind, "flush", flushing)
     many = [wire.create_for("greedy").handle for _ in range(2 * one_server.settings.max_batch)]
     one = wire.create_for("modest").handle
     version, caller = version_of(one_server, "tiny"), Caller(held)
@@ -197,6 +203,9 @@ def test_the_engine_makes_way_only_after_somebody_modest_has_come(
         caller.come(version, many[1::2], "greedy-too")
     caller.wait()
     assert rests == [], "both have much"
+    assert not any(gently)
+    assert version.scheduler._short_until == 0.0
+    monkeypatch.setattr(version, "lone_seconds", 0.0)
     with standing_still(one_server):
         for handles in (many[::2], many[1::2]):
             caller.come(version, handles, "greedy")  # of a step that was: answered in their turn
@@ -204,6 +213,52 @@ def test_the_engine_makes_way_only_after_somebody_modest_has_come(
     caller.wait()
     assert modest.lane.inside == 0
     assert rests, "it came, and some of the others' steps waited on"
+    assert any(gently)
+    assert version.scheduler._short_until > 0.0
+
+
+def test_a_step_that_comes_during_a_turn_does_not_wait_for_the_store(
+    one_server: RunningServer, held: Engine, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [wire.create_for("greedy").handle for _ in range(2 * one_server.settings.max_batch)]
+    one = wire.create_for("modest").handle
+    version, caller = version_of(one_server, "tiny"), Caller(held)
+    did, came, turn, flush = list[str](), list[Work](), held.turns.turn, held.behind.flush
+
+    def meanwhile(version: LoadedVersion, plan: Any, **options: Any) -> None:
+        if len(plan) > 1 and not came:
+            came.append(caller.come(version, [one], "modest"))
+        did.append("one" if len(plan) == 1 else "many")
+        turn(version, plan, **options)
+
+    def flushing(**options: bool) -> None:
+        did.append("store")
+        flush(**options)
+
+    monkeypatch.setattr(held.turns, "turn", meanwhile)
+    monkeypatch.setattr(held.behind, "flush", flushing)
+    with standing_still(one_server):
+        caller.come(version, many, "greedy")
+    caller.wait()
+    until(lambda: "store" in did[did.index("many") :])
+    assert did[did.index("many") :][:3] == ["many", "one", "store"]
+
+
+def test_nobody_makes_way_for_whom_the_event_loop_can_not_step(
+    one_server: RunningServer, held: Engine, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests = list[float]()
+    monkeypatch.setattr(Company, "make_way", lambda company, took: rests.append(took))
+    many = [wire.create_for("greedy").handle for _ in range(2 * one_server.settings.max_batch)]
+    few = [wire.create_for("modest").handle for _ in range(2)]
+    version, caller = version_of(one_server, "tiny"), Caller(held)
+    monkeypatch.setattr(version, "lone_seconds", 0.0)
+    with standing_still(one_server):
+        caller.come(version, many, "greedy")
+        caller.come(version, few, "modest", now=-math.inf)
+    caller.wait()
+    assert rests == []
+    assert version.scheduler._short_until > 0.0, "but turns are short"
 
 
 @pytest.mark.parametrize(("took", "rest"), [(0.0004, REST * 0.0004), (1.0, LONGEST_REST)])

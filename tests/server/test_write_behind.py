@@ -12,11 +12,12 @@ from prometheus_client import CollectorRegistry
 
 from carousel.errors import CarouselError
 from carousel.server.departed import Ended
+from carousel.server.moved import LITTLE, USUAL
 from carousel.server.store_metrics import StoreMetrics
 from carousel.server.stores import Batch
 from carousel.server.stores.sqlite import SqliteStore
 from carousel.server.table import ASYNC, NO_ROW, SessionTable
-from carousel.server.write_behind import LITTLE, USUAL, WriteBehind
+from carousel.server.write_behind import WriteBehind
 from tests.processes import PATIENCE
 
 

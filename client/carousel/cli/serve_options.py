@@ -183,8 +183,8 @@ def options(
         int | None,
         _limit(
             "half",
-            "Items of one tenant, or of one connection without a tenant, that may wait for one "
-            "model; unset: half of max_queue.",
+            "Items of one tenant, or of all callers without one, that may wait for one model; "
+            "unset: half of max_queue.",
         ),
     ] = None,
     quotas: Annotated[

@@ -6,14 +6,13 @@ import threading
 import time
 from collections.abc import Sized
 
-from carousel.server.scheduler import SHORT_FOR
-
 WAIT_EACH = 0.0005  # seconds for each message of the last turn: what the event loop needs for one
 LONGEST_WAIT = 0.01
 FORGET = 16  # turns after which a crowd is about forgotten
 QUIET_SECONDS = 0.001  # without a message of anybody else: whoever comes then is alone
-# Beside who has little, rounds of turns rest for this part of what they take: the next step of
-# such a one finds the engine and a processor free.
+# After a step of who has little, rounds of turns rest for so long for this part of what they take:
+# the next such step finds the engine and a processor free. Who steps more seldom costs nothing.
+MODEST_SECONDS = 0.1
 REST, LONGEST_REST = 0.5, 0.001
 
 
@@ -57,7 +56,7 @@ class Company:
 
     def expect_modest(self, now: float) -> None:
         """Who has little beside others has come, and may again at any moment."""
-        self._modest_until = now + SHORT_FOR
+        self._modest_until = now + MODEST_SECONDS
 
     def has_modest(self, now: float) -> bool:
         """Whether such a one has lately; on the clock of time.monotonic."""

@@ -39,7 +39,7 @@ class Lane:
         return not self.bulk and self._door.parties.is_modest(self.party)
 
     def may_grow(self, now: float) -> bool:
-        """Whether its party's work has only begun to come."""
+        """Whether its party's work has only begun to come; from any thread."""
         return self._door.parties.may_grow(self.party, now)
 
     def room(self) -> int:
@@ -52,22 +52,22 @@ class Lane:
         of_party, of_all = self._rooms()
         if of_all < of_party:
             return door.full(f"at most {door.limit} items may wait for {what}"), QUEUE_FULL
-        message = f"at most {door.tenant_limit} items of one {self._kind} may wait for {what}"
+        whose = "one tenant" if self.tenant else "callers without a tenant"
+        message = f"at most {door.tenant_limit} items of {whose} may wait for {what}"
         return door.full(message), TENANT_FULL
 
-    @property
-    def _kind(self) -> str:
-        return "tenant" if self.tenant else "connection"
-
     def _rooms(self) -> tuple[int, int]:
-        """Room that the party has, and that there is for all.
+        """Room that the tenant has, or all have who name none, and that there is for everybody.
 
         Bulk work is not in the way of interactive work: it is shed where more waits than may.
         """
-        door, others = self._door, self.other.inside
+        door = self._door
+        mine, others = self.inside, self.other.inside
+        if not self.tenant:
+            mine, others = door.nameless[self.bulk], door.nameless[not self.bulk]
         if self.bulk:
-            return door.tenant_limit - self.inside - others, door.limit - door.inside
-        return door.tenant_limit - self.inside, door.limit - door.inside + door.bulk_inside
+            return door.tenant_limit - mine - others, door.limit - door.inside
+        return door.tenant_limit - mine, door.limit - door.inside + door.bulk_inside
 
     def enter(self, count: int, now: float) -> None:
         """Let items in; `now` is on the clock of time.monotonic."""
@@ -77,6 +77,8 @@ class Lane:
         self.inside += count
         door.enter(count, now)
         door.parties.enter(self.party, count, now)
+        if not self.tenant:
+            door.nameless[self.bulk] += count
         if self.bulk:
             door.bulk_inside += count
 
@@ -87,6 +89,8 @@ class Lane:
         door.inside -= count
         door.served += served
         door.parties.leave(self.party, count)
+        if not self.tenant:
+            door.nameless[self.bulk] -= count
         if self.bulk:
             door.bulk_inside -= count
         if not (self.inside or self.other.inside):
@@ -105,6 +109,7 @@ class Door:
         self.tenant_limit = tenant_limit
         self.inside = 0
         self.bulk_inside = 0
+        self.nameless = [0, 0]  # inside of callers without a tenant: interactive, bulk
         self.served = 0
         self._lanes: dict[str, tuple[Lane, Lane]] = {}  # of parties with something inside
         self._numbers: deque[int] = deque()  # of parties that left, to be given again

@@ -22,7 +22,6 @@ from carousel.server.away import Away
 from carousel.server.batch_audit import BatchAudit
 from carousel.server.committer import Committer
 from carousel.server.company import Company
-from carousel.server.door import Lane
 from carousel.server.gates.sampler import GateSampler
 from carousel.server.gates.watch import Watches
 from carousel.server.held import turn as held
@@ -53,7 +52,7 @@ class Engine:
 
     The outside knows three calls: `submit` a work, `call` a function between two turns, `stop`.
     Only who holds the reins changes sessions, arenas and queues: a thread of its own, and for a
-    short turn of whoever is alone the event loop's.
+    short turn of whoever is alone, or has little, the event loop's.
     """
 
     def __init__(
@@ -180,7 +179,7 @@ class Engine:
                 self._admit(version, [work])
                 self._safe_turn(version)
             if others:
-                self._expect_next(work.lane)
+                self._expect_next(version, work)
             self._company.is_expected(0)
             if self.behind.due_in(now := time.monotonic()) < self._rests_until - now:
                 self._wake.set()
@@ -192,8 +191,12 @@ class Engine:
     def _hand_over(self) -> None:
         arrivals, self._arrivals = self._arrivals, []
         self._inbox.extend(arrivals)
-        if len(self._inbox) >= self._company.enough:
+        if len(self._inbox) >= self._company.enough or self._has_modest(arrivals):
             self._wake.set()
+
+    def _has_modest(self, arrivals: list[tuple[LoadedVersion, Work]]) -> bool:
+        """Whether any is of who has little and waits for no crowd."""
+        return self.parties.are_unlike and any(work.lane.is_modest for _, work in arrivals)
 
     def call(
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -258,10 +261,11 @@ class Engine:
                 if waiting == len(self._inbox) and self._company.is_expected(waiting):
                     self._wake.clear()
                     if not self.turns.land() and not self._calls:
+                        self._let_by()
                         self._rest(lambda: self._company.gather(self._inbox))
                 elif not (any(turned) and waiting):
                     self._sleep()
-                elif beside_modest:
+                elif beside_modest and not self.turns.under_way:
                     self._make_way()
                 full = self.table.chunk_replies.full
                 if (now := time.monotonic()) - swept >= SWEEP_SECONDS or full:
@@ -321,23 +325,18 @@ class Engine:
                 self._admit(version, works)
 
     def _let_by(self) -> None:
-        """A step of a modest lane rides before all others, alone: one in a round of turns.
+        """One step of a modest lane rides before all others, alone.
 
-        To be queued with the others' and to ride among them would take several times as long.
+        To be queued with the others' and to ride among them would take several times as long. This
+        is asked before each version's turn and where a round ends.
         """
-        inbox = self._inbox
-        if not self.parties.are_several or self.away:
+        if not self.parties.are_unlike:
             return
-        full: set[Lane] = set()  # those that have much, each asked once
-        for place in range(len(inbox)):  # what comes meanwhile comes behind
-            version, work = inbox[place]
-            if work.lane in full:
-                continue
-            if not work.lane.is_modest:
-                full.add(work.lane)
-                continue
-            self._expect_next(work.lane)
-            if len(work) > 1 or work.lengths is not None or version.accelerator is not None:
+        for place in lone.places_of_modest(self._inbox):
+            version, work = self._inbox[place]
+            self._expect_next(version, work)
+            is_single = len(work) == 1 and work.lengths is None
+            if self.away or not is_single or version.accelerator is not None:
                 continue
             try:
                 plan = lone.plan_of(self.table, version, work, time.monotonic())
@@ -345,20 +344,23 @@ class Engine:
                 log.exception("a step for %s could not be let by", version.name)
                 return
             if plan is not None:
-                del inbox[place]
+                del self._inbox[place]
                 self._ride(version, plan, checked=True)
                 self._outbox.deliver()
                 return
 
-    def _expect_next(self, lane: Lane) -> None:
-        """Of a modest lane: others' turns are short for a while, and rest between.
+    def _expect_next(self, version: LoadedVersion, work: Work) -> None:
+        """Of a modest lane: others' turns are short for a while. Where the event loop can run its
+        next step while the engine rests, they rest.
 
         What has only begun to come may be the first of many steps.
         """
-        if not lane.may_grow(now := time.monotonic()):
+        if work.lane.may_grow(now := time.monotonic()):
+            return
+        for one in self.versions:
+            one.scheduler.be_short(now)
+        if len(work) == 1 and work.lengths is None and version.lone_seconds < SHORT_SECONDS:
             self._company.expect_modest(now)
-            for version in self.versions:
-                version.scheduler.be_short(now)
 
     def _admit(self, version: LoadedVersion, works: list[Work], items: Ints | None = None) -> None:
         """Queue works whose sessions are in the arena: of one that comes alone, maybe not all."""

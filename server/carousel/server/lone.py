@@ -1,9 +1,12 @@
-"""The plan of a turn of one step, made without a queue: for whoever comes while nobody waits."""
+"""The plan of a turn of one step, made without a queue: for who is alone, or has little."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
+from carousel.server.door import Lane
 from carousel.server.inputs import are_good
 from carousel.server.loaded import LoadedVersion
 from carousel.server.plan import Plan
@@ -12,6 +15,18 @@ from carousel.server.work import Work
 
 BOUNDS, PLACES = np.array([0, 1]), np.zeros(1, np.int64)
 BOUNDS.flags.writeable = PLACES.flags.writeable = False
+
+
+def places_of_modest(inbox: Sequence[tuple[LoadedVersion, Work]]) -> Iterator[int]:
+    """Where the works are of who has little beside others; what comes meanwhile comes behind."""
+    full = set[Lane]()  # those that have much, each asked once
+    for place in range(len(inbox)):
+        lane = inbox[place][1].lane
+        if lane not in full:
+            if lane.is_modest:
+                yield place
+            else:
+                full.add(lane)
 
 
 def plan_of(table: SessionTable, version: LoadedVersion, work: Work, now: float) -> Plan | None:

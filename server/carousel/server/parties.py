@@ -1,6 +1,7 @@
 """Parties: who has how much inside, of all models together.
 
-A party is a tenant or, where a caller names none, its connection. Of the event loop's thread.
+A party is a tenant or, where a caller names none, its connection. The event loop's thread enters
+and leaves; who has little may be asked from any.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ class Parties:
     """Those who had anything inside lately."""
 
     def __init__(self) -> None:
-        self.are_several = False  # that have something inside; looked at in every turn
         self._parties: dict[str, Party] = {}
         self._present = 0  # that have something inside
         self._inside = 0
@@ -43,7 +43,6 @@ class Parties:
             party = self._parties[name] = Party()
         if not party.inside:
             self._present += 1
-            self.are_several = self._present > 1
         party.inside += count
         party.latest = max(party.latest, party.inside)
         if party.inside > party.most:
@@ -58,10 +57,14 @@ class Parties:
         self._inside -= count
         if not party.inside:
             self._present -= 1
-            self.are_several = self._present > 1
+
+    @property
+    def are_unlike(self) -> bool:
+        """Whether anybody can have little beside others; looked at several times a turn."""
+        return self._present > 1 and FEW * self._present < self._inside
 
     def is_modest(self, name: str) -> bool:
-        """Whether it has little beside what others have now; from any thread.
+        """Whether it has little beside what others have now.
 
         Its own is the most that it had at a time: who has many sessions and has just got all of
         its answers has nothing for a moment.
@@ -75,8 +78,10 @@ class Parties:
         return party is None or now - party.grew < GROWS
 
     def _next_window(self, now: float) -> None:
-        """Forget who had nothing inside in the last one."""
+        """Forget who had nothing inside in the last one, if that has only just ended."""
+        is_next = now - self._window < 2 * WINDOW
         self._window = now
-        self._parties = {name: one for name, one in self._parties.items() if one.latest}
         for party in self._parties.values():
-            party.most, party.latest = party.latest, party.inside
+            party.most = party.latest if is_next else party.inside
+            party.latest = party.inside
+        self._parties = {name: one for name, one in self._parties.items() if one.most}

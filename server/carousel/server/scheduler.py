@@ -67,7 +67,7 @@ class Scheduler:
     def next(self, serving: Ints) -> Plan | None:
         """The riders of the next turn, or None when nobody can ride."""
         self._is_shared = self._several_wait()
-        if self._is_shared and self._bulk_is_in_the_way():
+        if self._is_shared and self._few_stand_beside_much():
             self.be_short(time.monotonic())
         if self._slices_first():
             return self._slices(serving) or self._singles(serving)
@@ -142,19 +142,23 @@ class Scheduler:
             return False
         return len(steps) > 1 or len(chunks) > 1 or steps.keys() != chunks.keys()
 
-    def _bulk_is_in_the_way(self) -> bool:
-        """Whether beside bulk work an interactive lane has no more than its share of a full turn.
+    def _few_stand_beside_much(self) -> bool:
+        """Whether an interactive lane has no more than its share of a full turn: of single steps
+        beside chunks or bulk work, of chunks beside bulk work.
 
-        Lanes that all have more want many steps, and get most of them in full turns.
+        Lanes that all have more want many steps, and get most of them in full turns. What single
+        steps of others are beside those of a lane is told from outside: see `be_short`.
         """
         steps, chunks = self.steps.lanes, self.chunks.lanes
-        if not any(lane & 1 for lane in (*steps, *chunks)):
+        has_bulk = any(lane & 1 for lane in (*steps, *chunks))
+        if not (has_bulk or chunks):
             return False
         share = self.max_batch / len(steps.keys() | chunks.keys())
         if any(count <= share for lane, count in steps.items() if not lane & 1):
             return True
         share /= self.chunk_slice
-        return any(len(waiting) <= share for lane, waiting in chunks.items() if not lane & 1)
+        few = (len(waiting) <= share for lane, waiting in chunks.items() if not lane & 1)
+        return has_bulk and any(few)
 
     def _slices_first(self) -> bool:
         """Single steps and slices take turns, unless others than those are next who rode last."""
@@ -181,7 +185,10 @@ class Scheduler:
             plan = self.steps.take_whole(serving, limit)
             if plan is not None:
                 self._rode_slices = False
-                self._ride_alone(len(plan))
+                if self._is_shared:
+                    self._bulk_owed = 0.0
+                else:
+                    self._ride_alone(len(plan))
                 return plan
         ready = self.steps.ready(serving, limit + 1)
         if not len(ready):
@@ -276,7 +283,7 @@ class Scheduler:
         return riders
 
     def _ride_alone(self, steps: int) -> None:
-        """While nobody else waited: if that was bulk work, it is owed less; if not, none waits."""
+        """While no other lane waited: if that was bulk work, it is owed less; if not, none is."""
         self._bulk_owed = max(0.0, self._bulk_owed - steps)
 
     def _settle(

@@ -164,8 +164,8 @@ class Settings(AccessSettings, ConnectionLimits):
     )
     max_tenant_queue: int | None = Field(
         None,
-        description="Items of one tenant, or of one connection without a tenant, that may wait "
-        "for one model; unset: half of max_queue.",
+        description="Items of one tenant, or of all callers without one, that may wait for one "
+        "model; unset: half of max_queue.",
         ge=1,
         le=2**31 - 1,
     )

@@ -183,7 +183,8 @@ class Turns:
         elif len(works) > 1 and not count == len(plan) == len(works):
             bounds = ride.bounds(plan)
             items = (bounds[1:] - bounds[:-1]).tolist()
-        version.scheduler.took(steps, now - begin)
+        if len(plan) > 1 or plan.chunks:  # of one step alone nothing can be learned
+            version.scheduler.took(steps, now - begin)
         if count == 1 and plan.lengths is None and version.on_cpu:
             version.lone_seconds = now - begin
         version.metrics.turns.tell(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from carousel.server.copies import columns_of
 from carousel.server.departed import Ended
 from carousel.server.groups import Done, Ending, Group, Held, Spill
 from carousel.server.loaded import LoadedVersion
-from carousel.server.moved import NOBODY, Moved
+from carousel.server.moved import LITTLE, MUCH, NOBODY, USUAL, Moved
 from carousel.server.records import Columns
 from carousel.server.store_metrics import StoreMetrics
 from carousel.server.store_writer import StoreWriter
@@ -31,24 +30,7 @@ from carousel.server.work import NEVER, Answer, Ints
 log = logging.getLogger("carousel.store")
 
 LONGEST_REST = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Portion:
-    """What is written at once: so many sessions, of which the replies to chunks have so many bytes.
-
-    `rest` is in seconds for each second of writing while nobody waits: where all sessions move all
-    the time, what is written takes a part of the machine that stays small, and grows older instead.
-    """
-
-    sessions: int
-    reply_bytes: int
-    rest: float
-
-
-MUCH = Portion(512, 2**40, 4.0)  # while somebody waits: a copy between two turns takes 0.6 ms
-USUAL = Portion(128, 2**40, 4.0)  # 512 records take 12 to 16 ms of the machine at a stretch
-LITTLE = Portion(32, 2**16, 8.0)  # beside a party with little, whose steps feel even that
+LONGEST_WAIT = 5.0  # seconds that a change may wait where the store is written little by little
 
 
 class WriteBehind:
@@ -117,8 +99,8 @@ class WriteBehind:
         slots = slots[table.durability[slots] != MEMORY]
         if self.store is None or not len(slots):
             return
-        self._moved.add(slots)
-        self._since = min(self._since, time.monotonic())
+        self._moved.add(slots, now := time.monotonic())
+        self._since = min(self._since, now)
         ahead = table.next_index[slots] - table.flushed_index[slots]
         self._behind |= bool(ahead.max() >= self._steps)
 
@@ -264,12 +246,16 @@ class WriteBehind:
         return max(soonest, self._rest_until - now)
 
     def flush(self, *, gently: bool = False) -> None:
-        """Send off the next group if it is time; `gently`: a small one, unless somebody waits."""
+        """Send off the next group if it is time.
+
+        `gently`: a small one, unless somebody waits for it or what moved has waited for long.
+        """
         begin = time.monotonic()
         if self.due_in(begin) > 0:
             return
+        gently &= self._moved.age(begin) < LONGEST_WAIT
         self._portion = MUCH if self._urgent else LITTLE if gently else USUAL
-        slots = self._moved.take(self._portion.sessions, self._portion.reply_bytes)
+        slots = self._moved.take(self._portion)
         table = self._table
         endings = list(self._endings.values())
         ended = {ending.ended.session_id for ending in endings}
