@@ -140,7 +140,11 @@ def test_what_the_engine_could_not_keep_is_told_and_does_not_stay(
     async def refuse(context: Any) -> None:
         raise StoreUnavailable("the disk is full")
 
+    settle(server, channels)
+    under_way = server.server.calls.hot.live
+    resting = len(under_way)
     method, request = request_of(Wire(channels[0]), kind)
+    until(lambda: len(under_way) == resting)  # the source has had its receipt
     before = live(server)
     monkeypatch.setattr(receipts, "ended", refuse)
     with pytest.raises(grpc.RpcError) as failure:
