@@ -261,6 +261,64 @@ def test_nobody_makes_way_for_whom_the_event_loop_can_not_step(
     assert version.scheduler._short_until > 0.0, "but turns are short"
 
 
+def test_a_modest_step_is_not_left_behind_when_a_crowd_is_waited_for(
+    one_server: RunningServer, held: Engine, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = wire.create_for("modest").handle
+    version, caller = version_of(one_server, "tiny"), Caller(held)
+    left, gathered = list[int](), threading.Event()
+    came, flush = list[Work](), held.behind.flush
+
+    def flushing(**options: bool) -> None:
+        flush(**options)
+        if not came:
+            came.append(caller.come(version, [one], "modest"))
+
+    def gather(company: Company, inbox: Any) -> None:
+        left.append(len(inbox))
+        gathered.set()
+
+    others = version.door.lane("greedy")
+    others.enter(MANY, 0.0)
+    monkeypatch.setattr(Company, "is_expected", lambda company, waiting: not gathered.is_set())
+    monkeypatch.setattr(Company, "gather", gather)
+    with standing_still(one_server):
+        monkeypatch.setattr(held.behind, "flush", flushing)
+    caller.wait()
+    assert gathered.wait(PATIENCE)
+    assert left == [0]
+    others.leave(MANY, 0)
+
+
+def test_somebody_modest_is_known_while_parked_sessions_are_brought_back(
+    one_server: RunningServer, held: Engine, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = wire.create_for("modest").handle
+    version, caller = version_of(one_server, "tiny"), Caller(held)
+    others = version.door.lane("greedy")
+    others.enter(MANY, 0.0)
+    with standing_still(one_server):
+        monkeypatch.setattr(type(held.away), "__len__", lambda away: 1)
+        caller.come(version, [one], "modest", now=-math.inf)
+    caller.wait()
+    monkeypatch.undo()
+    assert version.scheduler._short_until > 0.0
+    others.leave(MANY, 0)
+
+
+def test_of_a_step_that_rode_alone_nothing_is_learned_about_turns(
+    one_server: RunningServer, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took = list[int]()
+    scheduler = version_of(one_server, "tiny").scheduler
+    monkeypatch.setattr(scheduler, "took", lambda steps, seconds: took.append(steps))
+    one, other = wire.create().handle, wire.create().handle
+    wire.outputs([one], [0], np.ones((1, 3), np.float32))
+    assert took == []
+    wire.outputs([one, other], [1, 0], np.ones((2, 3), np.float32))
+    assert took == [2]
+
+
 @pytest.mark.parametrize(("took", "rest"), [(0.0004, REST * 0.0004), (1.0, LONGEST_REST)])
 def test_a_round_makes_way_for_a_part_of_what_it_took(
     took: float, rest: float, monkeypatch: pytest.MonkeyPatch

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
+import pytest
 from prometheus_client import CollectorRegistry
 
 from carousel.errors import CarouselError
+from carousel.server import write_behind
 from carousel.server.departed import Ended
-from carousel.server.moved import LITTLE, USUAL
+from carousel.server.moved import LITTLE, USUAL, Portion
 from carousel.server.store_metrics import StoreMetrics
 from carousel.server.stores import Batch
 from carousel.server.stores.sqlite import SqliteStore
@@ -63,7 +66,11 @@ def test_an_end_is_waited_for_while_it_is_on_its_way(tmp_path: Path) -> None:
     with_it.close()
 
 
-def test_beside_who_has_little_few_sessions_are_written_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("longest", "gently"), [(math.inf, LITTLE), (0.0, USUAL)])
+def test_beside_who_has_little_few_are_written_at_once_unless_they_have_waited_for_long(
+    tmp_path: Path, longest: float, gently: Portion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_behind, "LONGEST_WAIT", longest)
     table = SessionTable()
     store = SqliteStore(tmp_path / "sessions.db")
     behind = WriteBehind(
@@ -79,11 +86,11 @@ def test_beside_who_has_little_few_sessions_are_written_at_once(tmp_path: Path) 
     terms = {"version": 0, "ttl": 60, "lifetime": 60, "now": 0, "durability": ASYNC}
     slots = np.array([table.insert(f"s{row}", row=row, **terms) for row in range(400)])
     written = []
-    for gently in (True, False):
+    for little in (True, False):
         behind.touched(slots)
         before = int(table.touched.sum())
-        behind.flush(gently=gently)
+        behind.flush(gently=little)
         written.append(before - int(table.touched.sum()))
-    assert written == [LITTLE.sessions, USUAL.sessions]
+    assert written == [gently.sessions, USUAL.sessions]
     assert LITTLE.sessions < USUAL.sessions
     store.close()
