@@ -25,9 +25,9 @@ from carousel.v1 import inference_service_pb2 as pb
 from tests.client.conftest import assert_close
 from tests.client.conftest import until as eventually
 from tests.conftest import RunningServer, running
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, until
 from tests.server.contract import Wire, error_of
-from tests.server.test_departures import held_up, until, version_of
+from tests.server.engines import held_up, version_of
 
 X = np.full(3, 0.25, np.float32)
 
@@ -151,7 +151,7 @@ def test_bulk_makes_room_for_interactive_work_newest_first(
         for number, some in enumerate(bulk):  # 16 items: the queue is full
             message = request(some, pb.PRIORITY_BULK)
             calls.append(wire.inference.Step.future(message, metadata=of(f"bulk-{number}")))
-            until(lambda number=number: door(narrow).inside == 4 * number + 4)  # type: ignore[misc]
+            until(lambda number=number: door(narrow).inside == 4 * number + 4)
         late = request(more, pb.PRIORITY_BULK)
         with pytest.raises(grpc.RpcError) as failure:
             wire.inference.Step(late, metadata=of("bulk-9"), timeout=PATIENCE)

@@ -24,8 +24,8 @@ from carousel.v1 import session_service_pb2 as make
 from tests.conftest import RunningServer, settings_of
 from tests.processes import PATIENCE, until
 from tests.server.contract import Floats, Wire
+from tests.server.engines import held_up, version_of
 from tests.server.ledger import Ledger, counts, key, ledger
-from tests.server.test_departures import held_up, version_of
 from tests.server.test_durable_sessions import Clock
 
 LONG = 2**17

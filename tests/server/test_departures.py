@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -19,7 +17,6 @@ from carousel import tensors
 from carousel.errors import SessionNotFound
 from carousel.server import app, engine, gatekeeper, replies
 from carousel.server.item_errors import refuse
-from carousel.server.loaded import LoadedVersion
 from carousel.server.outbox import hand_out
 from carousel.server.services.step_answers import STREAM_ANSWERS, Stream
 from carousel.server.work import Answer, Work
@@ -31,8 +28,9 @@ from carousel.v1 import (
 )
 from carousel.v1 import session_service_pb2 as make
 from tests.conftest import RunningServer
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, until
 from tests.server.contract import Wire, error_of
+from tests.server.engines import held_up, in_engine, version_of
 
 
 @pytest.fixture
@@ -46,45 +44,10 @@ def wire(own: RunningServer) -> Iterator[Wire]:
         yield Wire(channel)
 
 
-def in_engine(server: RunningServer, function: Callable[[], Any]) -> Any:
-    async def call() -> Any:
-        return await server.server.hall.engine.call(function)
-
-    return server.run(call())
-
-
-@contextmanager
-def held_up(server: RunningServer) -> Iterator[None]:
-    """The engine stands still meanwhile."""
-    reached, go_on = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        reached.set()
-        go_on.wait(PATIENCE)
-
-    server.loop.call_soon_threadsafe(server.server.hall.engine.call, wait)
-    assert reached.wait(PATIENCE)
-    try:
-        yield
-    finally:
-        go_on.set()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.01)
-
-
 def count(server: RunningServer, what: str, **labels: str) -> float:
     service = {"grpc_type": "unary", "grpc_service": "carousel.v1.SessionService"}
     name = f"grpc_server_{what}_total"
     return server.server.metrics.registry.get_sample_value(name, service | labels) or 0.0
-
-
-def version_of(server: RunningServer, model: str) -> LoadedVersion:
-    return server.server.hall.registry.resolve(f"models/{model}")
 
 
 class Queued:

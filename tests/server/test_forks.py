@@ -21,7 +21,7 @@ from carousel.v1 import session_service_pb2 as pb
 from tests.conftest import RunningServer, running
 from tests.processes import PATIENCE, until
 from tests.server.contract import Floats, Wire, error_of
-from tests.server.test_departures import held_up
+from tests.server.engines import held_up
 
 X: Floats = np.random.default_rng(4).standard_normal((4, 3)).astype(np.float32)
 

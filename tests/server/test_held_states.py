@@ -18,10 +18,10 @@ from carousel.server.loaded import LoadedVersion
 from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import model_service_pb2, model_service_pb2_grpc
 from tests.conftest import RunningServer, running
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, until
 from tests.server.contract import error_of
+from tests.server.engines import held_up, version_of
 from tests.server.holder import Holder, features, outputs
-from tests.server.test_departures import held_up, until, version_of
 
 RNG = np.random.default_rng(0)
 OLD, NEW = b"0123456789abcdef" * 2, b"fedcba9876543210" * 2

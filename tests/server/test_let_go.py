@@ -22,9 +22,9 @@ from carousel.v1 import session_service_pb2 as pb
 from carousel.v1.inference_service_pb2 import StepRequest
 from carousel.v1.model_service_pb2 import LoadModelVersionRequest, UnloadModelVersionRequest
 from tests.conftest import RunningServer, settings_of
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, until
 from tests.server.contract import Wire
-from tests.server.test_departures import in_engine, until
+from tests.server.engines import in_engine
 
 
 @pytest.fixture(scope="module")

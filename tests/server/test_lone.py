@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -13,11 +12,11 @@ import pytest
 
 from carousel.server import engine, gatekeeper, lone
 from carousel.server.company import QUIET_SECONDS, Company
-from carousel.server.loaded import LoadedVersion
 from carousel.server.table import QUARANTINED
 from carousel.server.work import Work
 from tests.conftest import RunningServer
 from tests.server.contract import Floats, Wire
+from tests.server.engines import in_engine, version_of
 
 ROUNDS = 20
 
@@ -25,17 +24,6 @@ ROUNDS = 20
 @pytest.fixture
 def wire(channel: grpc.Channel) -> Wire:
     return Wire(channel)
-
-
-def in_engine(server: RunningServer, function: Callable[[], Any]) -> Any:
-    async def call() -> Any:
-        return await server.server.hall.engine.call(function)
-
-    return server.run(call())
-
-
-def version_of(server: RunningServer) -> LoadedVersion:
-    return server.server.hall.registry.resolve("models/tiny")
 
 
 def work_of(handle: int, index: int, value: float = 1.0) -> Work:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -22,6 +21,7 @@ from carousel.v1 import inference_service_pb2 as pb
 from tests.conftest import RunningServer
 from tests.processes import PATIENCE, until
 from tests.server.contract import Wire
+from tests.server.engines import held_up, version_of
 
 MANY = 3 * FEW
 
@@ -42,10 +42,6 @@ def wire(one_server: RunningServer) -> Iterator[Wire]:
         yield Wire(channel)
 
 
-def version_of(server: RunningServer, model: str) -> LoadedVersion:
-    return server.server.hall.registry.resolve(f"models/{model}")
-
-
 class Rides:
     """The works of each turn, and the thread that ran it."""
 
@@ -62,7 +58,7 @@ class Rides:
 
 
 class Caller:
-    """Puts works into the engine's inbox; `answered` once all of them are."""
+    """Puts works into the engine's inbox, and waits until all are answered."""
 
     def __init__(self, held: Engine) -> None:
         self._held = held
@@ -87,30 +83,13 @@ class Caller:
         assert all(done.wait(PATIENCE) for done in self._done)
 
 
-@contextmanager
-def standing_still(server: RunningServer) -> Iterator[None]:
-    """The engine, meanwhile."""
-    reached, go_on = threading.Event(), threading.Event()
-
-    def stand() -> None:
-        reached.set()
-        go_on.wait(PATIENCE)
-
-    server.loop.call_soon_threadsafe(server.server.hall.engine.call, stand)
-    assert reached.wait(PATIENCE)
-    try:
-        yield
-    finally:
-        go_on.set()
-
-
 def test_one_step_of_a_modest_tenant_rides_before_what_a_greedy_one_has_waiting(
     one_server: RunningServer, held: Engine, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = [wire.create_for("greedy").handle for _ in range(MANY)]
     few = [wire.create_for(tenant).handle for tenant in ("modest", "other")]
     version, caller, rides = version_of(one_server, "tiny"), Caller(held), Rides(held, monkeypatch)
-    with standing_still(one_server):
+    with held_up(one_server):
         greedy = caller.come(version, many, "greedy")
         first = caller.come(version, few[:1], "modest")
         second = caller.come(version, few[1:], "other")
@@ -137,7 +116,7 @@ def test_a_step_waits_for_the_turn_of_one_other_model_and_not_for_the_round(
         turn(*args, **options)
 
     monkeypatch.setattr(held.turns, "turn", meanwhile)
-    with standing_still(one_server):
+    with held_up(one_server):
         greedy = [
             caller.come(version, handles, "greedy")
             for version, handles in zip(versions, many, strict=True)
@@ -160,7 +139,7 @@ def test_while_the_engine_makes_way_a_modest_step_runs_in_the_event_loop(
     one = wire.create_for("modest").handle
     version, caller = version_of(one_server, "tiny"), Caller(held)
     monkeypatch.setattr(version, "lone_seconds", 0.0)
-    with standing_still(one_server):
+    with held_up(one_server):
         held._company.expect_modest(math.inf)
         caller.come(version, many, "greedy")
     assert resting.wait(PATIENCE), "some of the greedy one's steps still wait"
@@ -198,7 +177,7 @@ def test_the_engine_makes_way_only_after_somebody_modest_has_come(
     many = [wire.create_for("greedy").handle for _ in range(2 * one_server.settings.max_batch)]
     one = wire.create_for("modest").handle
     version, caller = version_of(one_server, "tiny"), Caller(held)
-    with standing_still(one_server):
+    with held_up(one_server):
         caller.come(version, many[::2], "greedy")
         caller.come(version, many[1::2], "greedy-too")
     caller.wait()
@@ -206,7 +185,7 @@ def test_the_engine_makes_way_only_after_somebody_modest_has_come(
     assert not any(gently)
     assert version.scheduler._short_until == 0.0
     monkeypatch.setattr(version, "lone_seconds", 0.0)
-    with standing_still(one_server):
+    with held_up(one_server):
         for handles in (many[::2], many[1::2]):
             caller.come(version, handles, "greedy")  # of a step that was: answered in their turn
         modest = caller.come(version, [one], "modest", now=-math.inf)
@@ -237,7 +216,7 @@ def test_a_step_that_comes_during_a_turn_does_not_wait_for_the_store(
 
     monkeypatch.setattr(held.turns, "turn", meanwhile)
     monkeypatch.setattr(held.behind, "flush", flushing)
-    with standing_still(one_server):
+    with held_up(one_server):
         caller.come(version, many, "greedy")
     caller.wait()
     until(lambda: "store" in did[did.index("many") :])
@@ -253,7 +232,7 @@ def test_nobody_makes_way_for_whom_the_event_loop_can_not_step(
     few = [wire.create_for("modest").handle for _ in range(2)]
     version, caller = version_of(one_server, "tiny"), Caller(held)
     monkeypatch.setattr(version, "lone_seconds", 0.0)
-    with standing_still(one_server):
+    with held_up(one_server):
         caller.come(version, many, "greedy")
         caller.come(version, few, "modest", now=-math.inf)
     caller.wait()
@@ -282,7 +261,7 @@ def test_a_modest_step_is_not_left_behind_when_a_crowd_is_waited_for(
     others.enter(MANY, 0.0)
     monkeypatch.setattr(Company, "is_expected", lambda company, waiting: not gathered.is_set())
     monkeypatch.setattr(Company, "gather", gather)
-    with standing_still(one_server):
+    with held_up(one_server):
         monkeypatch.setattr(held.behind, "flush", flushing)
     caller.wait()
     assert gathered.wait(PATIENCE)
@@ -297,7 +276,7 @@ def test_somebody_modest_is_known_while_parked_sessions_are_brought_back(
     version, caller = version_of(one_server, "tiny"), Caller(held)
     others = version.door.lane("greedy")
     others.enter(MANY, 0.0)
-    with standing_still(one_server):
+    with held_up(one_server):
         monkeypatch.setattr(type(held.away), "__len__", lambda away: 1)
         caller.come(version, [one], "modest", now=-math.inf)
     caller.wait()
@@ -351,7 +330,7 @@ def test_callers_without_a_tenant_are_told_apart_by_their_connections(
         many = [greedy.create().handle for _ in range(MANY)]
         few = [modest.create().handle]
         rides = Rides(held, monkeypatch)
-        with standing_still(one_server):
+        with held_up(one_server):
             calls = [step(greedy, many)]
             until(lambda: len(held._inbox) == 1)
             calls.append(step(modest, few))

@@ -21,7 +21,7 @@ from tests.conftest import RunningServer
 from tests.oracle import Oracle
 from tests.processes import PATIENCE, until
 from tests.server.contract import Floats, Wire, error_of
-from tests.server.test_departures import held_up
+from tests.server.engines import held_up
 
 ROWS, IN_MEMORY = 8, 4
 

@@ -18,10 +18,11 @@ from carousel.v1 import inference_service_pb2 as pb
 from carousel.v1 import session_pb2
 from carousel.v1 import session_service_pb2 as make
 from tests.conftest import RunningServer, running
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, until
 from tests.server.contract import Wire, error_of
+from tests.server.engines import held_up, version_of
 from tests.server.holder import Holder, features
-from tests.server.test_departures import count, held_up, until, version_of
+from tests.server.test_departures import count
 
 Connect = Callable[[RunningServer], Holder]
 ENTRY = 2 * 2 * 8 * 4 + 2 * 4 + OVERHEAD  # bytes that one prefix of `tiny` takes

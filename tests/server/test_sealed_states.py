@@ -16,8 +16,8 @@ from carousel.model import Features, Linear, ModelConfig, Network, save
 from carousel.server.app import StartError
 from carousel.server.held.sealer import FORMAT, MAGIC, SEAL_BYTES, Sealer
 from tests.conftest import RunningServer
+from tests.server.engines import version_of
 from tests.server.holder import RNG, Holder, features, outputs
-from tests.server.test_departures import version_of
 
 OLD, NEW = b"0123456789abcdef" * 2, b"fedcba9876543210" * 2
 

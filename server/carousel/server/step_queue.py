@@ -60,7 +60,7 @@ class StepQueue:
         inputs: Inputs,
     ) -> None:
         """Queue items of works, counts[i] of works[i], in columns."""
-        lanes = self._enter(works, counts.tolist())
+        self._enter(works, counts.tolist())
         if not self._count:
             bounds = np.empty(len(works) + 1, np.int64)
             bounds[0] = 0
@@ -77,7 +77,7 @@ class StepQueue:
             indexes=indexes,
             slots=slots,
             tickets=tickets,
-            lanes=lanes,
+            lanes=_lanes_of(works, counts),
             inputs=inputs,
         )
         self._count += len(items)
@@ -106,7 +106,7 @@ class StepQueue:
                 indexes=plan.indexes,
                 slots=plan.slots,
                 tickets=plan.tickets,
-                lanes=np.repeat([work.lane.number for work in plan.works], counts),
+                lanes=_lanes_of(plan.works, counts),
                 inputs=plan.inputs,
             )
 
@@ -226,16 +226,12 @@ class StepQueue:
         places = np.sort(places[is_last][:limit])
         return self.take(places) if len(places) else None
 
-    def _enter(self, works: Sequence[Work], counts: list[int]) -> Ints | int:
-        """The lane of each item, or that of all."""
+    def _enter(self, works: Sequence[Work], counts: list[int]) -> None:
         if len({work.lane for work in works}) == 1:
-            number = works[0].lane.number
-            self.lanes[number] = self.lanes.get(number, 0) + sum(counts)
-            return number
-        numbers = [work.lane.number for work in works]
-        for number, count in zip(numbers, counts, strict=True):
+            works, counts = works[:1], [sum(counts)]
+        for work, count in zip(works, counts, strict=True):
+            number = work.lane.number
             self.lanes[number] = self.lanes.get(number, 0) + count
-        return np.repeat(np.array(numbers), counts)
 
     def _leave(self, lanes: Ints) -> None:
         if len(self.lanes) == 1:
@@ -262,6 +258,12 @@ class StepQueue:
             if not self._waiting[number]:
                 del self._works[number], self._waiting[number]
         return works, bounds
+
+
+def _lanes_of(works: Sequence[Work], counts: Ints) -> Ints | int:
+    """The lane of each item, or that of all."""
+    numbers = [work.lane.number for work in works]
+    return numbers[0] if len(set(numbers)) == 1 else np.repeat(np.array(numbers), counts)
 
 
 def _count(counts: Ints, lane: int) -> int:

@@ -27,7 +27,7 @@ from tests.conftest import RunningServer
 from tests.oracle import Oracle
 from tests.processes import PATIENCE, until
 from tests.server.contract import Wire, error_of
-from tests.server.test_departures import held_up
+from tests.server.engines import held_up
 
 INPUTS = np.random.default_rng(3).standard_normal((12, 3)).astype(np.float32)
 STEP = {

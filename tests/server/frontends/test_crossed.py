@@ -30,9 +30,9 @@ from carousel.v1.model_service_pb2 import SetModelAliasRequest
 from tests.conftest import RunningServer
 from tests.processes import PATIENCE, until
 from tests.server.contract import Wire
+from tests.server.engines import held_up
 from tests.server.frontends.doors import Doors
 from tests.server.frontends.test_calls import settle
-from tests.server.test_departures import held_up
 
 CALLS, AT_ONCE, COPIES = 240, 6, 3
 WHO = ((CALLER, b'["nobody", "", [], "unix:"]'),)

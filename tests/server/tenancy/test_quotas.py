@@ -26,9 +26,9 @@ from carousel.v1 import model_service_pb2 as models
 from carousel.v1 import session_service_pb2 as sessions
 from carousel.v1 import training_service_pb2 as training
 from tests.conftest import RunningServer, running, tiny_models
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, until
+from tests.server.engines import held_up, version_of
 from tests.server.tenancy.estate import Caller, X, job, step, upload
-from tests.server.test_departures import held_up, until, version_of
 from tests.server.training.wire import FOX, pieces
 
 ROW = 2 * 2 * 8 * 4  # bytes of a state of `tiny`
