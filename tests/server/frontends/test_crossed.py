@@ -44,6 +44,26 @@ def live(server: RunningServer) -> int:
     return len(server.server.hall.engine.table)
 
 
+@pytest.fixture
+def awaited(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Calls at the engine that wait for their receipts, of those that begin from now on."""
+    under_way: list[object] = []
+    awaiting = receipts.awaiting
+
+    @contextmanager
+    def noted() -> Iterator[None]:
+        call = object()
+        under_way.append(call)
+        try:
+            with awaiting():
+                yield
+        finally:
+            under_way.remove(call)
+
+    monkeypatch.setattr(receipts, "awaiting", noted)
+    return under_way
+
+
 def told(server: RunningServer, method: str) -> float:
     """Calls of a method that were answered, as far as front ends have told."""
     registry = server.server.metrics.registry
@@ -64,15 +84,13 @@ def request_of(wire: Wire, kind: str) -> tuple[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_more_sessions_stay_than_calls_were_answered_whenever_deadlines_come(
-    server: RunningServer, channels: list[grpc.Channel], kind: str
+    server: RunningServer, channels: list[grpc.Channel], awaited: list[object], kind: str
 ) -> None:
     method, request = request_of(Wire(channels[0]), kind)
     each = COPIES if kind == "fork" else 1
     calls = [getattr(services.SessionServiceStub(channel), method) for channel in channels]
     settle(server, channels)
     before, answered, came = live(server), told(server, method), list[int]()
-    under_way = server.server.calls.hot.live
-    resting = len(under_way)  # tasks that wait for the next call
 
     def ask(number: int, timeout: float) -> float:
         begin = time.monotonic()
@@ -85,7 +103,7 @@ def test_no_more_sessions_stay_than_calls_were_answered_whenever_deadlines_come(
         took = list(threads.map(lambda number: ask(number, PATIENCE), range(AT_ONCE * 4)))
         late = [median(took) * (0.2 + 1.6 * n / CALLS) for n in range(CALLS)]
         list(threads.map(ask, range(CALLS), late))
-    until(lambda: len(under_way) == resting)
+    until(lambda: not awaited)
 
     def at_most() -> float:
         return each * (told(server, method) - answered)
@@ -134,17 +152,15 @@ def test_what_is_made_stays_with_a_receipt_alone(
 def test_what_the_engine_could_not_keep_is_told_and_does_not_stay(
     server: RunningServer,
     channels: list[grpc.Channel],
+    awaited: list[object],
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def refuse(context: Any) -> None:
         raise StoreUnavailable("the disk is full")
 
-    settle(server, channels)
-    under_way = server.server.calls.hot.live
-    resting = len(under_way)
     method, request = request_of(Wire(channels[0]), kind)
-    until(lambda: len(under_way) == resting)  # the source has had its receipt
+    until(lambda: not awaited)  # the source has had its receipt
     before = live(server)
     monkeypatch.setattr(receipts, "ended", refuse)
     with pytest.raises(grpc.RpcError) as failure:
