@@ -59,6 +59,9 @@ class Arm:
         self.samples.append(sample)
         return sample
 
+    def close(self) -> None:
+        self.client.ask("close", self.key)
+
     def clear(self) -> None:
         """Forget what was measured so far."""
         self.samples.clear()
@@ -166,10 +169,20 @@ class Bench:
             self._check(arm, cell, hidden, shape.sessions)
         return arm
 
-    def termed(self, server: Child, model: str, shape: Shape, name: str, **terms: object) -> Arm:
-        """As `light`, of sessions that are made on terms of their own."""
+    def termed(
+        self,
+        server: Child,
+        model: str,
+        shape: Shape,
+        name: str,
+        *,
+        client: Child | None = None,
+        **terms: object,
+    ) -> Arm:
+        """As `light`, of sessions that are made on terms of their own, maybe by another client."""
         arm = self._arm(name, server, has_turns=True)
-        self.client.ask("open_termed", arm.key, server.greeting, model, shape, terms)
+        arm.client = client or self.client
+        arm.client.ask("open_termed", arm.key, server.greeting, model, shape, terms)
         return arm
 
     def held(self, hidden: int, sessions: int) -> Arm:
@@ -235,7 +248,7 @@ class Bench:
             figures = {"suite": suite, **facts, **arm.figures()}
             self.results.append(figures)
             self.say(_line(figures))
-            arm.client.ask("close", arm.key)
+            arm.close()
 
     def bar(self, name: str, value: Ratio, note: str = "") -> None:
         self.bars[name] = value

@@ -1,63 +1,59 @@
 """A modest client beside a greedy one: what counts is the latency of the modest one's steps.
 
-It is alone only when the store has all that the greedy one left behind.
+Each is a process of its own. In one process the greedy client's answers, which come many at a time,
+would be taken in before the modest one's, and the client's own queue be taken for the server's.
 """
 
 from __future__ import annotations
 
-import asyncio
+import time
+from dataclasses import dataclass
 
 import grpc
 
 from carousel.v1 import admin_service_pb2, admin_service_pb2_grpc
-from tests.bench.closed_loop import ClosedLoop, Shape, make_sessions
+from tests.bench.bench import Arm
 from tests.bench.sample import Sample
 
 WARM_UP = 0.5  # seconds that the greedy client has to fill the queue
 
 
-class Beside:
-    """Two closed loops, each with connections of its own; the greedy one's model may be `other`."""
+@dataclass(slots=True)
+class Beside(Arm):
+    """A modest arm that is measured while a greedy one goes on, or, without one, alone."""
 
-    def __init__(
-        self, port: int, model: str, modest: Shape, greedy: Shape | None, other: str = ""
-    ) -> None:
-        self._port = port
-        self._modest = ClosedLoop(
-            port, modest, make_sessions(port, model, modest.sessions, tenant=modest.tenant)
+    greedy: Arm | None = None
+
+    @classmethod
+    def of(cls, modest: Arm, greedy: Arm | None) -> Beside:
+        client, server = modest.client, modest.server
+        return cls(
+            modest.name, modest.key, client, server, [], has_turns=modest.has_turns, greedy=greedy
         )
-        self._greedy = None
-        if greedy is not None:
-            self._greedy = ClosedLoop(
-                port,
-                greedy,
-                make_sessions(port, other or model, greedy.sessions, tenant=greedy.tenant),
-            )
 
-    async def open(self) -> None:
-        await self._modest.open()
-        if self._greedy is not None:
-            await self._greedy.open()
-
-    async def close(self) -> None:
-        await self._modest.close()
-        if self._greedy is not None:
-            await self._greedy.close()
-
-    async def run(self, seconds: float) -> Sample:
-        """The modest one's steps."""
-        if self._greedy is None:
-            await self._settle()
-            return await self._modest.run(seconds)
-        greedy = asyncio.create_task(self._greedy.run(WARM_UP + seconds))
-        await asyncio.sleep(WARM_UP)
-        sample = await self._modest.run(seconds)
-        sample.extra["greedy_steps_per_second"] = (await greedy).rate
+    def block(self, seconds: float) -> Sample:
+        assert self.server is not None
+        settle(self.server.greeting)
+        if self.greedy is None:
+            return Arm.block(self, seconds)
+        finish = self.greedy.client.begin("run", self.greedy.key, WARM_UP + seconds)
+        try:
+            time.sleep(WARM_UP)
+            sample = Arm.block(self, seconds)
+        finally:
+            greedy: Sample = finish()
+        sample.extra["greedy_steps_per_second"] = greedy.rate
         return sample
 
-    async def _settle(self) -> None:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{self._port}") as channel:
-            service = admin_service_pb2_grpc.AdminServiceStub(channel)
-            asked = admin_service_pb2.GetServerInfoRequest()
-            while (await service.GetServerInfo(asked)).store.lag_steps:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+    def close(self) -> None:
+        Arm.close(self)
+        if self.greedy is not None:
+            self.greedy.close()
+
+
+def settle(port: int) -> None:
+    """Until the store has all that was left behind for it."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        service = admin_service_pb2_grpc.AdminServiceStub(channel)
+        while service.GetServerInfo(admin_service_pb2.GetServerInfoRequest()).store.lag_steps:
+            time.sleep(0.05)

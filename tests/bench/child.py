@@ -32,8 +32,12 @@ class Child:
         self.start_seconds = time.monotonic() - begin
 
     def ask(self, name: str, *args: Any) -> Any:
+        return self.begin(name, *args)()
+
+    def begin(self, name: str, *args: Any) -> Callable[[], Any]:
+        """As `ask`, but the answer is waited for by what this gives."""
         self._pipe.send((name, args))
-        return self._receive()
+        return self._receive
 
     def _receive(self) -> Any:
         try:

@@ -9,7 +9,6 @@ from typing import Any, Protocol, TypeVar
 
 import uvloop
 
-from tests.bench.beside import Beside
 from tests.bench.child import answer_calls
 from tests.bench.churn import Churn
 from tests.bench.closed_loop import ClosedLoop, HeldLoop, Shape, make_sessions
@@ -54,7 +53,7 @@ class Driver:
         handles = (
             fresh_handles(key, shape.sessions)
             if model is None
-            else make_sessions(port, model, shape.sessions)
+            else make_sessions(port, model, shape.sessions, tenant=shape.tenant)
         )
         self._arms[key] = arm = ClosedLoop(port, shape, handles)
         self._await(arm.open())
@@ -62,7 +61,7 @@ class Driver:
     def open_termed(
         self, key: str, port: int, model: str, shape: Shape, terms: dict[str, Any]
     ) -> None:
-        handles = make_sessions(port, model, shape.sessions, **terms)
+        handles = make_sessions(port, model, shape.sessions, tenant=shape.tenant, **terms)
         self._arms[key] = arm = ClosedLoop(port, shape, handles)
         self._await(arm.open())
 
@@ -99,18 +98,6 @@ class Driver:
     ) -> None:
         handles = make_sessions(port, model, shape.sessions)
         self._arms[key] = arm = Overload(port, shape, handles, rate, server)
-        self._await(arm.open())
-
-    def open_beside(
-        self,
-        key: str,
-        port: int,
-        model: str,
-        modest: Shape,
-        greedy: Shape | None,
-        other: str = "",
-    ) -> None:
-        self._arms[key] = arm = Beside(port, model, modest, greedy, other)
         self._await(arm.open())
 
     def open_churn(self, key: str, port: int, model: str, live: int, flying: int) -> None:

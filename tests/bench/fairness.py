@@ -2,58 +2,74 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tests.bench import driver
 from tests.bench.bench import Arm, Bench, Ratio
+from tests.bench.beside import Beside
 from tests.bench.child import Child
 from tests.bench.closed_loop import Shape
 from tests.bench.models import name_of
-
-Ways = dict[str, tuple[Any, ...]]
-"""What `Beside` is given, by names."""
 
 STEPS = Shape(4096, 64, 1, tenant="greedy")
 CHUNKS = Shape(512, 16, 1, tenant="greedy", length=64, bulk=True)
 CALLERS = Shape(64, 1, 0, 4, tenant="greedy")
 
+MODEL, OTHER = name_of("lstm", 256), name_of("gru", 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The work of the two clients; `greedy` None: the modest one is alone."""
+
+    name: str
+    modest: Shape
+    greedy: Shape | None = None
+    model: str = MODEL  # of the greedy one
+
 
 def fairness(bench: Bench) -> None:
     """A modest client's p99 beside a greedy one, against its p99 alone."""
-    name, other = name_of("lstm", 256), name_of("gru", 256)
-    server = bench.start("real", name, load=(name, other))
+    server = bench.start("real", MODEL, load=(MODEL, OTHER))
     one, some = Shape(1, 1, 1, tenant="modest"), Shape(16, 1, 1, tenant="modest")
-    nobodys = replace(one, tenant=""), replace(STEPS, tenant="")
-    ways: Ways = {
-        "alone": (one, None),
-        "steps": (one, STEPS),
-        "bulk chunks": (one, CHUNKS),
-        "bulk chunks of another model": (one, CHUNKS, other),
-        "steps, nobody with a tenant": nobodys,
-        "64 unary callers": (one, CALLERS),
-    }
+    ways = (
+        Way("alone", one),
+        Way("steps", one, STEPS),
+        Way("bulk chunks", one, CHUNKS),
+        Way("steps of another model", one, STEPS, OTHER),
+        Way("bulk chunks of another model", one, CHUNKS, OTHER),
+        Way("chunks", one, replace(CHUNKS, bulk=False)),
+        Way("steps, nobody with a tenant", replace(one, tenant=""), replace(STEPS, tenant="")),
+        Way("64 unary callers", one, CALLERS),
+    )
+    crowd = Child(driver.run)
     try:
-        *ratios, unary = measured(bench, server, name, 1, ways)
+        *ratios, unary = measured(bench, server, crowd, ways)
         bench.bar("fairness-1", *worst(ratios))
         bench.bar("fairness-unary", *unary)
-        ways = {"alone": (some, None), "steps": (some, STEPS), "bulk chunks": (some, CHUNKS)}
-        bench.bar("fairness-16", *worst(measured(bench, server, name, 16, ways)))
+        few = (Way("alone", some), Way("steps", some, STEPS), Way("bulk chunks", some, CHUNKS))
+        bench.bar("fairness-16", *worst(measured(bench, server, crowd, few)))
     finally:
+        crowd.stop()
         server.stop()
 
 
 def measured(
-    bench: Bench, server: Child, model: str, sessions: int, ways: Ways
+    bench: Bench, server: Child, crowd: Child, ways: Sequence[Way]
 ) -> list[tuple[Ratio, str]]:
     """For each way but the first, which is alone: its p99 over that."""
-    alone, *beside = [
-        bench.looped("beside", model, *given, name=name, server=server)
-        for name, given in ways.items()
-    ]
-    facts = {"cell": "lstm", "hidden": 256, "sessions": sessions}
-    bench.compare("fairness", [alone, *beside], facts, seconds=bench.seconds * 2)
+    arms = []
+    for way in ways:
+        greedy = None
+        if way.greedy is not None:
+            greedy = bench.termed(server, way.model, way.greedy, way.name, client=crowd)
+        arms.append(Beside.of(bench.termed(server, MODEL, way.modest, way.name), greedy))
+    facts = {"cell": "lstm", "hidden": 256, "sessions": ways[0].modest.sessions}
+    bench.compare("fairness", arms, facts, seconds=bench.seconds * 2)
+    alone, *beside = arms
     return [
         (Ratio.of([a / b for a, b in zip(p99s(arm), p99s(alone), strict=True)]), arm.name)
         for arm in beside

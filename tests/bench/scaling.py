@@ -44,7 +44,7 @@ def chunks(bench: Bench) -> None:
     name = name_of("lstm", 256)
     for length in (1, 16, 256) if bench.brief else (1, 4, 16, 64, 256):
         shape = Shape(128, 64, 1, length=length)
-        arm = bench.looped("beside", name, shape, None, name=f"chunks of {length}")
+        arm = bench.termed(bench.server("real", name), name, shape, f"chunks of {length}")
         facts = {"cell": "lstm", "hidden": 256, "sessions": 128, "length": length}
         bench.compare("chunks", [arm], facts, seconds=2, blocks=2 if bench.brief else 5)
     bench.stop_servers()

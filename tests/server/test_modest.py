@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from carousel import tensors
+from carousel.server import reins
 from carousel.server.company import LONGEST_REST, REST, Company
 from carousel.server.engine import Engine
 from carousel.server.loaded import LoadedVersion
-from carousel.server.parties import FEW
+from carousel.server.parties import FEW, GROWS
+from carousel.server.scheduler import SHORT_FOR
 from carousel.server.work import Work
 from carousel.v1 import inference_service_pb2 as pb
 from tests.conftest import RunningServer
@@ -159,6 +161,37 @@ def test_while_the_engine_makes_way_a_modest_step_runs_in_the_event_loop(
     caller.wait()
 
 
+def test_a_modest_step_that_comes_during_a_turn_runs_in_the_event_loop_when_that_is_over(
+    one_server: RunningServer, held: Engine, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reins, "LONGEST_WAIT", PATIENCE)
+    many = [wire.create_for("greedy").handle for _ in range(MANY)]
+    one = wire.create_for("modest").handle
+    version, caller = version_of(one_server, "tiny"), Caller(held)
+    monkeypatch.setattr(version, "lone_seconds", 0.0)
+    calls, turn = list[Any](), held.turns.turn
+
+    def meanwhile(*args: Any, **options: Any) -> None:
+        if not calls:
+            calls.append(wire.inference.Step.future(request, metadata=as_modest, timeout=PATIENCE))
+            until(lambda: held._reins.asked)
+            held.post(lambda: None)  # what waits to be called is not in its way
+        turn(*args, **options)
+
+    request = pb.StepRequest(
+        handles=[one], step_indexes=[0], inputs=tensors.encode(np.ones((1, 3), np.float32))
+    )
+    as_modest = (("x-carousel-tenant", "modest"),)
+    monkeypatch.setattr(held.turns, "turn", meanwhile)
+    rides = Rides(held, monkeypatch)
+    with held_up(one_server):
+        caller.come(version, many, "greedy")
+    caller.wait()
+    assert not calls[0].result().errors
+    assert [len(works[0]) for works in rides.works] == [MANY, 1]
+    assert rides.threads == [held._thread.ident, one_server.run(ident())]
+
+
 async def ident() -> int:
     return threading.get_ident()
 
@@ -194,6 +227,26 @@ def test_the_engine_makes_way_only_after_somebody_modest_has_come(
     assert rests, "it came, and some of the others' steps waited on"
     assert any(gently)
     assert version.scheduler._short_until > 0.0
+
+
+def test_what_may_be_the_first_of_a_crowd_makes_turns_short_for_a_moment_alone(
+    one_server: RunningServer, held: Engine, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests, shorts = list[float](), list[float]()
+    monkeypatch.setattr(Company, "make_way", lambda company, took: rests.append(took))
+    many = [wire.create_for("greedy").handle for _ in range(2 * one_server.settings.max_batch)]
+    one = wire.create_for("modest").handle
+    version, caller = version_of(one_server, "tiny"), Caller(held)
+    monkeypatch.setattr(version, "lone_seconds", 0.0)
+    monkeypatch.setattr(
+        version.scheduler, "be_short", lambda now, *, seconds=SHORT_FOR: shorts.append(seconds)
+    )
+    with held_up(one_server):
+        caller.come(version, many, "greedy")
+        caller.come(version, [one], "modest", now=math.inf)
+    caller.wait()
+    assert rests == []
+    assert shorts == [GROWS]
 
 
 def test_a_step_that_comes_during_a_turn_does_not_wait_for_the_store(

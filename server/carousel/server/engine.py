@@ -28,7 +28,8 @@ from carousel.server.held import turn as held
 from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import Metrics
 from carousel.server.outbox import Outbox
-from carousel.server.parties import Parties
+from carousel.server.parties import GROWS, Parties
+from carousel.server.reins import Reins
 from carousel.server.scheduler import Plan
 from carousel.server.stores import StateStore
 from carousel.server.table import SessionTable
@@ -87,7 +88,7 @@ class Engine:
         self.away = Away(self.table, self._inbox.extendleft)
         self._fences = 0  # of the table, when the queues were last looked through
         self._wake = threading.Event()
-        self._reins = threading.Lock()
+        self._reins = Reins()
         self._rests_until = 0.0  # on the clock of time.monotonic, if nobody wakes it
         self._company = Company(self._wake)
         self._stopping = False
@@ -151,24 +152,28 @@ class Engine:
         back takes as long as the turn.
         """
         if len(work) == 1:
-            here = self._company.is_alone(work.handles[0], work.arrived) or work.lane.is_modest
-            if here and version.lone_seconds < SHORT_SECONDS and self._turn_here(version, work):
+            is_alone = self._company.is_alone(work.handles[0], work.arrived)
+            is_modest = work.lane.is_modest
+            here = (is_alone or is_modest) and version.lone_seconds < SHORT_SECONDS
+            if here and self._turn_here(version, work, is_modest=is_modest):
                 return
         if not self._arrivals:
             self._loop.call_soon(self._hand_over)
         self._arrivals.append((version, work))
 
-    def _turn_here(self, version: LoadedVersion, work: Work) -> bool:
+    def _turn_here(self, version: LoadedVersion, work: Work, *, is_modest: bool) -> bool:
         """Run the turn of a single step, if no turn is under way and who waits lets it by; gives
         whether it was.
         """
-        if work.lengths is not None or not self._reins.acquire(blocking=False):
+        if work.lengths is not None or version.accelerator is not None:
+            return False
+        if not (self._reins.take() or (is_modest and self._reins.ask())):
             return False
         try:
-            if self._calls or self._stopping or version.accelerator is not None:
+            if self._stopping or (self._calls and not is_modest):
                 return False
             others = self._arrivals or self.waiting
-            if others and (self.away or not work.lane.is_modest):
+            if others and (self.away or not is_modest):
                 return False
             plan = lone.plan_of(self.table, version, work, time.monotonic())
             if plan is not None:
@@ -233,8 +238,11 @@ class Engine:
 
     def _run(self) -> None:
         torch.set_grad_enabled(False)
-        with self._reins:
+        self._reins.acquire()
+        try:
             self._turn_for_ever()
+        finally:
+            self._reins.release()
 
     def _turn_for_ever(self) -> None:
         swept = time.monotonic()
@@ -253,8 +261,7 @@ class Engine:
                 if self.turns.under_way and not followed:
                     turned.append(self.turns.land())
                 turned.append(self.away.make_room())
-                if self._inbox:
-                    self._let_by()
+                self._let_by()
                 beside_modest = self._company.has_modest(time.monotonic())
                 self.behind.flush(gently=beside_modest)
                 waiting = self.waiting
@@ -330,6 +337,8 @@ class Engine:
         To be queued with the others' and to ride among them would take several times as long. This
         is asked before each version's turn and where a round ends.
         """
+        if self._reins.asked and not self.turns.under_way:
+            self._reins.lend()
         if not self.parties.are_unlike:
             return
         for place in lone.places_of_modest(self._inbox):
@@ -353,9 +362,12 @@ class Engine:
         """Of a modest lane: others' turns are short for a while. Where the event loop can run its
         next step while the engine rests, they rest.
 
-        What has only begun to come may be the first of many steps.
+        What has only begun to come may be the first of many steps: that changes little for others,
+        and not for long.
         """
         if work.lane.may_grow(now := time.monotonic()):
+            for one in self.versions:
+                one.scheduler.be_short(now, seconds=GROWS)
             return
         for one in self.versions:
             one.scheduler.be_short(now)
@@ -384,8 +396,7 @@ class Engine:
                 self._outbox.add(gatekeeper.dismiss_fenced(self.table, version))
 
     def _safe_turn(self, version: LoadedVersion) -> bool:
-        if self._inbox:
-            self._let_by()  # who has little waits for the turn of one version, not of all
+        self._let_by()  # who has little waits for the turn of one version, not of all
         plan = version.scheduler.next(self.table.serving)
         if plan is None:
             return False

@@ -31,8 +31,7 @@ class Parties:
 
     def __init__(self) -> None:
         self._parties: dict[str, Party] = {}
-        self._present = 0  # that have something inside
-        self._inside = 0
+        self._most = 0  # what each had inside at most, together
         self._window = 0.0  # when it began
 
     def enter(self, name: str, count: int, now: float) -> None:
@@ -41,36 +40,33 @@ class Parties:
         party = self._parties.get(name)
         if party is None:
             party = self._parties[name] = Party()
-        if not party.inside:
-            self._present += 1
         party.inside += count
         party.latest = max(party.latest, party.inside)
         if party.inside > party.most:
+            self._most += party.inside - party.most
             party.most, party.grew = party.inside, now
-        self._inside += count
 
     def leave(self, name: str, count: int) -> None:
         party = self._parties.get(name)
-        if party is None:
-            return  # it came through no door
-        party.inside -= count
-        self._inside -= count
-        if not party.inside:
-            self._present -= 1
+        if party is not None:  # it came through a door
+            party.inside -= count
 
     @property
     def are_unlike(self) -> bool:
         """Whether anybody can have little beside others; looked at several times a turn."""
-        return self._present > 1 and FEW * self._present < self._inside
+        return len(self._parties) > 1 and self._is_little(1)
 
     def is_modest(self, name: str) -> bool:
-        """Whether it has little beside what others have now.
+        """Whether it has little beside others.
 
-        Its own is the most that it had at a time: who has many sessions and has just got all of
-        its answers has nothing for a moment.
+        What counts is the most that each had at a time: whoever has many sessions and has just got
+        all of its answers has nothing for a moment, and of many calls most are on their way.
         """
         party = self._parties.get(name)
-        return party is not None and party.most * FEW * self._present < self._inside
+        return party is not None and self._is_little(party.most)
+
+    def _is_little(self, most: int) -> bool:
+        return most * FEW * len(self._parties) < self._most
 
     def may_grow(self, name: str, now: float) -> bool:
         """Whether its work has only begun to come, so that nobody knows how much it will be."""
@@ -85,3 +81,4 @@ class Parties:
             party.most = party.latest if is_next else party.inside
             party.latest = party.inside
         self._parties = {name: one for name, one in self._parties.items() if one.most}
+        self._most = sum(one.most for one in self._parties.values())

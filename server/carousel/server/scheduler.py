@@ -79,9 +79,9 @@ class Scheduler:
             self.be_short(time.monotonic())
         return self._limit(self.max_batch, slices=False)
 
-    def be_short(self, now: float) -> None:
+    def be_short(self, now: float, *, seconds: float = SHORT_FOR) -> None:
         """Who has little beside others has come, and may again at any moment."""
-        self._short_until = now + SHORT_FOR
+        self._short_until = max(self._short_until, now + seconds)
 
     def took(self, steps: int, seconds: float) -> None:
         """How long the last turn took."""
