@@ -13,9 +13,12 @@ import grpc
 
 from carousel.v1 import admin_service_pb2, admin_service_pb2_grpc
 from tests.bench.bench import Arm
+from tests.bench.child import ChildFailed
 from tests.bench.sample import Sample
 
 WARM_UP = 0.5  # seconds that the greedy client has to fill the queue
+LONGER = 0.5  # seconds that it goes on, so that the modest one is not alone at the end
+PATIENCE = 60.0  # seconds until the store has all
 
 
 @dataclass(slots=True)
@@ -36,13 +39,14 @@ class Beside(Arm):
         settle(self.server.greeting)
         if self.greedy is None:
             return Arm.block(self, seconds)
-        finish = self.greedy.client.begin("run", self.greedy.key, WARM_UP + seconds)
+        greedily = WARM_UP + seconds + LONGER
+        finish = self.greedy.client.begin("run", self.greedy.key, greedily)
         try:
             time.sleep(WARM_UP)
             sample = Arm.block(self, seconds)
         finally:
             greedy: Sample = finish()
-        sample.extra["greedy_steps_per_second"] = greedy.rate
+        sample.extra["greedy_steps_per_second"] = greedy.rate  # before and after too
         return sample
 
     def close(self) -> None:
@@ -52,8 +56,11 @@ class Beside(Arm):
 
 
 def settle(port: int) -> None:
-    """Until the store has all that was left behind for it."""
+    """Until the store has all that was left behind for it. Raises ChildFailed."""
+    end = time.monotonic() + PATIENCE
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         service = admin_service_pb2_grpc.AdminServiceStub(channel)
         while service.GetServerInfo(admin_service_pb2.GetServerInfoRequest()).store.lag_steps:
+            if time.monotonic() > end:
+                raise ChildFailed("the store does not take what is written")
             time.sleep(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,7 +34,6 @@ class Way:
 
 def fairness(bench: Bench) -> None:
     """A modest client's p99 beside a greedy one, against its p99 alone."""
-    server = bench.start("real", MODEL, load=(MODEL, OTHER))
     one, some = Shape(1, 1, 1, tenant="modest"), Shape(16, 1, 1, tenant="modest")
     ways = (
         Way("alone", one),
@@ -45,16 +45,16 @@ def fairness(bench: Bench) -> None:
         Way("steps, nobody with a tenant", replace(one, tenant=""), replace(STEPS, tenant="")),
         Way("64 unary callers", one, CALLERS),
     )
-    crowd = Child(driver.run)
-    try:
+    with ExitStack() as stack:
+        server = bench.start("real", MODEL, load=(MODEL, OTHER))
+        stack.callback(server.stop)
+        crowd = Child(driver.run)
+        stack.callback(crowd.stop)
         *ratios, unary = measured(bench, server, crowd, ways)
         bench.bar("fairness-1", *worst(ratios))
         bench.bar("fairness-unary", *unary)
         few = (Way("alone", some), Way("steps", some, STEPS), Way("bulk chunks", some, CHUNKS))
         bench.bar("fairness-16", *worst(measured(bench, server, crowd, few)))
-    finally:
-        crowd.stop()
-        server.stop()
 
 
 def measured(

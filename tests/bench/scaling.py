@@ -16,6 +16,7 @@ import grpc
 from carousel.v1 import session_service_pb2 as pb
 from carousel.v1 import session_service_pb2_grpc
 from tests.bench.bench import Bench, Ratio
+from tests.bench.beside import Beside
 from tests.bench.child import Child
 from tests.bench.closed_loop import Shape
 from tests.bench.models import name_of
@@ -45,6 +46,7 @@ def chunks(bench: Bench) -> None:
     for length in (1, 16, 256) if bench.brief else (1, 4, 16, 64, 256):
         shape = Shape(128, 64, 1, length=length)
         arm = bench.termed(bench.server("real", name), name, shape, f"chunks of {length}")
+        arm = Beside.of(arm, None)
         facts = {"cell": "lstm", "hidden": 256, "sessions": 128, "length": length}
         bench.compare("chunks", [arm], facts, seconds=2, blocks=2 if bench.brief else 5)
     bench.stop_servers()

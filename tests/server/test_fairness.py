@@ -274,6 +274,17 @@ def test_turns_are_full_between_lanes_with_much_and_short_once_that_is_said() ->
         assert bakery.serving[slot] == 1
 
 
+def test_turns_stay_short_though_somebody_else_asks_that_for_a_shorter_while() -> None:
+    bakery = Bakery(4 * BATCH, sessions=4001)
+    for slot in range(4000):
+        bakery.push([slot], f"greedy-{slot % 2}")
+    assert slow_turns(bakery, 4) == 4 * BATCH
+    bakery.push([4000], "modest")
+    bakery.scheduler.be_short(time.monotonic() + PATIENCE)
+    bakery.scheduler.be_short(time.monotonic(), seconds=0.0)
+    assert slow_turns(bakery, 1) == BATCH
+
+
 def test_turns_are_short_while_a_few_interactive_steps_stand_beside_bulk_work() -> None:
     bakery = Bakery(4 * BATCH, sessions=4001)
     for slot in range(4000):

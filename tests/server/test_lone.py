@@ -64,7 +64,7 @@ def test_until_when_the_engine_rests_is_decided_while_nobody_else_turns(
 
     def seen(now: float) -> float:
         if threading.current_thread() is held._thread:
-            asked.append(held._reins._lock.locked())
+            asked.append(held._reins.locked())
         return due_in(now)
 
     monkeypatch.setattr(held.behind, "due_in", seen)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from carousel import tensors
-from carousel.server import reins
 from carousel.server.company import LONGEST_REST, REST, Company
 from carousel.server.engine import Engine
 from carousel.server.loaded import LoadedVersion
@@ -161,35 +160,28 @@ def test_while_the_engine_makes_way_a_modest_step_runs_in_the_event_loop(
     caller.wait()
 
 
-def test_a_modest_step_that_comes_during_a_turn_runs_in_the_event_loop_when_that_is_over(
-    one_server: RunningServer, held: Engine, wire: Wire, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_modest", [True, False])
+def test_who_has_little_does_not_wait_for_what_is_to_be_called_and_others_do(
+    one_server: RunningServer, held: Engine, wire: Wire, is_modest: bool
 ) -> None:
-    monkeypatch.setattr(reins, "LONGEST_WAIT", PATIENCE)
-    many = [wire.create_for("greedy").handle for _ in range(MANY)]
-    one = wire.create_for("modest").handle
-    version, caller = version_of(one_server, "tiny"), Caller(held)
-    monkeypatch.setattr(version, "lone_seconds", 0.0)
-    calls, turn = list[Any](), held.turns.turn
+    handle = wire.create().handle
+    version = version_of(one_server, "tiny")
+    inputs = np.ones((1, *version.input_shape), version.input_dtype)
+    answered = threading.Event()
+    work = Work([handle], [0], inputs, lambda answer: answered.set(), lane=version.door.lane(""))
+    work.lane.enter(1, 0.0)
 
-    def meanwhile(*args: Any, **options: Any) -> None:
-        if not calls:
-            calls.append(wire.inference.Step.future(request, metadata=as_modest, timeout=PATIENCE))
-            until(lambda: held._reins.asked)
-            held.post(lambda: None)  # what waits to be called is not in its way
-        turn(*args, **options)
+    async def turn() -> bool:
+        with held._reins:  # since the engine rests
+            held._calls.append(lambda: None)
+        return held._turn_here(version, work, is_modest=is_modest)
 
-    request = pb.StepRequest(
-        handles=[one], step_indexes=[0], inputs=tensors.encode(np.ones((1, 3), np.float32))
-    )
-    as_modest = (("x-carousel-tenant", "modest"),)
-    monkeypatch.setattr(held.turns, "turn", meanwhile)
-    rides = Rides(held, monkeypatch)
-    with held_up(one_server):
-        caller.come(version, many, "greedy")
-    caller.wait()
-    assert not calls[0].result().errors
-    assert [len(works[0]) for works in rides.works] == [MANY, 1]
-    assert rides.threads == [held._thread.ident, one_server.run(ident())]
+    if is_modest:
+        until(lambda: one_server.run(turn()))  # the engine may turn for itself now and then
+    else:
+        assert not one_server.run(turn())
+        one_server.loop.call_soon_threadsafe(held.submit, version, work)
+    assert answered.wait(PATIENCE)
 
 
 async def ident() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carousel.server.door import Door, Lane
-from carousel.server.parties import FEW, GROWS, WINDOW, Parties
+from carousel.server.parties import FEW, GROWS, LITTLE, MOMENT, WINDOW, Parties
 
 MANY = 10_000
 
@@ -81,15 +81,50 @@ def test_nobody_is_asked_while_all_have_alike(doors: tuple[Door, Door]) -> None:
     assert parties.are_unlike
 
 
-def test_who_had_much_is_beside_others_a_little_longer(doors: tuple[Door, Door]) -> None:
+def test_who_had_much_is_beside_others_a_moment_longer(doors: tuple[Door, Door]) -> None:
     greedy, one = doors[0].lane("greedy"), doors[1].lane("one")
-    came_and_went(greedy, 100 * FEW, 0.0)
-    one.enter(1, 0.1)
-    assert one.is_modest, "of calls most are on their way"
-    for now in (1.1 * WINDOW, 2.2 * WINDOW):
+    came_and_went(greedy, 3 * FEW, 0.0)
+    for now in (0.1 * MOMENT, 1.1 * MOMENT):
         one.enter(1, now)
+        assert one.is_modest, "of calls most are on their way"
         one.leave(1, 0)
+    one.enter(1, 2.2 * MOMENT)
     assert not one.is_modest, "nobody else is there"
+
+
+def test_what_came_all_at_once_is_long_gone_after_a_silence(doors: tuple[Door, Door]) -> None:
+    one = doors[0].lane("one")
+    came_and_went(doors[0].lane("greedy"), 100 * FEW, 0.0)
+    one.enter(1, 3 * MOMENT)
+    assert not one.is_modest
+
+
+def test_more_than_a_few_items_are_not_little_beside_whatever(doors: tuple[Door, Door]) -> None:
+    doors[0].lane("greedy").enter(1000 * LITTLE, 0.0)
+    one = doors[0].lane("one")
+    one.enter(LITTLE, 0.0)
+    assert one.is_modest
+    one.enter(1, 0.0)
+    assert not one.is_modest, "they ride faster together"
+
+
+def test_of_many_alike_nobody_is_modest_while_most_are_away(doors: tuple[Door, Door]) -> None:
+    lanes = [doors[0].lane(str(number)) for number in range(4 * FEW)]
+    for lane in lanes:
+        lane.enter(1, 0.0)
+    for lane in lanes[1:]:
+        lane.leave(1, 0)
+    assert not lanes[0].is_modest
+    assert not doors[0].parties.are_unlike
+
+
+def test_callers_that_come_and_go_do_not_change_what_is_little(doors: tuple[Door, Door]) -> None:
+    doors[0].lane("greedy").enter(3 * FEW, 0.0)
+    for number in range(100):
+        came_and_went(doors[0].lane("", party=str(number)), 1, 0.0)
+    one = doors[0].lane("one")
+    one.enter(1, 0.0)
+    assert one.is_modest
 
 
 def test_what_has_only_begun_to_come_may_become_more(doors: tuple[Door, Door]) -> None:

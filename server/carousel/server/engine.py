@@ -29,7 +29,6 @@ from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import Metrics
 from carousel.server.outbox import Outbox
 from carousel.server.parties import GROWS, Parties
-from carousel.server.reins import Reins
 from carousel.server.scheduler import Plan
 from carousel.server.stores import StateStore
 from carousel.server.table import SessionTable
@@ -88,7 +87,7 @@ class Engine:
         self.away = Away(self.table, self._inbox.extendleft)
         self._fences = 0  # of the table, when the queues were last looked through
         self._wake = threading.Event()
-        self._reins = Reins()
+        self._reins = threading.Lock()
         self._rests_until = 0.0  # on the clock of time.monotonic, if nobody wakes it
         self._company = Company(self._wake)
         self._stopping = False
@@ -164,13 +163,14 @@ class Engine:
     def _turn_here(self, version: LoadedVersion, work: Work, *, is_modest: bool) -> bool:
         """Run the turn of a single step, if no turn is under way and who waits lets it by; gives
         whether it was.
+
+        Calls are of others, or of a caller that does not wait for their answers: for who has little
+        they need not come first.
         """
-        if work.lengths is not None or version.accelerator is not None:
-            return False
-        if not (self._reins.take() or (is_modest and self._reins.ask())):
+        if work.lengths is not None or not self._reins.acquire(blocking=False):
             return False
         try:
-            if self._stopping or (self._calls and not is_modest):
+            if self._stopping or version.accelerator is not None or (self._calls and not is_modest):
                 return False
             others = self._arrivals or self.waiting
             if others and (self.away or not is_modest):
@@ -238,11 +238,8 @@ class Engine:
 
     def _run(self) -> None:
         torch.set_grad_enabled(False)
-        self._reins.acquire()
-        try:
+        with self._reins:
             self._turn_for_ever()
-        finally:
-            self._reins.release()
 
     def _turn_for_ever(self) -> None:
         swept = time.monotonic()
@@ -261,7 +258,8 @@ class Engine:
                 if self.turns.under_way and not followed:
                     turned.append(self.turns.land())
                 turned.append(self.away.make_room())
-                self._let_by()
+                if self._inbox:
+                    self._let_by()
                 beside_modest = self._company.has_modest(time.monotonic())
                 self.behind.flush(gently=beside_modest)
                 waiting = self.waiting
@@ -337,8 +335,6 @@ class Engine:
         To be queued with the others' and to ride among them would take several times as long. This
         is asked before each version's turn and where a round ends.
         """
-        if self._reins.asked and not self.turns.under_way:
-            self._reins.lend()
         if not self.parties.are_unlike:
             return
         for place in lone.places_of_modest(self._inbox):
@@ -396,7 +392,8 @@ class Engine:
                 self._outbox.add(gatekeeper.dismiss_fenced(self.table, version))
 
     def _safe_turn(self, version: LoadedVersion) -> bool:
-        self._let_by()  # who has little waits for the turn of one version, not of all
+        if self._inbox:
+            self._let_by()  # who has little waits for the turn of one version, not of all
         plan = version.scheduler.next(self.table.serving)
         if plan is None:
             return False

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FEW = 16  # who has less than this part of what each has on average has little
+FEW = 16  # who has less than this part of what each has on average has little,
+LITTLE = 16  # and at most so many items: of more, to ride together is worth a wait
 WINDOW = 1.0  # seconds
+MOMENT = 0.05  # seconds that others' much is remembered for, twice at most
 GROWS = 0.02  # seconds after it had more than ever in which a party may still get more
 
 
@@ -26,13 +28,36 @@ class Party:
     latest: int = 0  # in this window
 
 
+@dataclass(slots=True)
+class Lately:
+    """A number, and the most that it was in this moment and in the one before."""
+
+    now: int = 0
+    most: int = 0
+    before: int = 0
+
+    def add(self, count: int) -> None:
+        self.now += count
+        self.most = max(self.most, self.now)
+
+    def begin(self, *, is_next: bool) -> None:
+        """A moment begins."""
+        self.before = self.most if is_next else self.now
+        self.most = self.now
+
+    @property
+    def peak(self) -> int:
+        return max(self.most, self.before)
+
+
 class Parties:
     """Those who had anything inside lately."""
 
     def __init__(self) -> None:
         self._parties: dict[str, Party] = {}
-        self._most = 0  # what each had inside at most, together
-        self._window = 0.0  # when it began
+        self._present = Lately()  # parties that have something inside
+        self._inside = Lately()
+        self._window = self._moment = 0.0  # when they began
 
     def enter(self, name: str, count: int, now: float) -> None:
         if now - self._window > WINDOW:
@@ -40,16 +65,27 @@ class Parties:
         party = self._parties.get(name)
         if party is None:
             party = self._parties[name] = Party()
+        if now - self._moment > MOMENT:
+            is_next = now - self._moment < 2 * MOMENT
+            self._present.begin(is_next=is_next)
+            self._inside.begin(is_next=is_next)
+            self._moment = now
+        if not party.inside:
+            self._present.add(1)
         party.inside += count
         party.latest = max(party.latest, party.inside)
         if party.inside > party.most:
-            self._most += party.inside - party.most
             party.most, party.grew = party.inside, now
+        self._inside.add(count)
 
     def leave(self, name: str, count: int) -> None:
         party = self._parties.get(name)
-        if party is not None:  # it came through a door
-            party.inside -= count
+        if party is None:
+            return  # it came through no door
+        party.inside -= count
+        self._inside.add(-count)
+        if not party.inside:
+            self._present.add(-1)
 
     @property
     def are_unlike(self) -> bool:
@@ -57,16 +93,17 @@ class Parties:
         return len(self._parties) > 1 and self._is_little(1)
 
     def is_modest(self, name: str) -> bool:
-        """Whether it has little beside others.
+        """Whether it has little beside what others have.
 
-        What counts is the most that each had at a time: whoever has many sessions and has just got
-        all of its answers has nothing for a moment, and of many calls most are on their way.
+        Its own is the most that it had at a time: who has many sessions and has just got all of
+        its answers has nothing for a moment. Others' is the most of this moment: of many calls of
+        one step most are on their way.
         """
         party = self._parties.get(name)
-        return party is not None and self._is_little(party.most)
+        return party is not None and party.most <= LITTLE and self._is_little(party.most)
 
     def _is_little(self, most: int) -> bool:
-        return most * FEW * len(self._parties) < self._most
+        return most * FEW * self._present.peak < self._inside.peak
 
     def may_grow(self, name: str, now: float) -> bool:
         """Whether its work has only begun to come, so that nobody knows how much it will be."""
@@ -81,4 +118,3 @@ class Parties:
             party.most = party.latest if is_next else party.inside
             party.latest = party.inside
         self._parties = {name: one for name, one in self._parties.items() if one.most}
-        self._most = sum(one.most for one in self._parties.values())
