@@ -7,13 +7,13 @@ would be taken in before the modest one's, and the client's own queue be taken f
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
 from carousel.v1 import admin_service_pb2, admin_service_pb2_grpc
 from tests.bench.bench import Arm
-from tests.bench.child import ChildFailed
+from tests.bench.child import Child, ChildFailed
 from tests.bench.sample import Sample
 
 WARM_UP = 0.5  # seconds that the greedy client has to fill the queue
@@ -23,22 +23,13 @@ PATIENCE = 60.0  # seconds until the store has all
 
 @dataclass(slots=True)
 class Beside(Arm):
-    """A modest arm that is measured while a greedy one goes on, or, without one, alone."""
+    """A modest arm that is measured while a greedy one goes on."""
 
-    greedy: Arm | None = None
-
-    @classmethod
-    def of(cls, modest: Arm, greedy: Arm | None) -> Beside:
-        client, server = modest.client, modest.server
-        return cls(
-            modest.name, modest.key, client, server, [], has_turns=modest.has_turns, greedy=greedy
-        )
+    greedy: Arm = field(kw_only=True)
 
     def block(self, seconds: float) -> Sample:
         assert self.server is not None
-        settle(self.server.greeting)
-        if self.greedy is None:
-            return Arm.block(self, seconds)
+        settle(self.server)
         greedily = WARM_UP + seconds + LONGER
         finish = self.greedy.client.begin("run", self.greedy.key, greedily)
         try:
@@ -51,14 +42,13 @@ class Beside(Arm):
 
     def close(self) -> None:
         Arm.close(self)
-        if self.greedy is not None:
-            self.greedy.close()
+        self.greedy.close()
 
 
-def settle(port: int) -> None:
+def settle(server: Child) -> None:
     """Until the store has all that was left behind for it. Raises ChildFailed."""
     end = time.monotonic() + PATIENCE
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{server.greeting}") as channel:
         service = admin_service_pb2_grpc.AdminServiceStub(channel)
         while service.GetServerInfo(admin_service_pb2.GetServerInfoRequest()).store.lag_steps:
             if time.monotonic() > end:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from tests.bench import driver
 from tests.bench.bench import Arm, Bench, Ratio
-from tests.bench.beside import Beside
+from tests.bench.beside import Beside, settle
 from tests.bench.child import Child
 from tests.bench.closed_loop import Shape
 from tests.bench.models import name_of
@@ -61,12 +62,7 @@ def measured(
     bench: Bench, server: Child, crowd: Child, ways: Sequence[Way]
 ) -> list[tuple[Ratio, str]]:
     """For each way but the first, which is alone: its p99 over that."""
-    arms = []
-    for way in ways:
-        greedy = None
-        if way.greedy is not None:
-            greedy = bench.termed(server, way.model, way.greedy, way.name, client=crowd)
-        arms.append(Beside.of(bench.termed(server, MODEL, way.modest, way.name), greedy))
+    arms = [_arm(bench, server, crowd, way) for way in ways]
     facts = {"cell": "lstm", "hidden": 256, "sessions": ways[0].modest.sessions}
     bench.compare("fairness", arms, facts, seconds=bench.seconds * 2)
     alone, *beside = arms
@@ -74,6 +70,15 @@ def measured(
         (Ratio.of([a / b for a, b in zip(p99s(arm), p99s(alone), strict=True)]), arm.name)
         for arm in beside
     ]
+
+
+def _arm(bench: Bench, server: Child, crowd: Child, way: Way) -> Arm:
+    one = bench.termed(server, MODEL, way.modest, way.name)
+    if way.greedy is None:
+        one.before = partial(settle, server)
+        return one
+    greedy = bench.termed(server, way.model, way.greedy, way.name, client=crowd)
+    return Beside(one.name, one.key, one.client, server, [], has_turns=True, greedy=greedy)
 
 
 def worst(ratios: list[tuple[Ratio, str]]) -> tuple[Ratio, str]:

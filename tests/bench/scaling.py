@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,7 @@ import grpc
 from carousel.v1 import session_service_pb2 as pb
 from carousel.v1 import session_service_pb2_grpc
 from tests.bench.bench import Bench, Ratio
-from tests.bench.beside import Beside
+from tests.bench.beside import settle
 from tests.bench.child import Child
 from tests.bench.closed_loop import Shape
 from tests.bench.models import name_of
@@ -45,8 +46,9 @@ def chunks(bench: Bench) -> None:
     name = name_of("lstm", 256)
     for length in (1, 16, 256) if bench.brief else (1, 4, 16, 64, 256):
         shape = Shape(128, 64, 1, length=length)
-        arm = bench.termed(bench.server("real", name), name, shape, f"chunks of {length}")
-        arm = Beside.of(arm, None)
+        server = bench.server("real", name)
+        arm = bench.termed(server, name, shape, f"chunks of {length}")
+        arm.before = partial(settle, server)
         facts = {"cell": "lstm", "hidden": 256, "sessions": 128, "length": length}
         bench.compare("chunks", [arm], facts, seconds=2, blocks=2 if bench.brief else 5)
     bench.stop_servers()

@@ -170,11 +170,15 @@ def test_who_has_little_does_not_wait_for_what_is_to_be_called_and_others_do(
     answered = threading.Event()
     work = Work([handle], [0], inputs, lambda answer: answered.set(), lane=version.door.lane(""))
     work.lane.enter(1, 0.0)
+    others = version.door.lane("greedy")
+    if is_modest:
+        others.enter(MANY, 0.0)
+    assert work.lane.is_modest is is_modest
 
     async def turn() -> bool:
         with held._reins:  # since the engine rests
             held._calls.append(lambda: None)
-        return held._turn_here(version, work, is_modest=is_modest)
+        return held._turn_here(version, work)
 
     if is_modest:
         until(lambda: one_server.run(turn()))  # the engine may turn for itself now and then
@@ -182,6 +186,8 @@ def test_who_has_little_does_not_wait_for_what_is_to_be_called_and_others_do(
         assert not one_server.run(turn())
         one_server.loop.call_soon_threadsafe(held.submit, version, work)
     assert answered.wait(PATIENCE)
+    if is_modest:
+        others.leave(MANY, 0)
 
 
 async def ident() -> int:

@@ -29,7 +29,7 @@ from carousel.server.loaded import LoadedVersion
 from carousel.server.metrics import Metrics
 from carousel.server.outbox import Outbox
 from carousel.server.parties import GROWS, Parties
-from carousel.server.scheduler import Plan
+from carousel.server.scheduler import SHORT_FOR, Plan
 from carousel.server.stores import StateStore
 from carousel.server.table import SessionTable
 from carousel.server.tracing.trace import NO_TRACER, Tracer
@@ -151,29 +151,27 @@ class Engine:
         back takes as long as the turn.
         """
         if len(work) == 1:
-            is_alone = self._company.is_alone(work.handles[0], work.arrived)
-            is_modest = work.lane.is_modest
-            here = (is_alone or is_modest) and version.lone_seconds < SHORT_SECONDS
-            if here and self._turn_here(version, work, is_modest=is_modest):
+            here = self._company.is_alone(work.handles[0], work.arrived) or work.lane.is_modest
+            if here and version.lone_seconds < SHORT_SECONDS and self._turn_here(version, work):
                 return
         if not self._arrivals:
             self._loop.call_soon(self._hand_over)
         self._arrivals.append((version, work))
 
-    def _turn_here(self, version: LoadedVersion, work: Work, *, is_modest: bool) -> bool:
+    def _turn_here(self, version: LoadedVersion, work: Work) -> bool:
         """Run the turn of a single step, if no turn is under way and who waits lets it by; gives
         whether it was.
 
         Calls are of others, or of a caller that does not wait for their answers: for who has little
         they need not come first.
         """
-        if work.lengths is not None or not self._reins.acquire(blocking=False):
+        if not work.is_single or not self._reins.acquire(blocking=False):
             return False
         try:
-            if self._stopping or version.accelerator is not None or (self._calls and not is_modest):
-                return False
             others = self._arrivals or self.waiting
-            if others and (self.away or not is_modest):
+            if self._stopping or version.accelerator is not None or (others and self.away):
+                return False
+            if (others or self._calls) and not work.lane.is_modest:
                 return False
             plan = lone.plan_of(self.table, version, work, time.monotonic())
             if plan is not None:
@@ -340,8 +338,7 @@ class Engine:
         for place in lone.places_of_modest(self._inbox):
             version, work = self._inbox[place]
             self._expect_next(version, work)
-            is_single = len(work) == 1 and work.lengths is None
-            if self.away or not is_single or version.accelerator is not None:
+            if self.away or not work.is_single or version.accelerator is not None:
                 continue
             try:
                 plan = lone.plan_of(self.table, version, work, time.monotonic())
@@ -358,16 +355,12 @@ class Engine:
         """Of a modest lane: others' turns are short for a while. Where the event loop can run its
         next step while the engine rests, they rest.
 
-        What has only begun to come may be the first of many steps: that changes little for others,
-        and not for long.
+        What has only begun to come may be the first of many steps: that changes little for others.
         """
-        if work.lane.may_grow(now := time.monotonic()):
-            for one in self.versions:
-                one.scheduler.be_short(now, seconds=GROWS)
-            return
+        may_grow = work.lane.may_grow(now := time.monotonic())
         for one in self.versions:
-            one.scheduler.be_short(now)
-        if len(work) == 1 and work.lengths is None and version.lone_seconds < SHORT_SECONDS:
+            one.scheduler.be_short(now, seconds=GROWS if may_grow else SHORT_FOR)
+        if not may_grow and work.is_single and version.lone_seconds < SHORT_SECONDS:
             self._company.expect_modest(now)
 
     def _admit(self, version: LoadedVersion, works: list[Work], items: Ints | None = None) -> None:

@@ -6,31 +6,17 @@ and leaves; who has little may be asked from any.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 FEW = 16  # who has less than this part of what each has on average has little,
 LITTLE = 16  # and at most so many items: of more, to ride together is worth a wait
-WINDOW = 1.0  # seconds
-MOMENT = 0.05  # seconds that others' much is remembered for, twice at most
+WINDOW, MOMENT = 1.0, 0.05  # seconds for which the most of a party, and of all, is remembered
 GROWS = 0.02  # seconds after it had more than ever in which a party may still get more
 
 
 @dataclass(slots=True)
-class Party:
-    """Items that came in and have no answer yet: now, and the most at a time.
-
-    `grew` is when that became more, on the clock of time.monotonic.
-    """
-
-    inside: int = 0
-    grew: float = 0.0
-    most: int = 0  # in this window and the one before
-    latest: int = 0  # in this window
-
-
-@dataclass(slots=True)
 class Lately:
-    """A number, and the most that it was in this moment and in the one before."""
+    """A number now, and the most that it was in this while and in the one before."""
 
     now: int = 0
     most: int = 0
@@ -41,7 +27,7 @@ class Lately:
         self.most = max(self.most, self.now)
 
     def begin(self, *, is_next: bool) -> None:
-        """A moment begins."""
+        """A while begins."""
         self.before = self.most if is_next else self.now
         self.most = self.now
 
@@ -50,8 +36,16 @@ class Lately:
         return max(self.most, self.before)
 
 
+@dataclass(slots=True)
+class Party:
+    """`grew` is when it got more than ever lately, on the clock of time.monotonic."""
+
+    inside: Lately = field(default_factory=Lately)
+    grew: float = 0.0
+
+
 class Parties:
-    """Those who had anything inside lately."""
+    """Those who had anything inside lately: items that came in and have no answer yet."""
 
     def __init__(self) -> None:
         self._parties: dict[str, Party] = {}
@@ -70,21 +64,21 @@ class Parties:
             self._present.begin(is_next=is_next)
             self._inside.begin(is_next=is_next)
             self._moment = now
-        if not party.inside:
+        if not party.inside.now:
             self._present.add(1)
-        party.inside += count
-        party.latest = max(party.latest, party.inside)
-        if party.inside > party.most:
-            party.most, party.grew = party.inside, now
+        most = party.inside.peak
+        party.inside.add(count)
+        if party.inside.now > most:
+            party.grew = now
         self._inside.add(count)
 
     def leave(self, name: str, count: int) -> None:
         party = self._parties.get(name)
         if party is None:
             return  # it came through no door
-        party.inside -= count
+        party.inside.add(-count)
         self._inside.add(-count)
-        if not party.inside:
+        if not party.inside.now:
             self._present.add(-1)
 
     @property
@@ -100,7 +94,7 @@ class Parties:
         one step most are on their way.
         """
         party = self._parties.get(name)
-        return party is not None and party.most <= LITTLE and self._is_little(party.most)
+        return party is not None and (most := party.inside.peak) <= LITTLE and self._is_little(most)
 
     def _is_little(self, most: int) -> bool:
         return most * FEW * self._present.peak < self._inside.peak
@@ -115,6 +109,5 @@ class Parties:
         is_next = now - self._window < 2 * WINDOW
         self._window = now
         for party in self._parties.values():
-            party.most = party.latest if is_next else party.inside
-            party.latest = party.inside
-        self._parties = {name: one for name, one in self._parties.items() if one.most}
+            party.inside.begin(is_next=is_next)
+        self._parties = {name: one for name, one in self._parties.items() if one.inside.peak}

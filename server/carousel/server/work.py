@@ -147,6 +147,11 @@ class Work:
         return len(self.handles)
 
     @property
+    def is_single(self) -> bool:
+        """Whether it is one step of one session."""
+        return len(self.handles) == 1 and self.lengths is None
+
+    @property
     def last_only(self) -> bool:
         """Whether of an item's outputs at most the last one is asked for."""
         return self.mode in (pb.OUTPUT_MODE_LAST, pb.OUTPUT_MODE_NONE)
